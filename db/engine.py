@@ -1,0 +1,86 @@
+"""Connections to the job table and its transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+
+from db.errors import PneumoscreenError
+from db.settings import DatabaseSettings
+
+
+class DatabaseUrlInvalid(PneumoscreenError):
+    """`PNEUMOSCREEN_DATABASE_URL` is not the URL of a SQLite or PostgreSQL database. Mend it."""
+
+    code = "database-url-invalid"
+
+
+class Database:
+    """The job table, on SQLite or PostgreSQL."""
+
+    def __init__(self, settings: DatabaseSettings | None = None) -> None:
+        settings = settings or DatabaseSettings.read()
+        self.models_folder = settings.models
+        self.engine = _engine(settings.url, settings.database_busy_seconds)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Open a transaction that commits when the block ends and rolls back when it raises."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Open a transaction that sees one state of the database and waits for no writer."""
+        engine = self.engine.execution_options(reads_only=True)
+        with Session(engine, expire_on_commit=False) as session:
+            yield session
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _engine(url: str, busy_seconds: float) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise DatabaseUrlInvalid from None
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        return _sqlite_engine(parsed, busy_seconds)
+    if backend != "postgresql":
+        raise DatabaseUrlInvalid(backend)
+    # Psycopg 3, whatever the URL says of a driver: it is the one that is installed.
+    return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+
+
+def _sqlite_engine(url: Any, busy_seconds: float) -> Engine:
+    if url.database:
+        # The data directory holds patient data: nobody else may look in.
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    engine = create_engine(url, connect_args={"timeout": busy_seconds})
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: Any, _record: Any) -> None:
+        # The driver must not begin transactions by itself: _on_begin does.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later cannot wait for another writer, it fails
+        # at once with "database is locked". Taking the write lock at the start can wait.
+        reads_only = connection.get_execution_options().get("reads_only", False)
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+    return engine

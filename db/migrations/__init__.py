@@ -1,0 +1,1 @@
+"""Alembic's environment and one numbered file per change of the tables."""

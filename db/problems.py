@@ -1,0 +1,174 @@
+"""Why an image was not screened: one class, one stable code and one sentence each."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from db.errors import PneumoscreenError
+from db.states import ImageState
+
+
+class ImageProblem(PneumoscreenError):
+    """An image has no prediction."""
+
+    code: ClassVar[str] = "image-problem"
+    state: ClassVar[ImageState]
+
+
+class ImageSkipped(ImageProblem):
+    """The image is readable but is not for this system."""
+
+    code = "skipped"
+    state = ImageState.SKIPPED
+
+
+class ImageFailed(ImageProblem):
+    """The image should have been screened and could not be."""
+
+    code = "failed"
+    state = ImageState.FAILED
+
+
+class EmptyFile(ImageFailed):
+    """The file has no bytes. Copy it again from where it came from, then `retry` the cohort."""
+
+    code = "empty-file"
+
+
+class FileVanished(ImageFailed):
+    """The file was there when the cohort was taken in and is gone. Bring it or its mount back, then `retry`."""
+
+    code = "file-vanished"
+
+
+class FileUnreadable(ImageFailed):
+    """The file cannot be opened. Let the worker's user read it and its folder, then `retry`."""
+
+    code = "file-unreadable"
+
+
+class NotAnImage(ImageFailed):
+    """The file is not an image of a known format, whatever its name says. Replace or remove it."""
+
+    code = "not-an-image"
+
+
+class CorruptImage(ImageFailed):
+    """The image is damaged or truncated. Copy or export it again, then `retry`."""
+
+    code = "corrupt-image"
+
+
+class TooManyPixels(ImageFailed):
+    """The image is larger than the limit (`PNEUMOSCREEN_MAX_PIXELS`). Raise the limit if it is genuine."""
+
+    code = "too-many-pixels"
+
+
+class TooFewPixels(ImageFailed):
+    """The image is too small to show a chest (under 64 pixels on a side). Look for the original."""
+
+    code = "too-few-pixels"
+
+
+class FileTooLarge(ImageFailed):
+    """The file is larger than the limit (`PNEUMOSCREEN_MAX_FILE_BYTES`). Raise the limit if it is genuine."""
+
+    code = "file-too-large"
+
+
+class UnsupportedPixels(ImageFailed):
+    """The pixels are stored in a way that is not supported. Export the image as 8 or 16-bit greyscale."""
+
+    code = "unsupported-pixels"
+
+
+class NoDecoder(ImageFailed):
+    """No installed decoder reads this DICOM transfer syntax. `pneumoscreen doctor` lists the decoders."""
+
+    code = "no-decoder"
+
+
+class WorkerLost(ImageFailed):
+    """The worker died more than once while it held this image alone. Look at the image and the worker's log."""
+
+    code = "worker-lost"
+
+
+class OutOfMemory(ImageFailed):
+    """The device ran out of memory on this image alone. Free the device or use one with more memory."""
+
+    code = "out-of-memory"
+
+
+class ScreeningFailed(ImageFailed):
+    """The image met an error that was not foreseen. The worker's log has it; please report it, then `retry`."""
+
+    code = "screening-failed"
+
+
+class BrokenModelOutput(ImageFailed):
+    """The model gave no finite probability for this image. Check the model with `pneumoscreen doctor`."""
+
+    code = "broken-model-output"
+
+
+class NoPixels(ImageSkipped):
+    """The DICOM object holds no image (a report, a presentation state or an image header alone)."""
+
+    code = "no-pixels"
+
+
+class NotRadiograph(ImageSkipped):
+    """The modality is not a projection radiograph; only CR, DX and the like are screened."""
+
+    code = "not-radiograph"
+
+
+class NotChest(ImageSkipped):
+    """The header names another body part than the chest."""
+
+    code = "not-chest"
+
+
+class LateralView(ImageSkipped):
+    """The header says that this is a lateral view; the models know frontal views (AP, PA)."""
+
+    code = "lateral-view"
+
+
+class ForProcessing(ImageSkipped):
+    """The image is For Processing, raw detector data. Send the For Presentation image of the same exposure."""
+
+    code = "for-processing"
+
+
+class MultiFrame(ImageSkipped):
+    """The object has more than one frame; a chest radiograph has one."""
+
+    code = "multi-frame"
+
+
+class ColourImage(ImageSkipped):
+    """The DICOM image is in colour, which no radiograph is (a photograph, a screenshot or an overlay)."""
+
+    code = "colour-image"
+
+
+class DuplicateInstance(ImageSkipped):
+    """The same SOP Instance is in the cohort already."""
+
+    code = "duplicate-instance"
+
+
+class Cancelled(ImageSkipped):
+    """The cohort was cancelled before this image was screened. `pneumoscreen retry` takes it up again."""
+
+    code = "cancelled"
+
+
+def every_problem() -> dict[str, type[ImageProblem]]:
+    """Return every concrete image problem by its code."""
+    return {
+        problem.code: problem for kind in (ImageSkipped, ImageFailed) for problem in kind.__subclasses__()
+    }

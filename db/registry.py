@@ -1,0 +1,121 @@
+"""The registry: which models there are, and which one screens."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from db.engine import Database
+from db.errors import PneumoscreenError
+from db.events import record
+from db.model_card import CARD_FILE, WEIGHTS_FILE, ModelCard, read_card, read_checked_weights
+from db.states import ModelState
+from db.tables import Model
+
+
+class ModelUnknown(PneumoscreenError):
+    """No registered model has this id. `pneumoscreen doctor` names the champion."""
+
+    code = "model-unknown"
+
+
+class NoChampion(PneumoscreenError):
+    """No model is champion, so nothing can be screened. Run `pneumoscreen up`, which registers the default."""
+
+    code = "no-champion"
+
+
+def import_model(database: Database, folder: Path) -> Model:
+    """Check an artefact, copy it into the models folder and register it as a candidate.
+
+    Safe to repeat: a model that is registered already is returned as it is.
+    Raises ModelMissing, ModelInvalid, ModelDigestMismatch.
+    """
+    card = read_card(folder)
+    weights = read_checked_weights(folder, card.weights_digest)
+    _place(database.models_folder / card.model_id, folder, weights)
+    with database.write() as session:
+        known = session.scalar(select(Model).where(Model.name == card.model_id))
+        if known is not None:
+            return known
+        model = _row(card)
+        session.add(model)
+        session.flush()
+        record(session, "model.import", f"model:{model.id}", digest=card.weights_digest)
+        return model
+
+
+def _place(target: Path, source: Path, weights: bytes) -> None:
+    """Put an artefact into the models folder, whole or not at all."""
+    if (target / CARD_FILE).is_file():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    (partial / WEIGHTS_FILE).write_bytes(weights)
+    shutil.copyfile(source / CARD_FILE, partial / CARD_FILE)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def _row(card: ModelCard) -> Model:
+    return Model(
+        name=card.model_id,
+        backbone=card.backbone,
+        weights_digest=card.weights_digest,
+        threshold=card.threshold,
+        card=card.model_dump(mode="json"),
+        state=ModelState.CANDIDATE,
+    )
+
+
+def ensure_champion(database: Database, default: Path) -> Model:
+    """Return the champion; where there is none yet, import the default model and promote it."""
+    with database.read() as session:
+        champion = find_champion(session)
+    if champion is not None:
+        return champion
+    model = import_model(database, default)
+    with database.write() as session:
+        champion = find_champion(session)
+        return champion if champion is not None else promote(session, model.name)
+
+
+def find_champion(session: Session) -> Model | None:
+    """Return the model that screens, if there is one."""
+    return session.scalar(select(Model).where(Model.state == ModelState.CHAMPION))
+
+
+def champion(session: Session) -> Model:
+    """Return the model that screens, or raise NoChampion."""
+    found = find_champion(session)
+    if found is None:
+        raise NoChampion
+    return found
+
+
+def find_model(session: Session, name: str) -> Model:
+    """Return a registered model by its id, or raise ModelUnknown."""
+    found = session.scalar(select(Model).where(Model.name == name))
+    if found is None:
+        raise ModelUnknown
+    return found
+
+
+def promote(session: Session, name: str) -> Model:
+    """Make a model champion and retire the one that was; batches already cut keep their model.
+
+    Safe to repeat. Raises ModelUnknown.
+    """
+    model = find_model(session, name)
+    if model.state is ModelState.CHAMPION:
+        return model
+    session.execute(update(Model).where(Model.state == ModelState.CHAMPION).values(state=ModelState.RETIRED))
+    model.state = ModelState.CHAMPION
+    record(session, "model.promote", f"model:{model.id}")
+    session.flush()
+    return model

