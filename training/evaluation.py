@@ -1,0 +1,55 @@
+"""Measuring a model on labelled images, as screening would see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from training.dataset import find_labelled
+from training.measures import Measures, measure
+from training.pictures import read_pictures
+from db.model_card import POSITIVE
+from worker.learner import ResidentLearner
+
+#: Images held in memory at a time, 150 kB each.
+_CHUNK = 256
+#: Images per forward pass.
+_FORWARD = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """How a model did on a folder."""
+
+    model: str
+    measures: Measures
+    #: Images that could not be read and do not count.
+    unreadable: int
+
+    def as_json(self) -> dict[str, object]:
+        """Return plain JSON values."""
+        return self.measures.as_json() | {"model": self.model, "unreadable": self.unreadable}
+
+
+def evaluate(data: Path, folder: Path, *, digest: str | None = None) -> Evaluation:
+    """Measure the model in an artefact's folder on a folder that holds NORMAL/ and PNEUMONIA/.
+
+    Raises LabelledFolderMissing, ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit.
+    """
+    labelled = iter(find_labelled(data))
+    learner = ResidentLearner.load(folder, digest=digest)
+    positive: list[bool] = []
+    probability: list[float] = []
+    unreadable = 0
+    while chunk := list(islice(labelled, _CHUNK)):
+        pictures = read_pictures(chunk)
+        unreadable += len(pictures.unreadable)
+        positive += [image.label == POSITIVE for image in pictures.images]
+        for start in range(0, len(pictures.pixels), _FORWARD):
+            rows = learner.probabilities(pictures.pixels[start : start + _FORWARD])
+            probability += rows[:, learner.card.positive_column].tolist()
+    measures = measure(np.array(positive, dtype=bool), np.array(probability), learner.card.threshold)
+    return Evaluation(model=learner.card.model_id, measures=measures, unreadable=unreadable)

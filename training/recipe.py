@@ -1,0 +1,70 @@
+"""Recipes: everything that decides how a backbone is trained, but the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from db.errors import PneumoscreenError
+
+
+class RecipeUnknown(PneumoscreenError):
+    """There is no such recipe. Choose thesis or clinical."""
+
+    code = "recipe-unknown"
+
+
+class RecipeName(StrEnum):
+    """The recipes by name."""
+
+    THESIS = "thesis"
+    CLINICAL = "clinical"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One way to train; `fine_tune` of fastai without a learning rate in all of them."""
+
+    name: RecipeName
+    #: Epochs with the whole network unfrozen, after one with the head alone.
+    epochs: int
+    batch_size: int
+    #: Patients and duplicates on one side of the split; otherwise images at random, as in the thesis.
+    grouped: bool
+    #: Augmentation that breaks shortcuts: geometry, lighting, erasing.
+    augmented: bool
+    label_smoothing: float
+    #: The operating point reaches this sensitivity on validation data; None keeps 0.5, as in the thesis.
+    target_sensitivity: float | None
+    seed: int = 42
+
+
+RECIPES = {
+    RecipeName.THESIS: Recipe(
+        name=RecipeName.THESIS,
+        epochs=20,
+        batch_size=20,
+        grouped=False,
+        augmented=False,
+        label_smoothing=0.0,
+        target_sensitivity=None,
+    ),
+    RecipeName.CLINICAL: Recipe(
+        name=RecipeName.CLINICAL,
+        epochs=4,
+        batch_size=32,
+        grouped=True,
+        augmented=True,
+        # With hard targets the network separates its training set by shortcuts with full confidence.
+        label_smoothing=0.1,
+        target_sensitivity=0.98,
+    ),
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return a recipe by name, or raise RecipeUnknown."""
+    try:
+        return RECIPES[RecipeName(name)]
+    except ValueError:
+        raise RecipeUnknown from None

@@ -1,0 +1,1 @@
+"""Claims batches, decodes and predicts, and writes the results back."""

@@ -1,0 +1,72 @@
+"""The Celery application: broker, queues and routes. Imports no torch.
+
+A message is a doorbell: it holds the id of a batch, and the job table holds everything else.
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+from kombu import Queue
+
+from worker.settings import BrokerSettings
+
+#: Walks a source.
+INGEST = "ingest"
+#: Screens batches.
+SCREEN = "screen"
+#: Retrains and evaluates.
+TRAINING = "training"
+#: Cuts batches, rings for them and sweeps; run by beat.
+HOUSEKEEPING = "housekeeping"
+
+#: Task names, which say in Flower what a task does.
+SCREEN_BATCH = "screen.batch"
+DISPATCH = "housekeeping.dispatch"
+SWEEP = "housekeeping.sweep"
+
+#: Seconds after which the broker hands out an unacknowledged message again. A batch takes seconds
+#: to minutes and the sweeper rings for lost ones itself, so this only clears the broker's memory.
+_VISIBILITY_SECONDS = 3600
+
+
+def make_app(broker_url: str) -> Celery:
+    """Return the application for a broker; nothing connects before it is used."""
+    app = Celery("pneumoscreen", broker=broker_url)
+    app.conf.update(
+        task_queues=[Queue(name) for name in (INGEST, SCREEN, TRAINING, HOUSEKEEPING)],
+        task_create_missing_queues=False,
+        task_default_queue=HOUSEKEEPING,
+        task_routes={"screen.*": {"queue": SCREEN}, "housekeeping.*": {"queue": HOUSEKEEPING}},
+        # A message that a dying worker had taken comes back; claims make a second delivery harmless.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,
+        # The job table holds the results; only JSON goes over the broker.
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        event_serializer="json",
+        broker_transport_options={
+            "visibility_timeout": _VISIBILITY_SECONDS,
+            # Without these a broker that went silent would hold the caller for ever.
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        broker_connection_retry_on_startup=True,
+        # Never give up on the broker: it may be down for a night.
+        broker_connection_max_retries=None,
+        # One quick attempt: whoever could not ring leaves it to the sweeper.
+        task_publish_retry=False,
+        # What Flower shows.
+        worker_send_task_events=True,
+        task_send_sent_event=True,
+        task_track_started=True,
+        timezone="UTC",
+        worker_hijack_root_logger=False,
+    )
+    return app
+
+
+app = make_app(BrokerSettings.read().broker_url.get_secret_value())

@@ -1,0 +1,172 @@
+"""One batch's way: claim, decode, predict, write back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from db.batches import Claim, Item, LeaseLost, NotScreened, Provenance, Screened, claim, complete, give_back
+from db.engine import Database
+from db.errors import PneumoscreenError
+from db.model_card import POSITIVE
+from db.problems import BrokenModelOutput, ImageProblem, OutOfMemory, ScreeningFailed
+from db.uri import uri_to_path
+from worker.heartbeat import Heartbeat
+from worker.imaging import PREPROCESSING, Limits, Picture, read_picture
+from worker.learner import Precision, ResidentLearner
+from worker.residents import Residents
+from worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+Decoded = tuple[Item, Picture | ImageProblem]
+
+
+class Pipeline:
+    """Screens batches with the learners that it keeps in memory; several threads may call it at once."""
+
+    def __init__(self, database: Database, settings: WorkerSettings) -> None:
+        self.database = database
+        self._settings = settings
+        self._limits = Limits(max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
+        self.residents = Residents(database, Precision(settings.precision))
+        self._decoders = ThreadPoolExecutor(
+            settings.decode_threads or os.cpu_count() or 1, thread_name_prefix="decode"
+        )
+        # One forward pass at a time: while one batch computes, the next decodes.
+        self._device = threading.Lock()
+        self._owner = f"{socket.gethostname()}:{os.getpid()}"
+
+    def screen(self, batch_id: int) -> None:
+        """Screen one batch, or do nothing where it is not there to be claimed: late or doubled messages are.
+
+        Raises PneumoscreenError where the batch's model cannot be used here; the batch waits for another try.
+        """
+        lease_seconds = self._settings.lease_seconds
+        with self.database.write() as session:
+            claimed = claim(session, batch_id, owner=self._owner, lease_seconds=lease_seconds)
+        if claimed is None:
+            log.info("batch %d is not there to be claimed", batch_id)
+            return
+        try:
+            with Heartbeat(self.database, claimed, lease_seconds) as heartbeat:
+                self._screen_claimed(claimed, heartbeat)
+        except LeaseLost:
+            log.warning("lease of batch %d was lost; its results are dropped", batch_id)
+
+    def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat) -> None:
+        try:
+            learner = self.residents.get(claimed.model_id)
+        except PneumoscreenError:
+            with self.database.write() as session:
+                give_back(session, claimed.batch_id, claimed.token)
+            raise
+        screened: list[Screened] = []
+        problems: list[NotScreened] = []
+        for decoded in self._decode(claimed.items):
+            heartbeat.check()
+            with self._device:
+                results = predict(learner, decoded)
+            screened += [result for result in results if isinstance(result, Screened)]
+            problems += [result for result in results if isinstance(result, NotScreened)]
+        with self.database.write() as session:
+            complete(session, claimed, screened, problems, provenance(learner))
+        log.info("batch %d: %d screened, %d not", claimed.batch_id, len(screened), len(problems))
+
+    def _decode(self, items: tuple[Item, ...]) -> Iterator[list[Decoded]]:
+        """Yield the pictures of one forward pass after another, the decoders being one pass ahead."""
+        size = self._settings.forward_images
+        waiting: list[tuple[Item, Future[Picture | ImageProblem]]] = []
+        for item in items:
+            waiting.append((item, self._decoders.submit(self._read, item)))
+            if len(waiting) == 2 * size:
+                yield [(done, future.result()) for done, future in waiting[:size]]
+                del waiting[:size]
+        for start in range(0, len(waiting), size):
+            yield [(done, future.result()) for done, future in waiting[start : start + size]]
+
+    def _read(self, item: Item) -> Picture | ImageProblem:
+        try:
+            return read_picture(uri_to_path(item.uri), limits=self._limits)
+        except ImageProblem as problem:
+            return problem
+        except Exception as error:  # an unforeseen error costs this image alone, and is logged
+            log.error("image %d: %s", item.image_id, type(error).__name__)
+            return ScreeningFailed()
+
+
+def provenance(learner: ResidentLearner) -> Provenance:
+    """Return what explains a learner's predictions."""
+    return Provenance(
+        threshold=learner.card.threshold,
+        precision=learner.precision,
+        runtime=learner.runtime,
+        preprocessing=PREPROCESSING,
+        software=version("pneumoscreen"),
+    )
+
+
+def predict(learner: ResidentLearner, decoded: list[Decoded]) -> list[Screened | NotScreened]:
+    """Return the outcome of each image of one forward pass."""
+    problems = [
+        NotScreened(item.image_id, picture) for item, picture in decoded if isinstance(picture, ImageProblem)
+    ]
+    readable = [(item, picture) for item, picture in decoded if isinstance(picture, Picture)]
+    if not readable:
+        return [*problems]
+    rows = probabilities(learner, np.stack([picture.pixels for _, picture in readable]))
+    return problems + [
+        _outcome(learner, item, picture, row) for (item, picture), row in zip(readable, rows, strict=True)
+    ]
+
+
+def _outcome(
+    learner: ResidentLearner, item: Item, picture: Picture, row: NDArray[np.float32] | None
+) -> Screened | NotScreened:
+    if row is None:
+        return NotScreened(item.image_id, OutOfMemory())
+    if not np.isfinite(row).all():
+        return NotScreened(item.image_id, BrokenModelOutput())
+    return Screened(
+        image_id=item.image_id,
+        # Rounding may carry a sum of three or more classes a hair over 1.
+        probability=min(float(row[learner.card.positive_column]), 1.0),
+        label=label_of(learner, row),
+        input_digest=picture.digest,
+    )
+
+
+def label_of(learner: ResidentLearner, row: NDArray[np.float32]) -> str:
+    """Return PNEUMONIA at or above the model's threshold, else the most probable other class."""
+    column = learner.card.positive_column
+    if float(row[column]) >= learner.card.threshold:
+        return POSITIVE
+    others = [index for index in range(len(row)) if index != column]
+    return learner.card.classes[max(others, key=lambda index: float(row[index]))]
+
+
+def probabilities(
+    learner: ResidentLearner, pixels: NDArray[np.uint8]
+) -> list[NDArray[np.float32] | None]:
+    """Return class probabilities per picture; where memory runs out, by ever smaller passes.
+
+    None stands for a picture that does not fit by itself.
+    """
+    try:
+        return list(learner.probabilities(pixels))
+    except torch.OutOfMemoryError:
+        if len(pixels) == 1:
+            return [None]
+    # Outside the handler: the error holds on to the memory of the failed pass.
+    torch.cuda.empty_cache()
+    half = len(pixels) // 2
+    return probabilities(learner, pixels[:half]) + probabilities(learner, pixels[half:])
