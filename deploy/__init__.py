@@ -1,0 +1,1 @@
+"""How pneumoscreen is run: the embedded local stack and what ships with it."""

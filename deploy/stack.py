@@ -1,0 +1,223 @@
+"""The embedded stack: broker, workers, beat and Flower on this machine, kept alive by supervisord."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xmlrpc.client import Fault, ServerProxy
+
+from db.errors import PneumoscreenError
+from db.settings import home, secrets_folder
+from deploy.programs import FLOWER_USER, supervisor_config
+from deploy.settings import StackSettings
+
+#: Seconds that the stack may take to come up: mostly torch and the model, from a cold disk.
+_START_SECONDS = 180.0
+_POLL_SECONDS = 0.1
+
+
+class StackFailed(PneumoscreenError):
+    """The embedded stack did not come up. `pneumoscreen doctor` checks what commonly goes wrong."""
+
+    code = "stack-failed"
+
+
+class StackNotRunning(PneumoscreenError):
+    """The embedded stack is not running. Start it with `pneumoscreen up`."""
+
+    code = "stack-not-running"
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process of the stack, as supervisord sees it."""
+
+    name: str
+    #: `RUNNING`, `STARTING`, `BACKOFF`, `FATAL`, `STOPPED` and the like.
+    state: str
+    pid: int
+
+
+class Stack:
+    """The embedded stack of one data directory."""
+
+    def __init__(self) -> None:
+        self.home = home()
+        self.run = self.home / "run"
+        self.logs = self.home / "logs"
+        # A unix socket's path holds about 100 bytes, and a data directory may lie deep.
+        key = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
+        self.socket_folder = Path(tempfile.gettempdir()) / f"pneumoscreen-{os.getuid()}-{key}"
+        self.socket = self.socket_folder / "supervisor.sock"
+
+    # -- looking
+
+    def processes(self) -> list[Process]:
+        """Return the stack's processes. Raises StackNotRunning."""
+        infos: list[dict[str, Any]] = self._call(lambda server: server.supervisor.getAllProcessInfo())
+        return [Process(info["name"], info["statename"], int(info["pid"])) for info in infos]
+
+    def is_running(self) -> bool:
+        """Tell whether supervisord answers."""
+        try:
+            self._call(lambda server: server.supervisor.getState())
+        except StackNotRunning:
+            return False
+        return True
+
+    @property
+    def flower_address(self) -> str:
+        """Flower's address on this machine."""
+        return f"http://127.0.0.1:{(self.run / 'flower.port').read_text(encoding='ascii')}"
+
+    @property
+    def flower_login(self) -> tuple[str, str]:
+        """User and password of Flower."""
+        return FLOWER_USER, StackSettings.read().flower_password.get_secret_value()
+
+    # -- starting and stopping
+
+    def start(self) -> None:
+        """Write the configuration and start every process; returns once all of them have been started.
+
+        Raises StackFailed.
+        """
+        if self.is_running():
+            return
+        for folder in (self.home, self.run, self.logs, self.home / "broker", secrets_folder()):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make_socket_folder()
+        settings = StackSettings.read()
+        broker_port = _free_port()
+        password = secrets.token_urlsafe(24)
+        flower_port = settings.flower_port or _free_port()
+        _write_secret("broker_url", f"redis://:{password}@127.0.0.1:{broker_port}/0")
+        if not settings.flower_password.get_secret_value():
+            _write_secret("flower_password", secrets.token_urlsafe(12))
+        _write(self.run / "flower.port", str(flower_port))
+        _write(self.run / "valkey.conf", _valkey_config(broker_port, password, self.home / "broker"))
+        _write(self.run / "flowerconfig.py", self._flower_config(flower_port))
+        _write(self.run / "supervisord.conf", supervisor_config(self.run, self.logs, self.socket, settings))
+        self._spawn()
+
+    def _make_socket_folder(self) -> None:
+        self.socket_folder.mkdir(mode=0o700, exist_ok=True)
+        status = self.socket_folder.lstat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o077 or self.socket_folder.is_symlink():
+            # Somebody else made a folder of that name: they could pose as supervisord.
+            raise StackFailed("the folder for the control socket belongs to somebody else")
+
+    def _flower_config(self, port: int) -> str:
+        user, password = self.flower_login
+        return (
+            f"address = '127.0.0.1'\nport = {port}\nbasic_auth = ['{user}:{password}']\n"
+            "persistent = False\n"
+        )
+
+    def _spawn(self) -> None:
+        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.run / "supervisord.conf")]
+        done = subprocess.run(  # noqa: S603  (our own interpreter and configuration)
+            command, cwd=self.home, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        )
+        if done.returncode:
+            raise StackFailed("supervisord did not start")
+        self._wait(self.is_running, "supervisord does not answer")
+
+    def wait_ready(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready` says so, at most three minutes. Raises StackFailed when a process gives up."""
+
+        def checked() -> bool:
+            self.check()
+            return ready()
+
+        self._wait(checked, "the workers do not answer")
+
+    def check(self) -> None:
+        """Raise StackNotRunning or, where a process has been given up, StackFailed."""
+        fatal = [process.name for process in self.processes() if process.state == "FATAL"]
+        if fatal:
+            raise StackFailed(f"{', '.join(fatal)}; see the logs folder of the data directory")
+
+    def stop(self) -> bool:
+        """Stop every process, each after it has finished what it holds; return whether it was running."""
+        try:
+            self._call(lambda server: server.supervisor.shutdown())
+        except StackNotRunning:
+            return False
+        deadline = time.monotonic() + StackSettings.read().stop_seconds + 30
+        while self.is_running() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        shutil.rmtree(self.socket_folder, ignore_errors=True)
+        return True
+
+    # -- talking to supervisord
+
+    def _call(self, what: Callable[[ServerProxy], Any]) -> Any:
+        from supervisor.xmlrpc import SupervisorTransport
+
+        server = ServerProxy(
+            "http://127.0.0.1", transport=SupervisorTransport(None, None, f"unix://{self.socket}")
+        )
+        try:
+            return what(server)
+        except (OSError, Fault):
+            raise StackNotRunning from None
+
+    @staticmethod
+    def _wait(condition: Callable[[], bool], otherwise: str) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise StackFailed(otherwise)
+            time.sleep(_POLL_SECONDS)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _write_secret(name: str, value: str) -> None:
+    _write(secrets_folder() / f"pneumoscreen_{name}", value)
+
+
+def _write(path: Path, content: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(content)
+    partial.replace(path)
+
+
+def _valkey_config(port: int, password: str, folder: Path) -> str:
+    """Return Valkey's configuration: loopback, a password, and nothing kept on disk.
+
+    The job table is the truth; a broker that forgets everything costs nothing but a second ring.
+    """
+    return "\n".join(
+        (
+            "bind 127.0.0.1",
+            f"port {port}",
+            "protected-mode yes",
+            f"requirepass {password}",
+            'save ""',
+            "appendonly no",
+            # Refusing a message is noticed; evicting one is not.
+            "maxmemory-policy noeviction",
+            f'dir "{folder}"',
+            "",
+        )
+    )

@@ -1,0 +1,1 @@
+"""Takes cohorts in, hands batches out, and shows and exports what came of them."""

@@ -1,0 +1,5 @@
+"""`python -m scheduler` is `pneumoscreen`."""
+
+from scheduler.cli import main
+
+main()

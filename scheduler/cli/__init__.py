@@ -1,0 +1,43 @@
+"""The `pneumoscreen` command line: parse, call one function, print.
+
+What a command needs beyond that is imported inside it, so that `status` does not wait for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+import typer
+
+from db.errors import PneumoscreenError
+from scheduler.cli import cohorts, models, screening, stack
+
+#: Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration.
+EXIT_FAILED_IMAGES = 1
+EXIT_USAGE = 2
+#: As shells have it: 128 + SIGINT.
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="pneumoscreen",
+    help="Batch screening of chest X-rays for pneumonia. A research and triage aid, never a diagnosis.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for room in (screening, stack, cohorts, models):
+    room.add_to(app)
+
+
+def main() -> NoReturn:
+    """Run the command line; an error that was foreseen is one line, never a traceback."""
+    try:
+        app()
+    except PneumoscreenError as error:
+        sys.stderr.write(f"error [{error.code}]: {error}\n")
+        sys.exit(EXIT_USAGE)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    sys.exit(0)

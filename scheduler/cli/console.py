@@ -1,0 +1,36 @@
+"""What goes to the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+#: Stands under everything that shows a probability.
+DISCLAIMER = "Research and triage aid. Not a diagnosis: a clinician reads every image that matters."
+
+#: Tables and sentences for people.
+console = Console(highlight=False)
+#: Progress and warnings: standard error, so that `--json` can be piped.
+errors = Console(highlight=False, stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None) -> None:
+    """Print a table; None prints as nothing. Cells are text, whatever brackets a file name holds."""
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    console.print(table)

@@ -1,0 +1,108 @@
+"""Commands on models: evaluate, retrain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scheduler.cli.cohorts import AsJson
+from scheduler.cli.console import DISCLAIMER, console, errors, print_json, print_table
+from scheduler.cli.ready import ready_database
+
+if TYPE_CHECKING:
+    from training.fit import EpochResult
+
+Labelled = Annotated[
+    Path, typer.Argument(help="A folder that holds NORMAL/ and PNEUMONIA/.", show_default=False)
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command(epilog="Example: pneumoscreen evaluate /data/labelled --json")(evaluate)
+    app.command(epilog="Example: pneumoscreen retrain /data/labelled --weights /data/imagenet")(retrain)
+
+
+def evaluate(
+    data: Labelled,
+    model: Annotated[
+        str | None, typer.Option(help="Id of the model; the champion by default.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model on labelled images: accuracy, AUC, sensitivity, specificity with 95% intervals."""
+    from db.registry import champion, find_model
+
+    database = ready_database(with_champion=True)
+    with database.read() as session:
+        wanted = find_model(session, model) if model else champion(session)
+    from training.evaluation import evaluate as measure
+
+    result = measure(data, database.models_folder / wanted.name, digest=wanted.weights_digest)
+    if as_json:
+        print_json(result.as_json())
+    else:
+        print_table(
+            ("measure", "value", "95% interval"),
+            [
+                (name, _number(one.value), f"{_number(one.low)} to {_number(one.high)}")
+                for name, one in result.measures.named().items()
+            ],
+            title=f"{wanted.name} on {result.measures.n} images, threshold {result.measures.threshold:.4f}",
+        )
+        console.print(DISCLAIMER, style="dim")
+    if result.unreadable:
+        errors.print(f"{result.unreadable} images could not be read and do not count.")
+    raise typer.Exit(1 if result.unreadable else 0)
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
+
+
+def retrain(
+    data: Labelled,
+    weights: Annotated[
+        Path,
+        typer.Option(
+            help="Folder with the initial ImageNet weights, as resnet50-imagenet.safetensors.",
+            envvar="PNEUMOSCREEN_WEIGHTS",
+            show_default=False,
+        ),
+    ],
+    recipe: Annotated[str, typer.Option(help="thesis or clinical.")] = "clinical",
+    backbone: Annotated[str, typer.Option(help="resnet18, resnet34, resnet50 or alexnet.")] = "resnet50",
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs after the frozen one; the recipe's by default.", min=1)
+    ] = None,
+) -> None:
+    """Train a challenger on labelled images and register it as a candidate."""
+    from dataclasses import replace
+
+    from db.registry import import_model
+    from training.backbones import check_backbone
+    from training.recipe import find_recipe
+    from training.retrain import retrain as train
+
+    chosen = find_recipe(recipe)
+    check_backbone(backbone)
+    database = ready_database(with_champion=True)
+
+    def show(epoch: EpochResult) -> None:
+        errors.print(
+            f"epoch {epoch.epoch}: training loss {epoch.train_loss:.4f}, "
+            f"validation loss {epoch.valid_loss:.4f}, accuracy {epoch.accuracy:.4f}"
+        )
+
+    challenger = train(
+        data,
+        backbone=backbone,
+        recipe=chosen if epochs is None else replace(chosen, epochs=epochs),
+        weights=weights,
+        out=database.models_folder / "trained",
+        on_epoch=show,
+    )
+    model = import_model(database, challenger.folder)
+    console.print(f"Candidate {model.name} in {challenger.folder}", markup=False)

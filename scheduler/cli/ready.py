@@ -1,0 +1,18 @@
+"""The job table, ready for use by a command."""
+
+from __future__ import annotations
+
+from db.engine import Database
+from db.migrate import upgrade
+
+
+def ready_database(*, with_champion: bool = False) -> Database:
+    """Return the job table, created or upgraded where needed; with a champion where images are taken in."""
+    database = Database()
+    upgrade(database)
+    if with_champion:
+        from db.registry import ensure_champion
+        from deploy.models import default_model
+
+        ensure_champion(database, default_model())
+    return database

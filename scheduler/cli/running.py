@@ -1,0 +1,46 @@
+"""The embedded stack, for the length of a command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from db.batches import forget_rings
+from db.engine import Database
+from deploy.stack import Stack
+
+
+@contextmanager
+def running_stack(database: Database, *, keep: bool = False) -> Iterator[Stack]:
+    """Run the embedded stack for as long as the block lasts, where it is not running already."""
+    stack = Stack()
+    started = not stack.is_running()
+    if started:
+        start_stack(database, stack)
+    try:
+        yield stack
+    finally:
+        if started and not keep:
+            stack.stop()
+
+
+def start_stack(database: Database, stack: Stack) -> None:
+    """Start the embedded stack; its broker begins empty, so what was rung for before must be rung again."""
+    with database.write() as session:
+        forget_rings(session)
+    stack.start()
+
+
+def workers_answer() -> bool:
+    """Tell whether a screening worker and housekeeping answer through the broker."""
+    from kombu.exceptions import OperationalError
+    from redis.exceptions import RedisError
+
+    from worker.app import app
+
+    try:
+        replies = app.control.ping(timeout=1.0)
+    except (OperationalError, RedisError, OSError):
+        return False
+    names = {name.split("@")[0] for reply in replies for name in reply}
+    return {"screen", "housekeeping"} <= names

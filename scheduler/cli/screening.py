@@ -1,0 +1,167 @@
+"""Commands that do everything in one go: demo and screen."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scheduler.cli.cohorts import AsJson, print_problems, progress_json
+from scheduler.cli.console import DISCLAIMER, console, errors, print_json, print_table
+from scheduler.cli.ready import ready_database
+
+if TYPE_CHECKING:
+    from db.cohorts import Progress
+    from db.engine import Database
+    from deploy.stack import Stack
+
+#: Rows of a results table that are shown in a terminal.
+_SHOWN = 20
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command(epilog="Example: pneumoscreen demo --keep")(demo)
+    app.command(epilog="Example: pneumoscreen screen /data/trial-7 --out trial-7.csv")(screen)
+
+
+def screen(
+    source: Annotated[
+        Path, typer.Argument(help="A folder of any depth, or one image file.", show_default=False)
+    ],
+    cohort: Annotated[
+        str | None,
+        typer.Option(help="Name of the cohort; by default made from the source.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Results file: .csv, .parquet or .json.", show_default=False, dir_okay=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Screen a source and wait: starts what is not running, and stops what it started.
+
+    Ctrl-C stops cleanly; the same command goes on where it stopped, and screens nothing twice.
+    """
+    from scheduler.cli.running import running_stack
+    from scheduler.ingest.folder import FolderSource
+    from scheduler.results import check_output
+    from scheduler.submit import default_cohort, submit
+    from scheduler.watch import watch
+
+    if out is not None:
+        check_output(out)
+    folder = FolderSource(source)
+    database = ready_database(with_champion=True)
+    name = cohort or default_cohort(folder.path)
+    submitted = submit(database, folder, name=name, described=str(folder.path))
+    if not as_json:
+        console.print(
+            f"Cohort {name}: {submitted.found} images, {submitted.new} of them new; "
+            f"{submitted.ignored} other files ignored.",
+            markup=False,
+        )
+    try:
+        with running_stack(database) as stack:
+            finished = watch(database, submitted.cohort_id, errors, check=stack.check)
+    except KeyboardInterrupt:
+        errors.print("Stopped. The same command goes on from here.")
+        raise
+    if out is not None:
+        _write(database, name, out, quiet=as_json)
+    if as_json:
+        print_json(progress_json(finished))
+    else:
+        _print_summary(database, finished, shown=0 if out is not None else _SHOWN)
+    raise typer.Exit(1 if finished.failed else 0)
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running, to look around.")] = False,
+    images: Annotated[int, typer.Option(help="Number of synthetic X-rays.", min=6)] = 24,
+) -> None:
+    """Show everything on synthetic X-rays, in a data directory of its own.
+
+    The phantoms have the outline of a chest and no anatomy: their probabilities mean nothing.
+    """
+    from db.settings import ENV_PREFIX, home
+    from deploy.phantom import write_phantoms
+    from deploy.stack import Stack
+    from scheduler.cli.running import running_stack
+    from scheduler.ingest.folder import FolderSource
+    from scheduler.submit import submit
+    from scheduler.watch import watch
+
+    folder = home() / "demo"
+    os.environ[ENV_PREFIX + "HOME"] = str(folder)
+    Stack().stop()
+    shutil.rmtree(folder, ignore_errors=True)
+    source = folder / "x-rays"
+    write_phantoms(source, images)
+    console.print(f"{images} phantom chest X-rays (JPEG, PNG, DICOM CR and DX) in {source}", markup=False)
+    database = ready_database(with_champion=True)
+    submitted = submit(database, FolderSource(source), name="demo", described=str(source))
+    with running_stack(database, keep=keep) as stack:
+        finished = watch(database, submitted.cohort_id, errors, check=stack.check)
+        _print_summary(database, finished, shown=images)
+        console.print("Phantoms have no anatomy: these probabilities mean nothing.")
+        _print_flower(stack, keep=keep)
+    raise typer.Exit(1 if finished.failed else 0)
+
+
+def _print_flower(stack: Stack, *, keep: bool) -> None:
+    user, password = stack.flower_login
+    console.print(f"Flower: {stack.flower_address}  user {user}  password {password}", markup=False)
+    if keep:
+        console.print(
+            f"Everything keeps running. To use it: export PNEUMOSCREEN_HOME={shlex.quote(str(stack.home))}\n"
+            "To stop it: pneumoscreen down",
+            markup=False,
+            soft_wrap=True,
+        )
+    else:
+        console.print("It stops now, with everything else; `--keep` leaves it running.")
+
+
+def _write(database: Database, cohort: str, out: Path, *, quiet: bool) -> None:
+    from db.cohorts import find_cohort
+    from scheduler.results import write_results
+
+    with database.read() as session:
+        rows = write_results(session, find_cohort(session, cohort), out)
+    if not quiet:
+        console.print(f"{rows} rows written to {out}", markup=False)
+
+
+def _print_summary(database: Database, progress: Progress, *, shown: int) -> None:
+    """Print the first rows of the results, and what came of the cohort as a whole."""
+    from db.cohorts import find_cohort
+    from db.results import cohort_results, count_labels
+
+    with database.read() as session:
+        rows = list(islice(cohort_results(session, find_cohort(session, progress.name)), shown))
+        labels = count_labels(session, progress.cohort_id)
+    if rows:
+        print_table(
+            ("image", "state", "P(PNEUMONIA)", "label", "problem"),
+            [
+                (Path(r.source).name, r.state, "" if r.probability is None else f"{r.probability:.4f}", r.label, r.error)
+                for r in rows
+            ],
+            title="Results" if len(rows) == progress.total else f"Results (first {len(rows)})",
+        )  # fmt: skip
+    print_table(
+        ("cohort", "images", "done", "skipped", "failed", *(f"{count.label} ({count.model})" for count in labels)),
+        [
+            (progress.name, progress.total, progress.done, progress.skipped, progress.failed,
+             *(count.images for count in labels)),
+        ],
+        title="Summary",
+    )  # fmt: skip
+    print_problems(progress)
+    console.print(DISCLAIMER, style="dim")

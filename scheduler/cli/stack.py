@@ -1,0 +1,74 @@
+"""Commands on the embedded stack: up, down, doctor."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from scheduler.cli.cohorts import AsJson
+from scheduler.cli.console import console, print_json, print_table
+from scheduler.cli.ready import ready_database
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command, example in (
+        (up, "pneumoscreen up"),
+        (down, "pneumoscreen down"),
+        (doctor, "pneumoscreen doctor --json"),
+    ):
+        app.command(epilog=f"Example: {example}")(command)
+
+
+def up(
+    wait: Annotated[bool, typer.Option(help="Wait until the workers answer.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Start the embedded stack: broker, workers, beat and Flower on this machine."""
+    from deploy.stack import Stack
+    from scheduler.cli.running import start_stack, workers_answer
+
+    stack = Stack()
+    database = ready_database(with_champion=True)
+    if not stack.is_running():
+        start_stack(database, stack)
+    if wait:
+        stack.wait_ready(workers_answer)
+    user, password = stack.flower_login
+    if as_json:
+        print_json({"home": str(stack.home), "flower": stack.flower_address, "flower_user": user})
+    else:
+        print_table(("process", "state", "pid"), [(p.name, p.state, p.pid) for p in stack.processes()])
+        console.print(
+            f"Flower: {stack.flower_address}  user {user}  password {password}\n"
+            f"Logs: {shlex.quote(str(stack.logs))}",
+            markup=False,
+        )
+
+
+def down(as_json: AsJson = False) -> None:
+    """Stop the embedded stack; each process finishes what it holds first."""
+    from deploy.stack import Stack
+
+    stopped = Stack().stop()
+    if as_json:
+        print_json({"stopped": stopped})
+    else:
+        console.print("Stopped." if stopped else "It was not running.")
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check what commonly goes wrong, and say how to mend it."""
+    from scheduler.cli.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print_json([finding.as_json() for finding in findings])
+    else:
+        print_table(
+            ("check", "", "found", "what to do"),
+            [(f.check, f.verdict, f.found, f.mend) for f in findings],
+        )
+    raise typer.Exit(2 if any(finding.verdict == "bad" for finding in findings) else 0)

@@ -1,0 +1,58 @@
+"""Handing batches out: cut in the job table first, then ring the broker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from kombu.exceptions import OperationalError
+
+from db.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, expire, mark_rung
+from db.engine import Database
+from scheduler.settings import SchedulerSettings
+
+log = logging.getLogger(__name__)
+
+#: Tells the broker of one batch.
+Ring = Callable[[int], None]
+
+
+def dispatch(database: Database, settings: SchedulerSettings, ring: Ring) -> int:
+    """Cut what may be cut and ring for what nobody has come for; return how many batches were rung for.
+
+    Any number of these may run at once. A broker that is away costs nothing: the next tick rings.
+    """
+    with database.read() as session:
+        cohort_ids = cohorts_to_dispatch(session)
+    for cohort_id in cohort_ids:
+        # One transaction each: a long list of cohorts must not hold the write lock.
+        with database.write() as session:
+            cut_batches(
+                session,
+                cohort_id,
+                batch_images=settings.batch_images,
+                in_flight=settings.batches_in_flight,
+            )
+    return _ring_all(database, settings, ring)
+
+
+def _ring_all(database: Database, settings: SchedulerSettings, ring: Ring) -> int:
+    with database.read() as session:
+        batch_ids = batches_to_ring(session, again_seconds=settings.ring_again_seconds)
+    rung = []
+    try:
+        for batch_id in batch_ids:
+            ring(batch_id)
+            rung.append(batch_id)
+    except OperationalError:
+        log.warning("the broker is away; %d batches wait for the next tick", len(batch_ids) - len(rung))
+    if rung:
+        with database.write() as session:
+            mark_rung(session, rung)
+    return len(rung)
+
+
+def sweep(database: Database) -> int:
+    """Take batches away from workers whose lease has ended; return how many."""
+    with database.write() as session:
+        return expire(session)

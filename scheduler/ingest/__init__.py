@@ -1,0 +1,1 @@
+"""Takes sources in: one module per kind of source."""

@@ -1,0 +1,68 @@
+"""The identifiers in a DICOM header. Pixels and everything else are the worker's business."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from db.problems import CorruptImage, FileUnreadable, FileVanished
+from scheduler.ingest.pseudonym import pseudonym
+
+#: Media Storage Directory Storage (PS3.4 B.5): a DICOMDIR, an index of files and no image.
+DICOMDIR = "1.2.840.10008.1.3.10"
+
+#: The longest unique identifier (PS3.5 section 9.1).
+UID_LENGTH = 64
+
+_WANTED = ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What a DICOM file says it is; None for what it does not say."""
+
+    sop_class: str | None
+    study_uid: str | None
+    series_uid: str | None
+    instance_uid: str | None
+    patient_key: str | None
+
+
+def read_identity(path: Path) -> Identity:
+    """Read the identifiers of a DICOM file: SOP Instance UID (0008,0018), Study and Series Instance UID
+    (0020,000D and 000E), Patient ID (0010,0020) as a pseudonym.
+
+    Raises ImageProblem.
+    """
+    from pydicom import dcmread
+
+    try:
+        with warnings.catch_warnings():
+            # What is odd about a header is said to the worker's log, not to the user's terminal.
+            warnings.simplefilter("ignore")
+            header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=_WANTED)
+            media = header.file_meta.get("MediaStorageSOPClassUID") if hasattr(header, "file_meta") else None
+            patient = header.get("PatientID")
+            return Identity(
+                sop_class=_uid(media),
+                study_uid=_uid(header.get("StudyInstanceUID")),
+                series_uid=_uid(header.get("SeriesInstanceUID")),
+                instance_uid=_uid(header.get("SOPInstanceUID")),
+                patient_key=pseudonym(str(patient)) if patient else None,
+            )
+    except FileNotFoundError:
+        raise FileVanished from None
+    except OSError:
+        raise FileUnreadable from None
+    except Exception as error:
+        # pydicom raises whatever a damaged header leads its parser into.
+        raise CorruptImage from error
+
+
+def _uid(value: object) -> str | None:
+    """Return a unique identifier, or None for one that is missing or that no column could hold."""
+    text = str(value).strip("\0 ") if value else ""
+    return text if 0 < len(text) <= UID_LENGTH and text.isascii() and text.isprintable() else None
+
+

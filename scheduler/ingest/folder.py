@@ -1,0 +1,103 @@
+"""Folders of any depth, and single files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from db.images import NewImage
+from db.problems import EmptyFile, FileUnreadable, FileVanished, ImageProblem
+from db.uri import path_to_uri
+from scheduler.ingest.dicom import DICOMDIR, read_identity
+from scheduler.ingest.source import SourceMissing, SourceUnreadable, SourceUnsupported
+
+#: Files with these endings are taken for images, whatever is in them: a broken one gets a row.
+RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp"})
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+
+#: A DICOM file has 128 free bytes and then these four (PS3.10 section 7.1).
+_PREAMBLE, _MAGIC = 128, b"DICM"
+
+
+class FolderSource:
+    """The images in a folder and all folders below it, or one image file."""
+
+    def __init__(self, path: Path) -> None:
+        """Raise SourceMissing, SourceUnreadable or SourceUnsupported where there is nothing to walk."""
+        self.ignored = 0
+        try:
+            self.path = path.expanduser().resolve(strict=True)
+            mode = self.path.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            raise SourceMissing from None
+        except (OSError, RuntimeError):
+            raise SourceUnreadable from None
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+            raise SourceUnsupported
+        if not os.access(self.path, os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0)):
+            raise SourceUnreadable
+
+    def walk(self) -> Iterator[NewImage]:
+        """Yield the images in the order of their paths.
+
+        Links to files are followed; links to folders are not, so that a loop has no way to close.
+        """
+        if self.path.is_file():
+            yield from self._look(self.path)
+            return
+        for folder, subfolders, names in os.walk(self.path):
+            subfolders.sort()
+            for name in sorted(names):
+                yield from self._look(Path(folder, name))
+
+    def _look(self, path: Path) -> Iterator[NewImage]:
+        """Yield the file's image, if it is one."""
+        suffix = path.suffix.lower()
+        uri = path_to_uri(path)
+        try:
+            if suffix in RASTER_SUFFIXES and not _is_dicom(path):
+                yield NewImage(uri=uri)
+            elif suffix in DICOM_SUFFIXES or (not path.name.startswith(".") and _is_dicom(path)):
+                yield from self._dicom(path, uri)
+            else:
+                self.ignored += 1
+        except ImageProblem as problem:
+            if suffix in RASTER_SUFFIXES | DICOM_SUFFIXES:
+                yield NewImage(uri=uri, state=problem.state, problem=problem.code)
+            else:
+                self.ignored += 1
+
+    def _dicom(self, path: Path, uri: str) -> Iterator[NewImage]:
+        identity = read_identity(path)
+        if identity.sop_class == DICOMDIR:
+            self.ignored += 1
+            return
+        yield NewImage(
+            uri=uri,
+            study_uid=identity.study_uid,
+            series_uid=identity.series_uid,
+            instance_uid=identity.instance_uid,
+            patient_key=identity.patient_key,
+        )
+
+
+def _is_dicom(path: Path) -> bool:
+    """Tell whether a file has the DICOM preamble.
+
+    Raises EmptyFile, FileVanished, FileUnreadable.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            # A pipe or a device would hold us until somebody writes to it.
+            raise FileUnreadable
+        with path.open("rb") as file:
+            start = file.read(_PREAMBLE + len(_MAGIC))
+    except FileNotFoundError:
+        raise FileVanished from None
+    except OSError:
+        raise FileUnreadable from None
+    if not start:
+        raise EmptyFile
+    return start[_PREAMBLE:] == _MAGIC

@@ -1,0 +1,44 @@
+"""What every kind of source gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from db.errors import PneumoscreenError
+from db.images import NewImage
+
+
+class SourceMissing(PneumoscreenError):
+    """The source does not exist. Check the path, and that this machine mounts it."""
+
+    code = "source-missing"
+
+
+class SourceUnreadable(PneumoscreenError):
+    """The source cannot be opened. Let this user read it."""
+
+    code = "source-unreadable"
+
+
+class SourceEmpty(PneumoscreenError):
+    """The source holds no image: no JPEG, PNG, TIFF, BMP or DICOM file at any depth. Check the path."""
+
+    code = "source-empty"
+
+
+class SourceUnsupported(PneumoscreenError):
+    """The source is neither a folder nor an image file. Give a folder, or one image file."""
+
+    code = "source-unsupported"
+
+
+class Source(Protocol):
+    """A place that images come from."""
+
+    #: Files that were seen and are not images, and so get no row; counts up while walking.
+    ignored: int
+
+    def walk(self) -> Iterator[NewImage]:
+        """Yield every image once, in an order that a second walk repeats."""
+        ...

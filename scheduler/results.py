@@ -1,0 +1,100 @@
+"""Writing results to files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, astuple, fields
+from itertools import islice
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from db.errors import PneumoscreenError
+from db.results import ResultRow, cohort_results
+from db.tables import Cohort
+
+COLUMNS = tuple(field.name for field in fields(ResultRow))
+
+#: Rows held in memory at a time.
+_CHUNK = 5_000
+
+
+class OutputFormatUnknown(PneumoscreenError):
+    """The output file's name must end in .csv, .parquet or .json, which decides its format."""
+
+    code = "output-format-unknown"
+
+
+class OutputUnwritable(PneumoscreenError):
+    """The output file cannot be written. Choose a folder that exists and that you may write to."""
+
+    code = "output-unwritable"
+
+
+def check_output(out: Path) -> None:
+    """Raise OutputFormatUnknown or OutputUnwritable before any work goes into what could not be written."""
+    if out.suffix.lower() not in _WRITERS:
+        raise OutputFormatUnknown
+    if not out.parent.is_dir() or out.is_dir():
+        raise OutputUnwritable
+
+
+def write_results(session: Session, cohort: Cohort, out: Path) -> int:
+    """Write a cohort's rows to a CSV, Parquet or JSON file and return how many; whole or not at all.
+
+    Raises OutputFormatUnknown, OutputUnwritable.
+    """
+    check_output(out)
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        rows = _WRITERS[out.suffix.lower()](partial, cohort_results(session, cohort))
+        partial.replace(out)
+    except OSError as error:
+        raise OutputUnwritable from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return rows
+
+
+def _write_csv(out: Path, rows: Iterator[ResultRow]) -> int:
+    count = 0
+    with out.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for count, row in enumerate(rows, start=1):  # noqa: B007  (the last count is the answer)
+            writer.writerow(astuple(row))
+    return count
+
+
+def _write_json(out: Path, rows: Iterator[ResultRow]) -> int:
+    """Write an array of objects, a line each."""
+    count = 0
+    with out.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for count, row in enumerate(rows, start=1):
+            file.write(("," if count > 1 else "") + "\n" + json.dumps(asdict(row)))
+        file.write("\n]\n")
+    return count
+
+
+def _write_parquet(out: Path, rows: Iterator[ResultRow]) -> int:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    numbers = {"probability", "threshold"}
+    schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in COLUMNS])
+    count = 0
+    with ParquetWriter(out, schema) as writer:
+        while chunk := [asdict(row) for row in islice(rows, _CHUNK)]:
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+            count += len(chunk)
+    return count
+
+
+_WRITERS: dict[str, Callable[[Path, Iterator[ResultRow]], int]] = {
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+    ".json": _write_json,
+}

@@ -1,0 +1,78 @@
+"""Taking a cohort in: from a source to rows in the job table."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from db.cohorts import close_ingest, lock_cohort, open_cohort
+from db.engine import Database
+from db.images import add_images
+from db.registry import champion, find_model
+from db.states import CohortState
+from scheduler.ingest.source import Source, SourceEmpty
+from scheduler.settings import SchedulerSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """What came of taking a source in."""
+
+    cohort_id: int
+    cohort: str
+    #: Images that the source holds.
+    found: int
+    #: Those of them that the cohort did not hold yet.
+    new: int
+    #: Files that are not images.
+    ignored: int
+
+
+def submit(
+    database: Database,
+    source: Source,
+    *,
+    name: str,
+    described: str,
+    priority: int = 0,
+    model: str | None = None,
+    on_found: Callable[[int], None] = lambda _: None,
+) -> Submitted:
+    """Write a source's images into the job table under a cohort; `on_found` gets the count as it grows.
+
+    Killed in the middle and run again it goes on: what is there stays. A source without an image
+    leaves no cohort behind. Raises SourceEmpty, ModelUnknown, NoChampion, CohortHasOtherModel.
+    """
+    size = SchedulerSettings.read().ingest_images
+    images = source.walk()
+    chunk = list(islice(images, size))
+    if not chunk:
+        raise SourceEmpty
+    with database.write() as session:
+        wanted = find_model(session, model) if model else None
+        if wanted is None:
+            champion(session)
+        cohort = open_cohort(session, name, source=described, priority=priority, model=wanted)
+        cohort_id = cohort.id
+    found = new = 0
+    while chunk:
+        with database.write() as session:
+            if lock_cohort(session, cohort_id).state is CohortState.CANCELLED:
+                break
+            new += add_images(session, cohort_id, chunk)
+        found += len(chunk)
+        on_found(found)
+        chunk = list(islice(images, size))
+    with database.write() as session:
+        close_ingest(session, cohort_id)
+    return Submitted(cohort_id=cohort_id, cohort=name, found=found, new=new, ignored=source.ignored)
+
+
+def default_cohort(source: Path) -> str:
+    """Return a cohort name that is the same whenever the same source is screened."""
+    where = source.expanduser().resolve()
+    return f"{where.name or 'root'}-{hashlib.sha256(os.fsencode(where)).hexdigest()[:6]}"

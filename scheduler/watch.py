@@ -1,0 +1,73 @@
+"""Watching a cohort until it is finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
+from rich.text import Text
+
+from db.cohorts import Progress as CohortProgress
+from db.cohorts import progress
+from db.engine import Database
+from db.tables import Cohort
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Seconds between two looks at the job table.
+_POLL_SECONDS = 0.5
+
+
+class _Rate(ProgressColumn):
+    """Images per second, over rich's window of recent updates."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, or a dash before there is one."""
+        return Text(f"{task.speed:.1f} images/s" if task.speed else "-- images/s")
+
+
+class _Counts(ProgressColumn):
+    """Done, skipped and failed images."""
+
+    def render(self, task: Task) -> Text:
+        """Return the counts; those that are not nought stand out."""
+        failed = task.fields["failed"]
+        text = Text(f"{task.fields['done']} done, {task.fields['skipped']} skipped, ")
+        return text.append(f"{failed} failed", style="bold red" if failed else "")
+
+
+def watch(
+    database: Database, cohort_id: int, console: Console, *, check: Callable[[], None] = lambda: None
+) -> CohortProgress:
+    """Show a bar with images/s, counts and time left until the cohort is finished; return how it ended.
+
+    `check` is called at each look and raises where waiting has become pointless.
+    """
+    with database.read() as session:
+        name = session.get_one(Cohort, cohort_id).name
+    bar = Progress(
+        BarColumn(), MofNCompleteColumn(), _Rate(), _Counts(), TimeRemainingColumn(),
+        console=console,
+        # Batches end together: a short window would jump between nothing and everything.
+        speed_estimate_period=60.0,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(name, total=None, done=0, skipped=0, failed=0)
+        while True:
+            with database.read() as session:
+                now = progress(session, [name])[0]
+            bar.update(
+                task,
+                total=now.total,
+                completed=now.ended,
+                done=now.done,
+                skipped=now.skipped,
+                failed=now.failed,
+            )
+            if now.finished:
+                return now
+            check()
+            time.sleep(_POLL_SECONDS)
