@@ -52,11 +52,11 @@ def programs(run: Path, settings: StackSettings) -> list[Program]:
         Program(
             name="beat",
             # The in-memory scheduler: the default one keeps its state in a pickle.
-            command=_celery(
-                "scheduler.tasks", "beat", "--scheduler=celery.beat:Scheduler",
-                f"--pidfile={run / 'beat.pid'}",
-            ),
+            command=_celery("scheduler.tasks", "beat", "--scheduler=celery.beat:Scheduler", "--pidfile="),
             priority=3,
+            # It holds nothing, and a TERM in the middle of a send is lost: the Redis client turns the
+            # handler's SystemExit into an error that beat logs and forgets.
+            stop_signal="KILL",
         ),
         Program(
             name="flower",

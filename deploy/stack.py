@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,17 @@ class Stack:
         return [Process(info["name"], info["statename"], int(info["pid"])) for info in infos]
 
     def is_running(self) -> bool:
-        """Tell whether supervisord answers."""
+        """Tell whether the stack is up, and not on its way down."""
         try:
             self._call(lambda server: server.supervisor.getState())
         except StackNotRunning:
             return False
         return True
+
+    def is_gone(self) -> bool:
+        """Tell whether supervisord has ended, and with it every process that it held."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) != 0
 
     @property
     def flower_address(self) -> str:
@@ -95,6 +101,7 @@ class Stack:
         """
         if self.is_running():
             return
+        self._wait(self.is_gone, "an earlier one is still stopping")
         for folder in (self.home, self.run, self.logs, self.home / "broker", secrets_folder()):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._make_socket_folder()
@@ -150,14 +157,15 @@ class Stack:
             raise StackFailed(f"{', '.join(fatal)}; see the logs folder of the data directory")
 
     def stop(self) -> bool:
-        """Stop every process, each after it has finished what it holds; return whether it was running."""
-        try:
-            self._call(lambda server: server.supervisor.shutdown())
-        except StackNotRunning:
+        """Stop every process, each after it has finished what it holds; return whether there was any.
+
+        Raises StackFailed where one does not stop.
+        """
+        if self.is_gone():
             return False
-        deadline = time.monotonic() + StackSettings.read().stop_seconds + 30
-        while self.is_running() and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
+        with suppress(StackNotRunning):  # on its way down already
+            self._call(lambda server: server.supervisor.shutdown())
+        self._wait(self.is_gone, "a process does not stop", StackSettings.read().stop_seconds + _START_SECONDS)
         shutil.rmtree(self.socket_folder, ignore_errors=True)
         return True
 
@@ -175,8 +183,8 @@ class Stack:
             raise StackNotRunning from None
 
     @staticmethod
-    def _wait(condition: Callable[[], bool], otherwise: str) -> None:
-        deadline = time.monotonic() + _START_SECONDS
+    def _wait(condition: Callable[[], bool], otherwise: str, seconds: float = _START_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:
                 raise StackFailed(otherwise)

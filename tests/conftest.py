@@ -74,8 +74,7 @@ def database(empty_database: Database) -> Database:
     return empty_database
 
 
-@pytest.fixture(scope="session")
-def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_random_model(parent: Path, seed: int) -> Path:
     """Write a ResNet-18 with random weights: a real model, small and of no use."""
     import torch
 
@@ -83,7 +82,7 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from worker.imaging import PREPROCESSING
     from worker.learner import build_network
 
-    torch.manual_seed(7)
+    torch.manual_seed(seed)
     weights = pack_weights(build_network("resnet18", 2).state_dict())
     digest = digest_of(weights)
     card = ModelCard(
@@ -98,9 +97,21 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
         threshold=0.5,
         weights_digest=digest,
     )
-    folder = tmp_path_factory.mktemp("artefact") / card.model_id
+    folder = parent / card.model_id
     write_artifact(folder, card, weights)
     return folder
+
+
+@pytest.fixture(scope="session")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the small model."""
+    return write_random_model(tmp_path_factory.mktemp("artefact"), 7)
+
+
+@pytest.fixture(scope="session")
+def other_artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write another small model."""
+    return write_random_model(tmp_path_factory.mktemp("other"), 8)
 
 
 @pytest.fixture

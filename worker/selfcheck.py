@@ -35,7 +35,7 @@ def _torch() -> dict[str, Any]:
 def _decoders() -> dict[str, bool]:
     from worker.imaging.decoders import available_decoders
 
-    return {name: bool(plugins) for name, plugins in available_decoders().items()}
+    return available_decoders()
 
 
 if __name__ == "__main__":

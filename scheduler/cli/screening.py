@@ -144,13 +144,15 @@ def _print_summary(database: Database, progress: Progress, *, shown: int) -> Non
     from db.results import cohort_results, count_labels
 
     with database.read() as session:
-        rows = list(islice(cohort_results(session, find_cohort(session, progress.name)), shown))
+        cohort = find_cohort(session, progress.name)
+        source = cohort.source
+        rows = list(islice(cohort_results(session, cohort), shown))
         labels = count_labels(session, progress.cohort_id)
     if rows:
         print_table(
             ("image", "state", "P(PNEUMONIA)", "label", "problem"),
             [
-                (Path(r.source).name, r.state, "" if r.probability is None else f"{r.probability:.4f}", r.label, r.error)
+                (_short(r.source, source), r.state, "" if r.probability is None else f"{r.probability:.4f}", r.label, r.error)
                 for r in rows
             ],
             title="Results" if len(rows) == progress.total else f"Results (first {len(rows)})",
@@ -165,3 +167,8 @@ def _print_summary(database: Database, progress: Progress, *, shown: int) -> Non
     )  # fmt: skip
     print_problems(progress)
     console.print(DISCLAIMER, style="dim")
+
+
+def _short(uri: str, source: str) -> str:
+    """Return where a file lies within its source."""
+    return uri.removeprefix(source.rstrip("/") + "/")

@@ -56,11 +56,14 @@ class FolderSource:
         """Yield the file's image, if it is one."""
         suffix = path.suffix.lower()
         uri = path_to_uri(path)
+        if path.name.startswith("."):
+            self.ignored += 1
+            return
         try:
-            if suffix in RASTER_SUFFIXES and not _is_dicom(path):
-                yield NewImage(uri=uri)
-            elif suffix in DICOM_SUFFIXES or (not path.name.startswith(".") and _is_dicom(path)):
+            if _is_dicom(path) or suffix in DICOM_SUFFIXES:
                 yield from self._dicom(path, uri)
+            elif suffix in RASTER_SUFFIXES:
+                yield NewImage(uri=uri)
             else:
                 self.ignored += 1
         except ImageProblem as problem:

@@ -7,6 +7,8 @@ import hashlib
 import hmac
 import os
 import secrets
+from contextlib import suppress
+from pathlib import Path
 
 from db.settings import home
 
@@ -18,22 +20,18 @@ def pseudonym(patient_id: str) -> str:
 
     Without the key nobody can tell whose it is, not even by trying every possible ID.
     """
-    return hmac.new(_site_key(), patient_id.strip().encode(), hashlib.sha256).hexdigest()
+    return hmac.new(_site_key(home() / "site.key"), patient_id.strip().encode(), hashlib.sha256).hexdigest()
 
 
 @functools.cache
-def _site_key() -> bytes:
+def _site_key(file: Path) -> bytes:
     """Return the site's key, made at first use; keep `site.key` with the backups of the job table."""
-    file = home() / "site.key"
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        # Exclusive: of two processes that start at once, one makes the key and both use it.
-        partial = file.with_name(f".site.key.{os.getpid()}")
-        partial.touch(mode=0o600, exist_ok=True)
-        partial.write_bytes(secrets.token_bytes(_KEY_BYTES))
+    partial = file.with_name(f".site.key.{os.getpid()}")
+    partial.touch(mode=0o600)
+    partial.write_bytes(secrets.token_bytes(_KEY_BYTES))
+    # Linking fails where a key is there: of two processes that start at once, both use the first one's.
+    with suppress(FileExistsError):
         os.link(partial, file)
-    except FileExistsError:
-        pass
-    finally:
-        partial.unlink(missing_ok=True)
+    partial.unlink()
     return file.read_bytes()

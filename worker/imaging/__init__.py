@@ -1,6 +1,7 @@
 """From the bytes of a file to the 224x224 picture that a model sees: the one preprocessing."""
 
+from worker.imaging.limits import Limits
 from worker.imaging.picture import PREPROCESSING, SIDE, Picture
-from worker.imaging.reader import Limits, read_picture
+from worker.imaging.reader import decode, read_picture
 
-__all__ = ["PREPROCESSING", "SIDE", "Limits", "Picture", "read_picture"]
+__all__ = ["PREPROCESSING", "SIDE", "Limits", "Picture", "decode", "read_picture"]

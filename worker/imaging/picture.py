@@ -26,17 +26,23 @@ class Picture:
     digest: str
 
 
-def squeeze(image: Image.Image) -> Image.Image:
-    """Resize to 224x224, giving up the aspect ratio, with Pillow's antialiased bilinear filter.
+def squeeze(image: Image.Image) -> NDArray[np.uint8]:
+    """Return an 8-bit greyscale (L) or RGB image as a picture's pixels, uint8 (224, 224, 3).
 
-    The same as fastai's `Resize(224, method="squish")`. The filter works on each channel by itself,
-    so resizing greyscale and then repeating the channel equals resizing RGB, in a third of the time.
+    The aspect ratio is given up, with Pillow's antialiased bilinear filter: the same as fastai's
+    `Resize(224, method="squish")`. The filter works on each channel by itself, so resizing greyscale
+    and then repeating the channel equals resizing RGB, in a third of the time.
     """
-    if image.size == (SIDE, SIDE):
-        return image
-    return image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-
-
-def rgb_pixels(image: Image.Image) -> NDArray[np.uint8]:
-    """Return an 8-bit greyscale or RGB image as a uint8 array of shape (height, width, 3)."""
+    if image.size != (SIDE, SIDE):
+        image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return np.array(image.convert("RGB"))
+
+
+def squeeze_grey(grey: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return greyscale of any depth as a picture's pixels: float32 (height, width) in [0, 1], 0 is black.
+
+    The filter runs in single precision, and rounding to 8 bits comes last, once.
+    """
+    small = Image.fromarray(grey).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    rounded = np.rint(np.clip(np.asarray(small), 0, 1) * 255).astype(np.uint8)
+    return np.repeat(rounded[:, :, None], 3, axis=2)

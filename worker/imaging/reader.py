@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import stat
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from db.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanished
+from worker.imaging.dicom import decode_dicom, is_dicom
+from worker.imaging.limits import Limits
 from worker.imaging.picture import Picture
 from worker.imaging.raster import decode_raster
 
-
-@dataclass(frozen=True)
-class Limits:
-    max_file_bytes: int = 512 * 1024 * 1024
-    max_pixels: int = 100_000_000
+_DEFAULTS = Limits()
 
 
-def read_picture(path: Path, *, limits: Limits = Limits()) -> Picture:
-    """Read one image file."""
-    content = path.read_bytes()
-    return Picture(pixels=decode_raster(content), digest=hashlib.sha256(content).hexdigest())
+def read_picture(path: Path, *, limits: Limits = _DEFAULTS) -> Picture:
+    """Read one image file; what kind it is, its content says and not its name.
+
+    Raises ImageProblem and nothing else for whatever the file may be. Several threads may read at once.
+    """
+    content = _read(path, limits)
+    return Picture(pixels=decode(content, limits), digest=hashlib.sha256(content).hexdigest())
+
+
+def decode(content: bytes, limits: Limits = _DEFAULTS) -> NDArray[np.uint8]:
+    """Return the picture in a file's bytes as uint8 (224, 224, 3). Raises ImageProblem."""
+    if is_dicom(content):
+        return decode_dicom(content, limits)
+    return decode_raster(content, limits)
+
+
+def _read(path: Path, limits: Limits) -> bytes:
+    """Return a file's bytes. Raises EmptyFile, FileTooLarge, FileVanished, FileUnreadable."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            # A pipe or a device would hold us until somebody writes to it.
+            raise FileUnreadable
+        if status.st_size > limits.max_file_bytes:
+            raise FileTooLarge
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileVanished from None
+    except (OSError, ValueError):
+        raise FileUnreadable from None
+    if not content:
+        raise EmptyFile
+    return content

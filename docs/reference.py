@@ -1,0 +1,127 @@
+"""Writes the reference pages from the code: commands, settings, codes. `make docs`; a test compares."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import SecretStr
+from typer.testing import CliRunner
+
+import db
+import deploy
+import scheduler
+import training
+import worker
+from db.errors import PneumoscreenError
+from db.problems import ImageFailed, ImageSkipped, every_problem
+from db.settings import ENV_PREFIX, RoomSettings
+from scheduler.cli import app
+
+HERE = Path(__file__).parent
+
+_NOTE = "<!-- Written by `make docs` from the code. Change it there. -->\n"
+
+
+def commands() -> str:
+    """Return every command with its help."""
+    # A fixed width: the pages must not depend on the terminal that they are written in.
+    runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100"})
+    parts = ["# Commands\n", _NOTE]
+    for command in app.registered_commands:
+        name = command.name or getattr(command.callback, "__name__", "")
+        shown = runner.invoke(app, [name, "--help"], prog_name="pneumoscreen")
+        parts.append(f"## {name}\n\n```\n{shown.output.strip()}\n```\n")
+    parts.append(
+        "Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration, 130 interrupted.\n"
+    )
+    return "\n".join(parts)
+
+
+def settings() -> str:
+    """Return every setting with its default and the comment that stands over it in the code."""
+    _import_everything()
+    parts = [
+        "# Settings\n",
+        _NOTE,
+        "Each is read from the environment, else from a file of its name in the secrets folder (in lower\n"
+        "case, as `pneumoscreen_broker_url`), else from `pneumoscreen.toml` (in lower case, without the\n"
+        "prefix, as `lease_seconds = 30`).\n",
+        "These say where to look:\n",
+        "| setting | default | meaning |\n| --- | --- | --- |\n"
+        "| `PNEUMOSCREEN_HOME` | the platform's user data folder | The data directory. |\n"
+        "| `PNEUMOSCREEN_CONFIG` | `pneumoscreen.toml` in the data directory | The file of settings. |\n"
+        "| `PNEUMOSCREEN_SECRETS` | `secrets` in the data directory | The folder of secret files. |\n",
+    ]
+    for room in sorted(RoomSettings.rooms, key=lambda room: str(room.__doc__)):
+        title = (room.__doc__ or "").strip().rstrip(".")
+        comments = _comments(Path(str(importlib.import_module(room.__module__).__file__)))
+        parts.append(f"## {title}\n\n| setting | default | meaning |\n| --- | --- | --- |")
+        for name, field in room.model_fields.items():
+            default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+            parts.append(f"| `{ENV_PREFIX}{name.upper()}` | `{default!r}` | {comments[name]} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _comments(file: Path) -> dict[str, str]:
+    """Return the `#:` comment over each annotated name of a module."""
+    found: dict[str, str] = {}
+    waiting: list[str] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        text = line.strip()
+        if text.startswith("#:"):
+            waiting.append(text[2:].strip())
+        else:
+            if waiting and ":" in text:
+                found[text.split(":")[0]] = " ".join(waiting)
+            waiting = []
+    return found
+
+
+def codes() -> str:
+    """Return every code that an image or a command may end with."""
+    _import_everything()
+    parts = ["# Codes\n", _NOTE]
+    for title, kind in (("Skipped images", ImageSkipped), ("Failed images", ImageFailed)):
+        parts.append(f"## {title}\n\n| code | meaning |\n| --- | --- |")
+        parts += [
+            f"| `{code}` | {problem.meaning()} |"
+            for code, problem in sorted(every_problem().items())
+            if issubclass(problem, kind)
+        ]
+        parts.append("")
+    parts.append("## Errors of a command\n\n| code | meaning |\n| --- | --- |")
+    errors = {error.code: error for error in _command_errors(PneumoscreenError)}
+    parts += [f"| `{code}` | {error.meaning()} |" for code, error in sorted(errors.items())]
+    return "\n".join(parts) + "\n"
+
+
+def _command_errors(kind: type[PneumoscreenError]) -> Iterator[type[PneumoscreenError]]:
+    for error in kind.__subclasses__():
+        if error.__name__ != "ImageProblem":
+            yield error
+            yield from _command_errors(error)
+
+
+def _import_everything() -> None:
+    """Import every module, so that every class is known."""
+    for room in (db, worker, training, scheduler, deploy):
+        for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
+            if ".migrations" not in module.name and not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+
+
+PAGES = {"commands.md": commands, "settings.md": settings, "codes.md": codes}
+
+
+def main() -> None:
+    """Write the pages."""
+    for name, render in PAGES.items():
+        (HERE / name).write_text(render(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

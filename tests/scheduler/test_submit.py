@@ -1,0 +1,126 @@
+"""Taking cohorts in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from db.cohorts import CohortHasOtherModel, CohortUnknown, cancel, find_cohort, progress
+from db.engine import Database
+from db.images import NewImage
+from db.registry import ModelUnknown, NoChampion, import_model
+from db.tables import Model
+from scheduler.ingest.folder import FolderSource
+from scheduler.ingest.source import SourceEmpty
+from scheduler.submit import default_cohort, submit
+
+
+def take_in(database: Database, folder: Path, **more: object) -> tuple[int, int]:
+    done = submit(database, FolderSource(folder), name="trial", described=str(folder), **more)  # type: ignore[arg-type]
+    return done.found, done.new
+
+
+@pytest.mark.usefixtures("model")
+def test_a_second_submit_adds_nothing_and_a_later_one_what_is_new(
+    database: Database, phantoms: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(phantoms, tmp_path / "phantoms")
+    assert take_in(database, folder) == (10, 10)
+    assert take_in(database, folder) == (10, 0)
+    shutil.copy(folder / "jpeg" / "phantom-0000.jpeg", folder / "another.jpeg")
+    assert take_in(database, folder) == (11, 1)
+    with database.read() as session:
+        assert progress(session)[0].total == 11
+
+
+@pytest.mark.usefixtures("model")
+def test_the_same_sop_instance_twice_is_screened_once(
+    database: Database, phantoms: Path, tmp_path: Path
+) -> None:
+    for copy in ("a", "b"):
+        shutil.copytree(phantoms / "dicom", tmp_path / "twice" / copy)
+    assert take_in(database, tmp_path / "twice") == (8, 8)
+    assert take_in(database, tmp_path / "twice") == (8, 0)
+    with database.read() as session:
+        now = progress(session)[0]
+    assert (now.pending, now.problems) == (4, {"duplicate-instance": 4})
+
+
+class Endless:
+    """A source that is interrupted, or cancelled, on its way."""
+
+    ignored = 0
+
+    def __init__(self, database: Database, *, cancel_at: int = 0, break_at: int = 0) -> None:
+        self.database, self.cancel_at, self.break_at = database, cancel_at, break_at
+
+    def walk(self) -> Iterator[NewImage]:
+        for number in range(1, 100):
+            if number == self.break_at:
+                raise KeyboardInterrupt
+            if number == self.cancel_at:
+                with self.database.write() as session:
+                    cancel(session, find_cohort(session, "trial"))
+            yield NewImage(uri=f"/data/{number}.png")
+
+
+@pytest.mark.usefixtures("model")
+def test_an_interrupted_submit_goes_on_where_it_stopped(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "10")
+    with pytest.raises(KeyboardInterrupt):
+        submit(database, Endless(database, break_at=35), name="trial", described="x")
+    with database.read() as session:
+        assert (progress(session)[0].total, progress(session)[0].finished) == (30, False)
+    again = submit(database, Endless(database), name="trial", described="x")
+    assert (again.found, again.new) == (99, 69)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_cohort_cancelled_while_it_is_taken_in_stays_cancelled(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "10")
+    submit(database, Endless(database, cancel_at=35), name="trial", described="x")
+    with database.read() as session:
+        now = progress(session)[0]
+    assert (now.state, now.pending, now.problems, now.finished) == ("cancelled", 0, {"cancelled": 30}, True)
+
+
+@pytest.mark.usefixtures("model")
+def test_an_empty_source_leaves_no_cohort_behind(database: Database, tmp_path: Path) -> None:
+    with pytest.raises(SourceEmpty):
+        take_in(database, tmp_path)
+    with pytest.raises(CohortUnknown), database.read() as session:
+        find_cohort(session, "trial")
+
+
+def test_nothing_is_taken_in_that_no_model_could_screen(database: Database, phantoms: Path) -> None:
+    with pytest.raises(NoChampion):
+        take_in(database, phantoms)
+
+
+def test_a_cohort_keeps_the_model_it_was_submitted_with(
+    database: Database, model: Model, phantoms: Path, other_artefact: Path
+) -> None:
+    other = import_model(database, other_artefact)
+    with pytest.raises(ModelUnknown):
+        take_in(database, phantoms, model="resnet50-ffffffffffff")
+    take_in(database, phantoms, model=other.name)
+    take_in(database, phantoms)
+    with database.read() as session:
+        assert find_cohort(session, "trial").model_id == other.id
+    with pytest.raises(CohortHasOtherModel):
+        take_in(database, phantoms, model=model.name)
+
+
+def test_the_default_name_tells_sources_apart_and_stays_the_same(tmp_path: Path) -> None:
+    for name in ("a/x", "b/x"):
+        (tmp_path / name).mkdir(parents=True)
+    names = {default_cohort(tmp_path / "a/x"), default_cohort(tmp_path / "a" / ".." / "a" / "x")}
+    assert len(names) == 1
+    assert names.isdisjoint({default_cohort(tmp_path / "b/x")})

@@ -1,0 +1,187 @@
+"""The whole system with real processes: Valkey, Celery workers, beat, Flower and the command line."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from sqlalchemy import func, select
+
+from db.engine import Database
+from db.migrate import upgrade
+from db.registry import ensure_champion
+from db.states import ImageState
+from db.tables import Batch, Image, Prediction
+from deploy.phantom import write_phantoms
+from deploy.stack import Stack
+
+CLI = [sys.executable, "-m", "scheduler"]
+
+
+def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end."""
+    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == expect, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture
+def job_table(home: Path, artefact: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """Prepare a data directory whose champion is small, and a stack that notices a death within seconds."""
+    monkeypatch.setenv("PNEUMOSCREEN_LEASE_SECONDS", "3")
+    monkeypatch.setenv("PNEUMOSCREEN_SWEEP_SECONDS", "1")
+    monkeypatch.setenv("PNEUMOSCREEN_RING_AGAIN_SECONDS", "3")
+    database = Database()
+    upgrade(database)
+    ensure_champion(database, artefact)
+    yield database
+    Stack().stop()
+    database.close()
+
+
+def broker(home: Path) -> Redis:
+    return Redis.from_url((home / "secrets" / "pneumoscreen_broker_url").read_text())
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
+
+
+def done_images(database: Database) -> int:
+    with database.read() as session:
+        return session.scalars(
+            select(func.count()).select_from(Image).where(Image.state == ImageState.DONE)
+        ).one()
+
+
+def pid_of(name: str) -> int:
+    return next(process.pid for process in Stack().processes() if process.name == name)
+
+
+def test_200_images_are_predicted_once_each_through_a_killed_worker_and_a_flushed_broker(
+    job_table: Database, home: Path, tmp_path: Path
+) -> None:
+    write_phantoms(tmp_path / "x-rays", 200)
+    run("up")
+    run("submit", str(tmp_path / "x-rays"), "--cohort", "trial")
+    wait_for(lambda: done_images(job_table) >= 20)
+    killed = pid_of("worker")
+    os.kill(killed, signal.SIGKILL)
+    in_the_middle = done_images(job_table)
+    assert in_the_middle < 180, "it was too fast to be killed in the middle"
+    broker(home).flushall()
+    run("watch", "trial")
+    assert pid_of("worker") not in (0, killed)
+    with job_table.read() as session:
+        assert session.scalars(select(func.count()).select_from(Prediction)).one() == 200
+        assert session.scalars(select(func.count(Prediction.image_id.distinct()))).one() == 200
+        assert session.scalars(select(func.max(Batch.attempt))).one() > 1, "no batch was lost by the kill"
+    (status,) = json.loads(run("status", "trial", "--json").stdout)
+    assert (status["total"], status["done"], status["finished"]) == (200, 200, True)
+    run("down")
+
+
+def test_screen_starts_what_it_needs_writes_results_and_stops_it(
+    job_table: Database, home: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results.csv"
+    run("screen", str(phantoms), "--out", str(out))
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "cohort", "study", "series", "instance", "source", "state",
+        "probability", "label", "threshold", "model", "error",
+    ]  # fmt: skip
+    assert [row["state"] for row in rows] == ["done"] * 10
+    assert all(0 <= float(row["probability"]) <= 1 for row in rows)
+    assert not Stack().is_running()
+    with job_table.read() as session:
+        before = session.scalars(select(Prediction.created_at)).all()
+    run("screen", str(phantoms), "--out", str(out))
+    with job_table.read() as session:
+        assert session.scalars(select(Prediction.created_at)).all() == before, "something was screened twice"
+
+
+def test_screen_ends_with_1_where_an_image_failed(job_table: Database, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "x-rays", 2)
+    (tmp_path / "x-rays" / "text.jpg").write_text("not an image")
+    done = run("screen", str(tmp_path / "x-rays"), "--json", expect=1)
+    assert json.loads(done.stdout)["problems"] == {"not-an-image": 1}
+
+
+def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(job_table: Database, tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "x-rays", 150)
+    out = tmp_path / "results.json"
+    command = ["screen", str(tmp_path / "x-rays"), "--out", str(out)]
+    process = subprocess.Popen(
+        [*CLI, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    wait_for(lambda: done_images(job_table) >= 10)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on" in complaint
+    assert "Traceback" not in complaint
+    assert not Stack().is_running()
+    first = done_images(job_table)
+    assert 10 <= first < 150, "it was too fast to be interrupted"
+    run(*command)
+    assert [row["state"] for row in json.loads(out.read_text())] == ["done"] * 150
+    with job_table.read() as session:
+        assert session.scalars(select(func.count()).select_from(Prediction)).one() == 150
+
+
+def test_the_stack_is_closed_to_others_and_restarts_what_dies(job_table: Database, home: Path) -> None:
+    done = json.loads(run("up", "--json").stdout)
+    again = run("up")
+    assert "RUNNING" in again.stdout
+    url = (home / "secrets" / "pneumoscreen_broker_url").read_text()
+    port = int(url.rsplit(":", 1)[1].split("/")[0])
+    with pytest.raises(Exception, match="[Aa]uthentication"):
+        Redis(port=port).ping()
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(done["flower"], timeout=10)
+    user, password = Stack().flower_login
+    request = urllib.request.Request(done["flower"] + "/workers")
+    credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
+    request.add_header("Authorization", f"Basic {credentials}")
+    wait_for(lambda: b"screen@" in urllib.request.urlopen(request, timeout=10).read())
+    for private in (*(home / "secrets").iterdir(), home / "run" / "valkey.conf", home / "pneumoscreen.db"):
+        assert private.stat().st_mode & 0o077 == 0, private.name
+    for process in Stack().processes():
+        command = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode()
+        assert password not in command
+        assert url.split(":")[2].split("@")[0] not in command
+    killed = pid_of("broker")
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: pid_of("broker") not in (0, killed))
+    pids = [process.pid for process in Stack().processes()]
+    run("down")
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert "not running" in run("down").stdout
+
+
+def test_a_cohort_is_screened_after_the_broker_died_and_came_back(
+    job_table: Database, home: Path, phantoms: Path
+) -> None:
+    run("up")
+    os.kill(pid_of("broker"), signal.SIGKILL)
+    run("submit", str(phantoms), "--cohort", "trial")
+    run("watch", "trial")
+    assert done_images(job_table) == 10

@@ -1,0 +1,95 @@
+"""Who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {"db", "worker", "training", "scheduler", "deploy"}
+
+#: Modules of other rooms that a room may import, wherever in its code the import stands.
+ALLOWED = {
+    "db": (),
+    "worker": ("db",),
+    "training": ("db", "worker"),
+    "scheduler": ("db", "worker.app", "worker.settings"),
+    "scheduler.cli": ("db", "worker.app", "worker.settings", "scheduler", "deploy", "training"),
+    "deploy": ("db.errors", "db.settings"),
+}
+
+#: Libraries that are not for a room.
+FORBIDDEN = {
+    "db": ("torch", "celery", "fastai"),
+    "scheduler": ("torch", "fastai", "torchvision"),
+    "worker.imaging": ("torch", "fastai"),
+    "deploy": ("torch", "fastai", "celery", "sqlalchemy"),
+}
+
+
+def imports(file: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(package + ".") for package in packages)
+
+
+FILES = sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_room_imports_only_what_it_may(file: Path) -> None:
+    module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    room = module.split(".")[0]
+    rule = "scheduler.cli" if within(module, ("scheduler.cli", "scheduler.__main__")) else room
+    for name in imports(file):
+        if name.split(".")[0] in ROOMS and name.split(".")[0] != room:
+            assert within(name, ALLOWED[rule]), f"{module} imports {name}"
+        for forbidding, libraries in FORBIDDEN.items():
+            if within(module, (forbidding,)):
+                assert not within(name, libraries), f"{module} imports {name}"
+
+
+def test_nothing_is_pickled() -> None:
+    for file in FILES:
+        assert imports(file).isdisjoint({"pickle", "shelve", "dill", "cloudpickle", "joblib", "marshal"}), file
+        source = file.read_text()
+        for loader in ("load_learner", "torch.load(", "torch.save("):
+            assert loader not in source, f"{file} uses {loader}"
+
+
+def test_status_imports_neither_torch_nor_fastai(home: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "scheduler", "status"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert "sqlalchemy" in imported
+    assert imported.isdisjoint({"torch", "torchvision", "fastai", "pandas", "scipy", "pydicom"})
+
+
+def test_status_answers_within_the_time_of_a_blink(home: Path) -> None:
+    import time
+
+    command = [sys.executable, "-m", "scheduler", "status"]
+    subprocess.run(command, capture_output=True, check=True)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    # The best of five: the others say how busy the machine is.
+    assert min(times) < 0.7

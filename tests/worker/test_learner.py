@@ -1,0 +1,163 @@
+"""Screening's probabilities are fastai's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from db.model_card import WEIGHTS_FILE, ModelDigestMismatch, ModelInvalid, ModelMissing, digest_of, read_card
+from deploy.phantom import write_phantoms
+from training.dataset import CLASSES
+from worker.artifact import pack_weights, read_weights, write_artifact
+from worker.imaging import read_picture
+from worker.learner import ModelWeightsUnfit, Precision, ResidentLearner, build_network
+from worker.torchvision_pair import import_torchvision
+
+CPU = torch.device("cpu")
+
+
+def fastai_probabilities(files: list[Path], folder: Path, *, channels_last: bool) -> np.ndarray:
+    """Predict files as a fastai user would: DataBlock, Resize, Normalize, get_preds."""
+    import_torchvision()
+    from fastai.vision.all import (
+        CategoryBlock,
+        CrossEntropyLossFlat,
+        DataBlock,
+        ImageBlock,
+        Learner,
+        Normalize,
+        Resize,
+        ResizeMethod,
+    )
+
+    card = read_card(folder)
+    network = build_network(card.backbone, len(card.classes))
+    network.load_state_dict(read_weights(folder, card.weights_digest))
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock(vocab=list(card.classes))),
+        get_y=lambda _: "NORMAL",
+        item_tfms=Resize(224, method=ResizeMethod.Squish),
+        batch_tfms=Normalize.from_stats(card.mean, card.std),
+    )
+    loaders = block.dataloaders(files * 2, bs=16, num_workers=0, device=CPU)
+    learner = Learner(loaders, network, loss_func=CrossEntropyLossFlat())
+    if channels_last:
+        network.to(memory_format=torch.channels_last)
+    with learner.no_bar():
+        logits, _ = learner.get_preds(dl=loaders.test_dl(files, bs=16, num_workers=0), act=lambda x: x)
+    return (logits / card.temperature).softmax(dim=1).numpy()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Write JPEG and PNG phantoms, which fastai reads too."""
+    folder = tmp_path_factory.mktemp("files")
+    write_phantoms(folder, 30)
+    return sorted([*folder.rglob("*.jpeg"), *(p for p in folder.rglob("*.png") if "16bit" not in p.name)])
+
+
+def screened(files: list[Path], folder: Path) -> np.ndarray:
+    learner = ResidentLearner.load(folder, device=CPU)
+    return learner.probabilities(np.stack([read_picture(file).pixels for file in files]))
+
+
+def test_probabilities_are_fastais_to_the_last_bit(files: list[Path], artefact: Path) -> None:
+    ours = screened(files, artefact)
+    assert np.abs(ours - fastai_probabilities(files, artefact, channels_last=True)).max() == 0.0
+
+
+def test_the_order_of_memory_alone_makes_no_more_than_rounding(files: list[Path], artefact: Path) -> None:
+    ours = screened(files, artefact)
+    assert np.abs(ours - fastai_probabilities(files, artefact, channels_last=False)).max() < 1e-5
+
+
+@pytest.mark.shared
+def test_probabilities_of_real_radiographs_are_fastais_to_the_last_bit(shared: Path, artefact: Path) -> None:
+    files = sorted((shared / "chest_xray_original").rglob("*.jpeg"))[::8]
+    ours = screened(files, artefact)
+    assert np.abs(ours - fastai_probabilities(files, artefact, channels_last=True)).max() == 0.0
+
+
+def test_a_learner_gives_probabilities_that_add_up_to_one(artefact: Path, random_pixels: np.ndarray) -> None:
+    learner = ResidentLearner.load(artefact, device=CPU)
+    rows = learner.probabilities(random_pixels)
+    assert rows.shape == (8, 2)
+    assert rows.dtype == np.float32
+    assert rows.sum(axis=1) == pytest.approx(np.ones(8), abs=1e-6)
+    assert learner.card.positive_column == 0
+    assert CLASSES.index("PNEUMONIA") == 1
+
+
+def test_bf16_agrees_roughly(artefact: Path, random_pixels: np.ndarray) -> None:
+    single = ResidentLearner.load(artefact, device=CPU).probabilities(random_pixels)
+    half = ResidentLearner.load(artefact, device=CPU, precision=Precision.BF16).probabilities(random_pixels)
+    assert 0 < np.abs(single - half).max() < 0.05
+
+
+def test_every_backbone_of_the_thesis_can_be_built() -> None:
+    for backbone in ("resnet18", "resnet34", "resnet50", "alexnet"):
+        assert build_network(backbone, 2).eval()(torch.zeros(1, 3, 224, 224)).shape == (1, 2)
+
+
+def test_a_missing_model_is_refused(tmp_path: Path, artefact: Path) -> None:
+    with pytest.raises(ModelMissing):
+        ResidentLearner.load(tmp_path / "nowhere")
+    (tmp_path / "model.json").write_bytes((artefact / "model.json").read_bytes())
+    with pytest.raises(ModelMissing):
+        ResidentLearner.load(tmp_path)
+
+
+def copy(artefact: Path, to: Path, weights: bytes) -> Path:
+    to.mkdir()
+    (to / "model.json").write_bytes((artefact / "model.json").read_bytes())
+    (to / WEIGHTS_FILE).write_bytes(weights)
+    return to
+
+
+def test_truncated_or_swapped_weights_are_refused_before_use(tmp_path: Path, artefact: Path) -> None:
+    weights = (artefact / WEIGHTS_FILE).read_bytes()
+    swapped = bytearray(weights)
+    swapped[-1] ^= 1
+    for name, content in {"truncated": weights[:-1], "swapped": bytes(swapped), "empty": b""}.items():
+        with pytest.raises(ModelDigestMismatch):
+            ResidentLearner.load(copy(artefact, tmp_path / name, content))
+
+
+def test_a_pickle_is_never_loaded_even_with_the_right_digest(tmp_path: Path, artefact: Path) -> None:
+    pickle = b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94."
+    folder = copy(artefact, tmp_path / "pickle", pickle)
+    with pytest.raises(ModelInvalid):
+        ResidentLearner.load(folder, digest=digest_of(pickle))
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path, artefact: Path) -> None:
+    weights = pack_weights(build_network("alexnet", 2).state_dict())
+    card = read_card(artefact).model_copy(update={"weights_digest": digest_of(weights)})
+    write_artifact(tmp_path / "alexnet", card, weights)
+    with pytest.raises(ModelWeightsUnfit):
+        ResidentLearner.load(tmp_path / "alexnet")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": ["NORMAL", "SICK"]},
+        {"classes": ["PNEUMONIA", "PNEUMONIA"]},
+        {"threshold": 1.5},
+        {"temperature": 0},
+        {"backbone": "../resnet50"},
+        {"model_id": "../../etc"},
+        {"surprise": 1},
+    ],
+)
+def test_a_card_that_says_nonsense_is_refused(tmp_path: Path, artefact: Path, change: dict) -> None:
+    import json
+
+    folder = copy(artefact, tmp_path / "card", (artefact / WEIGHTS_FILE).read_bytes())
+    card = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(card | change))
+    with pytest.raises(ModelInvalid):
+        read_card(folder)

@@ -1,0 +1,236 @@
+"""A batch's way through the worker."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sqlalchemy import select
+
+from db.batches import claim, cut_batches, expire
+from db.cohorts import close_ingest, open_cohort, progress
+from db.engine import Database
+from db.images import NewImage, add_images
+from db.model_card import WEIGHTS_FILE, ModelDigestMismatch
+from db.states import BatchState, ImageState
+from db.tables import Batch, Image, Model, Prediction
+from worker.imaging import PREPROCESSING
+from worker.learner import ResidentLearner
+from worker.pipeline import Pipeline
+from worker.settings import WorkerSettings
+
+
+def submit(database: Database, files: list[Path]) -> int:
+    """Take files in and cut them into one batch."""
+    with database.write() as session:
+        cohort = open_cohort(session, "trial", source="/data")
+        add_images(session, cohort.id, [NewImage(uri=str(file)) for file in files])
+        close_ingest(session, cohort.id)
+        (batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
+        return batch_id
+
+
+def outcomes(database: Database) -> dict[str, str | None]:
+    with database.read() as session:
+        rows = session.execute(select(Image.uri, Image.state, Image.problem)).all()
+    return {Path(uri).name: problem or state for uri, state, problem in rows}
+
+
+@pytest.fixture
+def files(phantoms: Path) -> list[Path]:
+    return sorted(path for path in phantoms.rglob("*") if path.is_file())
+
+
+@pytest.mark.usefixtures("model")
+def test_every_kind_of_phantom_is_screened(database: Database, files: list[Path]) -> None:
+    Pipeline(database, WorkerSettings(forward_images=4)).screen(submit(database, files))
+    assert len(files) == 10
+    with database.read() as session:
+        assert [image.state for image in session.scalars(select(Image))] == [ImageState.DONE] * 10
+        assert session.scalars(select(Batch.state)).all() == [BatchState.DONE]
+
+
+def test_a_prediction_holds_what_explains_it(database: Database, model: Model, files: list[Path]) -> None:
+    import hashlib
+
+    Pipeline(database, WorkerSettings()).screen(submit(database, files[:1]))
+    with database.read() as session:
+        prediction = session.scalars(select(Prediction)).one()
+        assert prediction.model_id == model.id
+        assert prediction.threshold == model.threshold
+        assert prediction.preprocessing == PREPROCESSING
+        assert prediction.precision == "fp32"
+        assert prediction.runtime.startswith(f"torch-{torch.__version__}/")
+        assert prediction.software
+        assert prediction.input_digest == hashlib.sha256(files[0].read_bytes()).hexdigest()
+        assert (prediction.label == "PNEUMONIA") == (prediction.probability >= model.threshold)
+
+
+def test_the_probability_is_that_of_pneumonia_by_name(
+    database: Database, model: Model, artefact: Path, files: list[Path]
+) -> None:
+    from worker.imaging import read_picture
+
+    Pipeline(database, WorkerSettings()).screen(submit(database, files[:3]))
+    learner = ResidentLearner.load(artefact, device=torch.device("cpu"))
+    rows = learner.probabilities(np.stack([read_picture(file).pixels for file in files[:3]]))
+    column = model.card["classes"].index("PNEUMONIA")
+    with database.read() as session:
+        stored = session.scalars(select(Prediction.probability).order_by(Prediction.image_id)).all()
+    if not torch.cuda.is_available():
+        assert stored == [float(value) for value in rows[:, column]]
+    assert stored == pytest.approx(rows[:, column], abs=1e-4)
+
+
+@pytest.mark.usefixtures("model")
+def test_bad_files_cost_themselves_alone(database: Database, files: list[Path], tmp_path: Path) -> None:
+    bad = {"text.jpg": b"not an image", "empty.png": b"", "cut.jpeg": files[-1].read_bytes()[:2000]}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    batch = [*files, *(tmp_path / name for name in bad), tmp_path / "gone.jpg"]
+    Pipeline(database, WorkerSettings(forward_images=4)).screen(submit(database, batch))
+    found = outcomes(database)
+    assert {name: found[name] for name in (*bad, "gone.jpg")} == {
+        "text.jpg": "not-an-image",
+        "empty.png": "empty-file",
+        "cut.jpeg": "corrupt-image",
+        "gone.jpg": "file-vanished",
+    }
+    with database.read() as session:
+        assert progress(session)[0].done == len(files)
+
+
+@pytest.mark.usefixtures("model")
+def test_an_unforeseen_error_costs_its_image_alone(
+    database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import worker.pipeline as module
+
+    real = module.read_picture
+
+    def breaks_on_the_third(path: Path, **limits: object) -> object:
+        if path == files[2]:
+            raise ZeroDivisionError
+        return real(path, **limits)
+
+    monkeypatch.setattr(module, "read_picture", breaks_on_the_third)
+    Pipeline(database, WorkerSettings()).screen(submit(database, files[:5]))
+    with database.read() as session:
+        states = session.execute(select(Image.state, Image.problem).order_by(Image.id)).all()
+    assert [tuple(row) for row in states] == [
+        ("failed", "screening-failed") if index == 2 else ("done", None) for index in range(5)
+    ]
+
+
+@pytest.mark.usefixtures("model")
+def test_where_memory_runs_out_passes_shrink_and_an_image_too_large_fails_alone(
+    database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from worker.imaging import read_picture
+
+    real = ResidentLearner.probabilities
+    culprit = read_picture(files[4]).pixels
+
+    def little_memory(self: ResidentLearner, pixels: np.ndarray) -> np.ndarray:
+        if len(pixels) > 3 or any(np.array_equal(one, culprit) for one in pixels):
+            raise torch.OutOfMemoryError
+        return real(self, pixels)
+
+    monkeypatch.setattr(ResidentLearner, "probabilities", little_memory)
+    Pipeline(database, WorkerSettings()).screen(submit(database, files))
+    with database.read() as session:
+        rows = session.execute(select(Image.uri, Image.problem).where(Image.problem.is_not(None))).all()
+    assert [tuple(row) for row in rows] == [(str(files[4]), "out-of-memory")]
+
+
+@pytest.mark.usefixtures("model")
+def test_a_model_that_gives_no_number_fails_the_image_and_not_the_worker(
+    database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(_: ResidentLearner, pixels: np.ndarray) -> np.ndarray:
+        return np.full((len(pixels), 2), np.nan, dtype=np.float32)
+
+    monkeypatch.setattr(ResidentLearner, "probabilities", nothing)
+    Pipeline(database, WorkerSettings()).screen(submit(database, files[:2]))
+    assert set(outcomes(database).values()) == {"broken-model-output"}
+
+
+def test_a_swapped_model_is_refused_and_the_batch_waits(
+    database: Database, model: Model, files: list[Path]
+) -> None:
+    weights = database.models_folder / model.name / WEIGHTS_FILE
+    weights.write_bytes(weights.read_bytes()[:-1])
+    batch_id = submit(database, files)
+    with pytest.raises(ModelDigestMismatch):
+        Pipeline(database, WorkerSettings()).screen(batch_id)
+    with database.read() as session:
+        assert session.get_one(Batch, batch_id).state is BatchState.QUEUED
+        assert progress(session)[0].queued == len(files)
+
+
+@pytest.mark.usefixtures("model")
+def test_the_lease_of_a_slow_batch_is_kept(
+    database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ResidentLearner.probabilities
+
+    def slow(self: ResidentLearner, pixels: np.ndarray) -> np.ndarray:
+        for _ in range(10):
+            time.sleep(0.2)
+            with database.write() as session:
+                assert expire(session) == 0
+        return real(self, pixels)
+
+    monkeypatch.setattr(ResidentLearner, "probabilities", slow)
+    Pipeline(database, WorkerSettings(lease_seconds=1)).screen(submit(database, files[:3]))
+    assert set(outcomes(database).values()) == {"done"}
+
+
+@pytest.mark.usefixtures("model")
+def test_a_worker_whose_lease_was_taken_stops_and_writes_nothing(
+    database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ResidentLearner.probabilities
+
+    def robbed(self: ResidentLearner, pixels: np.ndarray) -> np.ndarray:
+        with database.write() as session:
+            row = session.get_one(Batch, batch_id)
+            row.lease_token = "somebody else's"  # noqa: S105
+        return real(self, pixels)
+
+    batch_id = submit(database, files[:3])
+    monkeypatch.setattr(ResidentLearner, "probabilities", robbed)
+    Pipeline(database, WorkerSettings()).screen(batch_id)
+    assert set(outcomes(database).values()) == {"running"}
+
+
+@pytest.mark.usefixtures("model")
+def test_a_batch_that_somebody_holds_is_left_alone(database: Database, files: list[Path]) -> None:
+    batch_id = submit(database, files)
+    with database.write() as session:
+        assert claim(session, batch_id, owner="other", lease_seconds=60)
+    Pipeline(database, WorkerSettings()).screen(batch_id)
+    with database.read() as session:
+        assert session.get_one(Batch, batch_id).lease_owner == "other"
+        assert progress(session)[0].done == 0
+
+
+@pytest.mark.usefixtures("model")
+def test_two_threads_share_one_learner(database: Database, files: list[Path]) -> None:
+    with database.write() as session:
+        cohort = open_cohort(session, "trial", source="/data")
+        add_images(session, cohort.id, [NewImage(uri=str(f), frame=n) for n in range(4) for f in files])
+        batch_ids = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
+    pipeline = Pipeline(database, WorkerSettings())
+    threads = [threading.Thread(target=pipeline.screen, args=(batch_id,)) for batch_id in batch_ids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(batch_ids) == 3
+    with database.read() as session:
+        assert progress(session)[0].done == 40
