@@ -1,0 +1,133 @@
+"""Images per second of screening, against plain fastai on the same files in the same run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select
+
+from db.engine import Database
+from db.migrate import upgrade
+from db.model_card import ModelCard, read_card
+from db.registry import ensure_champion
+from db.states import ImageState
+from db.tables import Batch, Cohort, Image, Prediction
+from deploy.models import default_model
+from deploy.stack import Stack
+from scheduler.cli.running import start_stack, workers_answer
+from scheduler.ingest.folder import FolderSource
+from scheduler.submit import submit
+
+#: Pairs of runs; the median counts.
+ROUNDS = 3
+#: What is promised.
+TARGET = 2.5
+
+pytestmark = [pytest.mark.bench, pytest.mark.shared]
+
+
+def fastai_learner(folder: Path, files: list[Path]) -> tuple[object, object]:
+    """Build what a fastai user has after `load_learner`: nothing tuned."""
+    from worker.artifact import read_weights
+    from worker.learner import build_network
+    from worker.torchvision_pair import import_torchvision
+
+    import_torchvision()
+    from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, Learner, Normalize, Resize, ResizeMethod
+
+    card = read_card(folder)
+    network = build_network(card.backbone, len(card.classes))
+    network.load_state_dict(read_weights(folder, card.weights_digest))
+    block = DataBlock(
+        blocks=(ImageBlock, CategoryBlock(vocab=list(card.classes))),
+        get_y=lambda path: path.parent.name,
+        item_tfms=Resize(224, method=ResizeMethod.Squish),
+        batch_tfms=Normalize.from_stats(card.mean, card.std),
+    )
+    loaders = block.dataloaders(files)
+    from fastai.losses import CrossEntropyLossFlat
+
+    return Learner(loaders, network, loss_func=CrossEntropyLossFlat()), loaders
+
+
+def fastai_run(learner: object, loaders: object, files: list[Path], card: ModelCard) -> tuple[float, np.ndarray]:
+    """Return images per second and P(PNEUMONIA)."""
+    start = time.perf_counter()
+    with learner.no_bar():  # type: ignore[attr-defined]
+        logits, _ = learner.get_preds(dl=loaders.test_dl(files), act=lambda x: x)  # type: ignore[attr-defined]
+    seconds = time.perf_counter() - start
+    rows = (logits / card.temperature).softmax(dim=1).numpy()
+    return len(files) / seconds, rows[:, card.positive_column]
+
+
+def screen_run(database: Database, folder: Path, name: str) -> float:
+    """Take a cohort in, wait until it is screened, and return images per second of all of it."""
+    start = time.perf_counter()
+    submitted = submit(database, FolderSource(folder), name=name, described="bench")
+    while True:
+        with database.read() as session:
+            done = session.scalars(
+                select(func.count())
+                .select_from(Image)
+                .where(Image.cohort_id == submitted.cohort_id, Image.state == ImageState.DONE)
+            ).one()
+        if done == submitted.found:
+            return done / (time.perf_counter() - start)
+        assert time.perf_counter() - start < 300
+        time.sleep(0.05)
+
+
+def working_seconds(database: Database, name: str) -> float:
+    """Return the time from the first batch that was cut to the last that was finished."""
+    with database.read() as session:
+        first, last = session.execute(
+            select(func.min(Batch.created_at), func.max(Batch.finished_at))
+            .join(Cohort, Cohort.id == Batch.cohort_id)
+            .where(Cohort.name == name)
+        ).one()
+    return last - first
+
+
+def test_screening_is_faster_than_plain_fastai_with_the_same_labels(shared: Path, home: Path) -> None:
+    folder = shared / "chest_xray_original"
+    files = sorted(folder.rglob("*.jpeg"))
+    model = default_model()
+    card = read_card(model)
+    learner, loaders = fastai_learner(model, files)
+    database = Database()
+    upgrade(database)
+    ensure_champion(database, model)
+    stack = Stack()
+    plain, ours, working, probability = [], [], [], np.empty(0)
+    try:
+        start_stack(database, stack)
+        stack.wait_ready(workers_answer)
+        screen_run(database, folder, "warm-up")
+        for number in range(ROUNDS):
+            rate, probability = fastai_run(learner, loaders, files, card)
+            plain.append(rate)
+            ours.append(screen_run(database, folder, f"round-{number}"))
+            working.append(len(files) / working_seconds(database, f"round-{number}"))
+    finally:
+        stack.stop()
+    with database.read() as session:
+        stored = dict(
+            session.execute(
+                select(Image.uri, Prediction.probability)
+                .join(Prediction, Prediction.image_id == Image.id)
+                .join(Cohort, Cohort.id == Image.cohort_id)
+                .where(Cohort.name == "round-0")
+            ).all()
+        )
+    screened = np.array([stored[str(file.resolve())] for file in files])
+    ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, plain, strict=True))
+    print(f"\nplain fastai         {statistics.median(plain):6.1f} images/s   {[round(r, 1) for r in plain]}")
+    print(f"screen, from submit  {statistics.median(ours):6.1f} images/s   {[round(r, 1) for r in ours]}")
+    print(f"screen, batches only {statistics.median(working):6.1f} images/s   {[round(r, 1) for r in working]}")
+    print(f"ratio, from submit   {ratio:6.2f}   largest difference {np.abs(screened - probability).max():.1e}")
+    assert ((screened >= card.threshold) == (probability >= card.threshold)).all()
+    assert ratio >= TARGET
