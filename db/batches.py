@@ -156,7 +156,7 @@ def _new_batch(session: Session, cohort_id: int, model_id: int, image_ids: Seque
 
 
 def cohorts_to_dispatch(session: Session) -> list[int]:
-    """Return the cohorts whose turn it is: those of the highest priority among all that have images pending."""
+    """Return the cohorts whose turn it is: of those with pending images, the ones of highest priority."""
     waiting = select(Image.id).where(Image.cohort_id == Cohort.id, Image.state == ImageState.PENDING).exists()
     query = (
         select(Cohort.id, Cohort.priority)

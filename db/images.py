@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import Insert, exists, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
@@ -59,10 +59,11 @@ def add_images(session: Session, cohort_id: int, images: Sequence[NewImage]) -> 
     return len(new)
 
 
-def _insert_ignoring(session: Session, table: type[Image | Study]) -> postgresql.Insert | sqlite.Insert:
+def _insert_ignoring(session: Session, table: type[Image | Study]) -> Insert:
     """Return an INSERT that passes over rows which break a unique constraint."""
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    return dialect.insert(table).on_conflict_do_nothing()
+    insert: Insert = dialect.insert(table).on_conflict_do_nothing()
+    return insert
 
 
 def _study_ids(session: Session, cohort_id: int, images: Iterable[NewImage]) -> dict[str, int]:
@@ -77,7 +78,7 @@ def _study_ids(session: Session, cohort_id: int, images: Iterable[NewImage]) -> 
             Study.cohort_id == cohort_id, Study.study_uid.in_(list(patients))
         )
     )
-    return {uid: row_id for uid, row_id in found}
+    return {row.study_uid: row.id for row in found}
 
 
 def _skip_duplicates(session: Session, cohort_id: int, new: Sequence[int]) -> None:

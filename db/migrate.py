@@ -19,7 +19,7 @@ _UPGRADE_LOCK = 70_110_224
 
 
 class DatabaseTooNew(PneumoscreenError):
-    """The job table was made by a newer version of pneumoscreen. Install that version, or restore a backup."""
+    """The job table is of a newer version of pneumoscreen. Install that version, or restore a backup."""
 
     code = "database-too-new"
 

@@ -36,7 +36,7 @@ class EmptyFile(ImageFailed):
 
 
 class FileVanished(ImageFailed):
-    """The file was there when the cohort was taken in and is gone. Bring it or its mount back, then `retry`."""
+    """The file was there when the cohort was taken in and is gone. Bring it or its mount back; `retry`."""
 
     code = "file-vanished"
 
@@ -90,7 +90,7 @@ class NoDecoder(ImageFailed):
 
 
 class WorkerLost(ImageFailed):
-    """The worker died more than once while it held this image alone. Look at the image and the worker's log."""
+    """The worker died twice while it held this image alone. Look at the image and the worker's log."""
 
     code = "worker-lost"
 
@@ -102,7 +102,7 @@ class OutOfMemory(ImageFailed):
 
 
 class ScreeningFailed(ImageFailed):
-    """The image met an error that was not foreseen. The worker's log has it; please report it, then `retry`."""
+    """The image met an error that was not foreseen. The worker's log has it; please report it."""
 
     code = "screening-failed"
 
@@ -120,7 +120,7 @@ class NoPixels(ImageSkipped):
 
 
 class NotRadiograph(ImageSkipped):
-    """The modality is not a projection radiograph; only CR, DX and the like are screened."""
+    """The modality is not that of a radiograph; only CR, DX and the like are screened."""
 
     code = "not-radiograph"
 
@@ -138,7 +138,7 @@ class LateralView(ImageSkipped):
 
 
 class ForProcessing(ImageSkipped):
-    """The image is For Processing, raw detector data. Send the For Presentation image of the same exposure."""
+    """The image is For Processing, raw detector data. Send the For Presentation image of the exposure."""
 
     code = "for-processing"
 

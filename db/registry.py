@@ -23,7 +23,7 @@ class ModelUnknown(PneumoscreenError):
 
 
 class NoChampion(PneumoscreenError):
-    """No model is champion, so nothing can be screened. Run `pneumoscreen up`, which registers the default."""
+    """No model is champion, so nothing can be screened. `pneumoscreen up` registers the default."""
 
     code = "no-champion"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
@@ -64,7 +65,8 @@ def cohort_results(session: Session, cohort: Cohort) -> Iterator[ResultRow]:
         .execution_options(yield_per=_FETCH)
     )
     for row in session.execute(query):
-        yield ResultRow(cohort.name, *row)
+        cells: tuple[Any, ...] = tuple(row)
+        yield ResultRow(cohort.name, *cells)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -57,8 +57,10 @@ class RoomSettings(BaseSettings):
     #: Every room's class, for the documentation and for `doctor`.
     rooms: ClassVar[list[type[RoomSettings]]] = []
 
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        super().__init_subclass__(**kwargs)
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Note the class."""
+        super().__pydantic_init_subclass__(**kwargs)
         RoomSettings.rooms.append(cls)
 
     @classmethod
@@ -67,8 +69,8 @@ class RoomSettings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic's signature)
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Look the files up when settings are read, not when this module is imported."""
         from pydantic_settings import SecretsSettingsSource

@@ -38,7 +38,7 @@ def draw_phantom(seed: int, shape: tuple[int, int] = _SHAPE) -> NDArray[np.float
             x, y, random.choice([-1, 1]) * 0.42, random.uniform(-0.3, 0.5), 0.12, 0.12
         )
     noisy = image + random.normal(0, 0.02, shape).astype(np.float32)
-    return np.clip(noisy, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(noisy, 0, 1), dtype=np.float32)
 
 
 def _blob(
@@ -46,7 +46,7 @@ def _blob(
 ) -> NDArray[np.float32]:
     """Return an ellipse with a soft edge, 1 inside and 0 outside."""
     distance = ((x - left) / width) ** 2 + ((y - top) / height) ** 2
-    return (1 / (1 + np.exp(np.clip(12 * (distance - 1), -30, 30)))).astype(np.float32)
+    return np.asarray(1 / (1 + np.exp(np.clip(12 * (distance - 1), -30, 30))), dtype=np.float32)
 
 
 def write_phantoms(folder: Path, count: int) -> list[Path]:
@@ -108,13 +108,13 @@ def _write_dx(folder: Path, seed: int) -> Path:
 
 def _dataset(seed: int, sop_class: str, modality: str) -> FileDataset:
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = sop_class
-    dataset = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-    dataset.SOPClassUID = sop_class
+    meta.MediaStorageSOPClassUID = UID(sop_class)
+    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID = UID(sop_class)
     for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
         setattr(dataset, keyword, generate_uid(entropy_srcs=[f"phantom {seed} {keyword}"]))
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

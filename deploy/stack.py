@@ -128,8 +128,7 @@ class Stack:
     def _flower_config(self, port: int) -> str:
         user, password = self.flower_login
         return (
-            f"address = '127.0.0.1'\nport = {port}\nbasic_auth = ['{user}:{password}']\n"
-            "persistent = False\n"
+            f"address = '127.0.0.1'\nport = {port}\nbasic_auth = ['{user}:{password}']\npersistent = False\n"
         )
 
     def _spawn(self) -> None:
@@ -165,7 +164,9 @@ class Stack:
             return False
         with suppress(StackNotRunning):  # on its way down already
             self._call(lambda server: server.supervisor.shutdown())
-        self._wait(self.is_gone, "a process does not stop", StackSettings.read().stop_seconds + _START_SECONDS)
+        self._wait(
+            self.is_gone, "a process does not stop", StackSettings.read().stop_seconds + _START_SECONDS
+        )
         shutil.rmtree(self.socket_folder, ignore_errors=True)
         return True
 

@@ -60,7 +60,9 @@ def settings() -> str:
         comments = _comments(Path(str(importlib.import_module(room.__module__).__file__)))
         parts.append(f"## {title}\n\n| setting | default | meaning |\n| --- | --- | --- |")
         for name, field in room.model_fields.items():
-            default = field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+            default = (
+                field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
+            )
             parts.append(f"| `{ENV_PREFIX}{name.upper()}` | `{default!r}` | {comments[name]} |")
         parts.append("")
     return "\n".join(parts)

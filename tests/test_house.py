@@ -63,7 +63,9 @@ def test_a_room_imports_only_what_it_may(file: Path) -> None:
 
 def test_nothing_is_pickled() -> None:
     for file in FILES:
-        assert imports(file).isdisjoint({"pickle", "shelve", "dill", "cloudpickle", "joblib", "marshal"}), file
+        assert imports(file).isdisjoint({"pickle", "shelve", "dill", "cloudpickle", "joblib", "marshal"}), (
+            file
+        )
         source = file.read_text()
         for loader in ("load_learner", "torch.load(", "torch.save("):
             assert loader not in source, f"{file} uses {loader}"
@@ -76,7 +78,9 @@ def test_status_imports_neither_torch_nor_fastai(home: Path) -> None:
         text=True,
         check=True,
     )
-    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    imported = {
+        line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line
+    }
     assert "sqlalchemy" in imported
     assert imported.isdisjoint({"torch", "torchvision", "fastai", "pandas", "scipy", "pydicom"})
 

@@ -54,7 +54,7 @@ def find_labelled(data: Path) -> list[LabelledImage]:
         for label in CLASSES
         for path in _files(data / label)
     ]
-    for label, count in Counter({label: 0 for label in CLASSES} | Counter(i.label for i in found)).items():
+    for label, count in Counter(dict.fromkeys(CLASSES, 0) | Counter(i.label for i in found)).items():
         if count == 0:
             raise LabelledFolderMissing(label)
     return found
@@ -105,7 +105,7 @@ def grouped_split(
 
 
 def _joined_groups(images: list[LabelledImage], digests: list[str]) -> NDArray[np.int64]:
-    """Number the connected components of images that share a patient or their bytes."""
+    """Return a number per image that is the same for all that are joined by a patient or their bytes."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

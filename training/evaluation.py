@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from db.model_card import POSITIVE
 from training.dataset import find_labelled
 from training.measures import Measures, measure
 from training.pictures import read_pictures
-from db.model_card import POSITIVE
 from worker.learner import ResidentLearner
 
 #: Images held in memory at a time, 150 kB each.

@@ -132,9 +132,7 @@ def make_dataloaders(
         batch_tfms=transforms,
     )
     # Pictures are in memory: worker processes would copy them and fight for the same cores.
-    return block.dataloaders(
-        range(len(pictures.images)), bs=recipe.batch_size, num_workers=0, device=device
-    )
+    return block.dataloaders(range(len(pictures.images)), bs=recipe.batch_size, num_workers=0, device=device)
 
 
 def fit_backbone(

@@ -74,9 +74,7 @@ def area_under_roc(positive: NDArray[np.bool_], probability: NDArray[np.float64]
     return Measure(float(roc_auc_score(positive, probability)), float(low), float(high))
 
 
-def measure(
-    positive: NDArray[np.bool_], probability: NDArray[np.float64], threshold: float
-) -> Measures:
+def measure(positive: NDArray[np.bool_], probability: NDArray[np.float64], threshold: float) -> Measures:
     """Compare P(PNEUMONIA) with the truth; at or above the threshold is called positive."""
     called = probability >= threshold
     return Measures(

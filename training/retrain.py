@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 from scipy.special import softmax
 
 from db.model_card import POSITIVE, ModelCard, digest_of
@@ -104,7 +105,7 @@ def _calibrate(fitted: Fitted, targets: NDArray[np.int64], recipe: Recipe) -> _C
 
 def _provenance(
     pictures: PictureSet, held_out: NDArray[np.int64], recipe: Recipe, initial: Path, fitted: Fitted
-) -> dict[str, object]:
+) -> dict[str, JsonValue]:
     """Return what explains the model years later, without a path or a file name of the data."""
     return {
         "recipe": asdict(recipe),

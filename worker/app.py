@@ -6,7 +6,7 @@ A message is a doorbell: it holds the id of a batch, and the job table holds eve
 from __future__ import annotations
 
 from celery import Celery
-from kombu import Queue
+from kombu.entity import Queue
 
 from worker.settings import BrokerSettings
 
@@ -18,6 +18,9 @@ SCREEN = "screen"
 TRAINING = "training"
 #: Cuts batches, rings for them and sweeps; run by beat.
 HOUSEKEEPING = "housekeeping"
+
+#: All of them.
+QUEUES = (INGEST, SCREEN, TRAINING, HOUSEKEEPING)
 
 #: Task names, which say in Flower what a task does.
 SCREEN_BATCH = "screen.batch"
@@ -33,7 +36,7 @@ def make_app(broker_url: str) -> Celery:
     """Return the application for a broker; nothing connects before it is used."""
     app = Celery("pneumoscreen", broker=broker_url)
     app.conf.update(
-        task_queues=[Queue(name) for name in (INGEST, SCREEN, TRAINING, HOUSEKEEPING)],
+        task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
         task_create_missing_queues=False,
         task_default_queue=HOUSEKEEPING,
         task_routes={"screen.*": {"queue": SCREEN}, "housekeeping.*": {"queue": HOUSEKEEPING}},

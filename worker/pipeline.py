@@ -154,9 +154,7 @@ def label_of(learner: ResidentLearner, row: NDArray[np.float32]) -> str:
     return learner.card.classes[max(others, key=lambda index: float(row[index]))]
 
 
-def probabilities(
-    learner: ResidentLearner, pixels: NDArray[np.uint8]
-) -> list[NDArray[np.float32] | None]:
+def probabilities(learner: ResidentLearner, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32] | None]:
     """Return class probabilities per picture; where memory runs out, by ever smaller passes.
 
     None stands for a picture that does not fit by itself.

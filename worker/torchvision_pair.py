@@ -27,8 +27,9 @@ def import_torchvision() -> torch.library.Library | None:
             raise
     else:
         return None
-    library = torch.library.Library("torchvision", "DEF")  # noqa: TOR901
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        library.define(schema)  # type: ignore[no-untyped-call]
     importlib.import_module("torchvision")
     return library

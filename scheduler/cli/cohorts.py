@@ -77,13 +77,11 @@ def status(
     if as_json:
         print_json([progress_json(row) for row in rows])
         return
+    counts = ("priority", "total", "pending", "queued", "running", "done", "skipped", "failed")
     print_table(
-        ("cohort", "state", "priority", "images", "waiting", "running", "done", "skipped", "failed"),
-        [
-            (r.name, r.state, r.priority, r.total, r.pending + r.queued, r.running, r.done, r.skipped, r.failed)
-            for r in rows
-        ],
-    )  # fmt: skip
+        ("cohort", "state", *counts),
+        [(row.name, row.state, *(getattr(row, count) for count in counts)) for row in rows],
+    )
     for row in rows if cohort is not None else ():
         print_problems(row)
 

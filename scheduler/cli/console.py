@@ -25,7 +25,9 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None) -> None:
+def print_table(
+    columns: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None
+) -> None:
     """Print a table; None prints as nothing. Cells are text, whatever brackets a file name holds."""
     from rich.text import Text
 

@@ -102,7 +102,9 @@ def _broker() -> Iterator[Finding]:
         with Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3) as client:
             client.ping()
     except AuthenticationError:
-        yield Finding("broker", "bad", "refuses the password", "Mend the password in PNEUMOSCREEN_BROKER_URL.")
+        yield Finding(
+            "broker", "bad", "refuses the password", "Mend the password in PNEUMOSCREEN_BROKER_URL."
+        )
     except (RedisError, OSError, ValueError) as error:
         running = Stack().is_running()
         mend = "See broker.log." if running else "Run `pneumoscreen up`, or set PNEUMOSCREEN_BROKER_URL."
@@ -142,7 +144,7 @@ def _model() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
-    done = subprocess.run(  # noqa: S603  (our own interpreter and module)
+    done = subprocess.run(
         [sys.executable, "-m", "worker.selfcheck"],
         capture_output=True,
         text=True,

@@ -36,8 +36,12 @@ def workers_answer() -> bool:
     from kombu.exceptions import OperationalError
     from redis.exceptions import RedisError
 
-    from worker.app import app
+    from worker.app import make_app
+    from worker.settings import BrokerSettings
 
+    # Not `worker.app.app`, whose broker is that of the moment when it was imported: each start of the
+    # stack has a new one.
+    app = make_app(BrokerSettings.read().broker_url.get_secret_value())
     try:
         replies = app.control.ping(timeout=1.0)
     except (OperationalError, RedisError, OSError):

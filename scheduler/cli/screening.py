@@ -152,21 +152,29 @@ def _print_summary(database: Database, progress: Progress, *, shown: int) -> Non
         print_table(
             ("image", "state", "P(PNEUMONIA)", "label", "problem"),
             [
-                (_short(r.source, source), r.state, "" if r.probability is None else f"{r.probability:.4f}", r.label, r.error)
-                for r in rows
+                (_short(row.source, source), row.state, _number(row.probability), row.label, row.error)
+                for row in rows
             ],
             title="Results" if len(rows) == progress.total else f"Results (first {len(rows)})",
-        )  # fmt: skip
+        )
+    counts = ("total", "done", "skipped", "failed")
     print_table(
-        ("cohort", "images", "done", "skipped", "failed", *(f"{count.label} ({count.model})" for count in labels)),
+        ("cohort", *counts, *(f"{count.label} ({count.model})" for count in labels)),
         [
-            (progress.name, progress.total, progress.done, progress.skipped, progress.failed,
-             *(count.images for count in labels)),
+            (
+                progress.name,
+                *(getattr(progress, count) for count in counts),
+                *(count.images for count in labels),
+            )
         ],
         title="Summary",
-    )  # fmt: skip
+    )
     print_problems(progress)
     console.print(DISCLAIMER, style="dim")
+
+
+def _number(probability: float | None) -> str:
+    return "" if probability is None else f"{probability:.4f}"
 
 
 def _short(uri: str, source: str) -> str:

@@ -30,10 +30,10 @@ class Identity:
 
 
 def read_identity(path: Path) -> Identity:
-    """Read the identifiers of a DICOM file: SOP Instance UID (0008,0018), Study and Series Instance UID
-    (0020,000D and 000E), Patient ID (0010,0020) as a pseudonym.
+    """Read the identifiers of a DICOM file.
 
-    Raises ImageProblem.
+    SOP Instance UID (0008,0018), Study and Series Instance UID (0020,000D and 000E), and Patient ID
+    (0010,0020) as a pseudonym. Raises FileVanished, FileUnreadable, CorruptImage.
     """
     from pydicom import dcmread
 
@@ -64,5 +64,3 @@ def _uid(value: object) -> str | None:
     """Return a unique identifier, or None for one that is missing or that no column could hold."""
     text = str(value).strip("\0 ") if value else ""
     return text if 0 < len(text) <= UID_LENGTH and text.isascii() and text.isprintable() else None
-
-

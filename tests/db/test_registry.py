@@ -30,9 +30,7 @@ def test_importing_twice_registers_once(database: Database, artefact: Path) -> N
         assert session.scalar(select(func.count()).select_from(Event)) == 1
 
 
-def test_promoting_retires_the_champion(
-    database: Database, model: Model, other_artefact: Path
-) -> None:
+def test_promoting_retires_the_champion(database: Database, model: Model, other_artefact: Path) -> None:
     other = import_model(database, other_artefact)
     for _ in range(2):
         with database.write() as session:

@@ -34,7 +34,7 @@ def test_images_are_found_at_any_depth_and_in_a_stable_order(phantoms: Path) -> 
 
 
 def test_dicom_is_told_by_its_content_and_grouped_by_study(phantoms: Path) -> None:
-    dicom = [image for image in FolderSource(phantoms / "dicom").walk()]
+    dicom = list(FolderSource(phantoms / "dicom").walk())
     assert len(dicom) == 4
     assert len({image.study_uid for image in dicom}) == 4
     assert all(image.series_uid and image.instance_uid for image in dicom)

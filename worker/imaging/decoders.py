@@ -6,7 +6,7 @@ from __future__ import annotations
 def available_decoders() -> dict[str, bool]:
     """Return the still-image transfer syntaxes that radiographs come in, by name, and whether they decode."""
     from pydicom import uid
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     syntaxes = (
         uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian,

@@ -6,19 +6,48 @@ from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
-from db.problems import CorruptImage, MultiFrame, NotAnImage, TooManyPixels, UnsupportedPixels
+from db.problems import CorruptImage, MultiFrame, NotAnImage, UnsupportedPixels
 from worker.imaging.limits import Limits
 from worker.imaging.picture import squeeze, squeeze_grey
+from worker.imaging.quiet import silence_libraries
 
-_FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
+#: How files of each format begin, and their reader. `Image.open` is passed by: its limit on pixels
+#: belongs to the whole process and not to us.
+_READERS: dict[bytes, type[ImageFile]] = {
+    b"\xff\xd8\xff": JpegImageFile,
+    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"II*\0": TiffImageFile,
+    b"MM\0*": TiffImageFile,
+    b"II+\0": TiffImageFile,
+    b"MM\0+": TiffImageFile,
+    b"BM": BmpImageFile,
+}
 
-#: How the files of these formats begin.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"BM")
+#: Pillow's modes that convert to RGB; the others are floats, signed or 32-bit numbers, of which a file
+#: does not say which are black and white, and CIELAB.
+_BYTES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
+_SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B"})
 
 #: TIFF 6.0, section 8.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _MIN_IS_WHITE = 258, 262, 0
+
+#: EXIF 2.32, section 4.6.4 A: how a picture is turned upright. 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode_raster(content: bytes, limits: Limits) -> NDArray[np.uint8]:
@@ -27,43 +56,63 @@ def decode_raster(content: bytes, limits: Limits) -> NDArray[np.uint8]:
     EXIF's orientation is honoured, transparency ignored. 16-bit greyscale is scaled by its known range.
     Raises NotAnImage, CorruptImage, TooManyPixels, TooFewPixels, MultiFrame, UnsupportedPixels.
     """
+    silence_libraries()
     image = _open(content)
     limits.check(*image.size)
-    if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-        raise MultiFrame
-    try:
-        image.load()
-        upright = ImageOps.exif_transpose(image)
-    except Exception as error:
-        # Pillow's decoders raise whatever a damaged file leads them into.
-        raise CorruptImage from error
-    if image.mode.startswith("I;16"):
-        return squeeze_grey(_scaled(upright, image))
-    if image.mode in ("I", "F"):
-        # 32 bits or signed: the file does not say which range is black to white.
+    if image.mode not in _BYTES | _SIXTEEN_BITS:
         raise UnsupportedPixels
+    white, inverted = _grey_scale(image)
+    upright = _load(image)
+    if upright.mode in _SIXTEEN_BITS:
+        grey = np.asarray(upright).astype(np.float32) / np.float32(white)
+        return squeeze_grey(1 - grey if inverted else grey)
     return squeeze(upright if upright.mode in ("L", "RGB") else upright.convert("RGB"))
 
 
-def _open(content: bytes) -> Image.Image:
+def _open(content: bytes) -> ImageFile:
+    """Read a file's header. Raises NotAnImage, CorruptImage, MultiFrame."""
+    reader = next((reader for start, reader in _READERS.items() if content.startswith(start)), None)
+    if reader is None:
+        raise NotAnImage
     try:
-        return Image.open(BytesIO(content), formats=_FORMATS)
-    except UnidentifiedImageError:
-        # A file that begins as an image and goes on as none is a damaged one.
-        raise (CorruptImage if content.startswith(_SIGNATURES) else NotAnImage) from None
-    except Image.DecompressionBombError:
-        raise TooManyPixels from None
+        image = reader(BytesIO(content))
+        several = _has_second_frame(image)
     except Exception as error:
+        # Pillow's readers raise whatever a damaged file leads them into.
         raise CorruptImage from error
+    if several:
+        raise MultiFrame
+    return image
 
 
-def _scaled(upright: Image.Image, original: Image.Image) -> NDArray[np.float32]:
-    """Return 16-bit greyscale in [0, 1] by the range that the file's format gives it."""
-    bits, inverted = 16, False
-    if original.format == "TIFF":
-        tags = original.getexif()
-        bits = int(tags.get(_BITS_PER_SAMPLE, bits))
-        # Pillow turns this round for 8 bits and not for 16.
-        inverted = tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE
-    grey = np.asarray(upright).astype(np.float32) / np.float32(2**bits - 1)
-    return np.float32(1) - grey if inverted else grey
+def _has_second_frame(image: ImageFile) -> bool:
+    """Tell several pages or an animation; the frame is the first one after all, where there is one only."""
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    return True
+
+
+def _load(image: ImageFile) -> Image.Image:
+    """Return an image decoded and upright. Raises CorruptImage."""
+    try:
+        image.load()
+        # TIFF's reader has turned the image and says so here.
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow's decoders raise whatever a damaged file leads them into.
+        raise CorruptImage from error
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _grey_scale(image: ImageFile) -> tuple[int, bool]:
+    """Return the value of white in 16-bit greyscale, and whether it is black instead."""
+    if not isinstance(image, TiffImageFile):
+        # PNG's samples fill their range, whatever the sBIT chunk says (PNG, third edition, 12.4).
+        return 2**16 - 1, False
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))
+    # Pillow turns this round for 8 bits and not for 16.
+    return 2 ** min(int(bits[0]), 16) - 1, image.tag_v2.get(_PHOTOMETRIC) == _MIN_IS_WHITE

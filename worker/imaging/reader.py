@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ _DEFAULTS = Limits()
 def read_picture(path: Path, *, limits: Limits = _DEFAULTS) -> Picture:
     """Read one image file; what kind it is, its content says and not its name.
 
-    Raises ImageProblem and nothing else for whatever the file may be. Several threads may read at once.
+    Raises ImageProblem for whatever the file may be. Several threads may read at once.
     """
     content = _read(path, limits)
     return Picture(pixels=decode(content, limits), digest=hashlib.sha256(content).hexdigest())
@@ -29,25 +31,29 @@ def read_picture(path: Path, *, limits: Limits = _DEFAULTS) -> Picture:
 
 def decode(content: bytes, limits: Limits = _DEFAULTS) -> NDArray[np.uint8]:
     """Return the picture in a file's bytes as uint8 (224, 224, 3). Raises ImageProblem."""
+    if not content:
+        raise EmptyFile
     if is_dicom(content):
         return decode_dicom(content, limits)
     return decode_raster(content, limits)
 
 
 def _read(path: Path, limits: Limits) -> bytes:
-    """Return a file's bytes. Raises EmptyFile, FileTooLarge, FileVanished, FileUnreadable."""
+    """Return a file's bytes. Raises FileTooLarge, FileVanished, FileUnreadable."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            # A pipe or a device would hold us until somebody writes to it.
-            raise FileUnreadable
-        if status.st_size > limits.max_file_bytes:
-            raise FileTooLarge
-        content = path.read_bytes()
+        with FileIO(path, opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise FileUnreadable
+            if status.st_size > limits.max_file_bytes:
+                raise FileTooLarge
+            return file.readall()
     except (FileNotFoundError, NotADirectoryError):
         raise FileVanished from None
     except (OSError, ValueError):
         raise FileUnreadable from None
-    if not content:
-        raise EmptyFile
-    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting: a pipe would hold us until somebody writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,0 +1,74 @@
+"""Images of a scene: `scene` (12 bits), `make_dicom`, `dicom_bytes`, `shade`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+
+from worker.imaging import decode
+
+
+@pytest.fixture(scope="session")
+def scene() -> np.ndarray:
+    """Draw slopes with some noise, 12 bits deep, that no turn or mirror maps to itself."""
+    y, x = np.mgrid[0:300, 0:256]
+    noise = np.random.default_rng(0).integers(0, 200, (300, 256))
+    return np.asarray(x * 10 + y * 4 + noise, dtype=np.uint16)
+
+
+@pytest.fixture(scope="session")
+def make_dicom() -> Callable[..., Dataset]:
+    def make(pixels: np.ndarray, bits: int = 12, **elements: Any) -> Dataset:
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+        dataset.SOPInstanceUID = generate_uid(entropy_srcs=["pneumoscreen test"])
+        dataset.Modality = "CR"
+        dataset.Rows, dataset.Columns = pixels.shape[:2]
+        dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+        if pixels.ndim == 3:
+            dataset.PlanarConfiguration = 0
+        dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
+        dataset.BitsAllocated, dataset.BitsStored = 8 * pixels.itemsize, bits
+        dataset.HighBit = bits - 1
+        dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+        dataset.PixelData = pixels.tobytes()
+        dataset["PixelData"].VR = "OB" if pixels.itemsize == 1 else "OW"
+        for keyword, value in elements.items():
+            setattr(dataset, keyword, value)
+        return dataset
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def dicom_bytes() -> Callable[..., bytes]:
+    def write(dataset: Dataset, syntax: UID | None = None) -> bytes:
+        buffer = BytesIO()
+        if syntax is not None:
+            dataset.file_meta.TransferSyntaxUID = syntax
+        dataset.save_as(buffer, enforce_file_format=True)
+        return buffer.getvalue()
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def shade(make_dicom: Callable[..., Dataset], dicom_bytes: Callable[..., bytes]) -> Callable[..., int]:
+    """Tell how bright one stored value is shown, from 0 to 255."""
+
+    def shown(value: int, dtype: str = "uint16", **elements: Any) -> int:
+        dataset = make_dicom(np.full((64, 64), value, dtype=dtype), **elements)
+        pixels = decode(dicom_bytes(dataset))
+        assert pixels.min() == pixels.max()
+        return int(pixels[0, 0, 0])
+
+    return shown

@@ -1,0 +1,63 @@
+"""What a compressed image says of itself before it is decoded."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+#: Markers of JPEG (ISO/IEC 10918-1 table B.1), JPEG-LS (ISO/IEC 14495-1 table C.1) and JPEG 2000
+#: (ISO/IEC 15444-1 table A.2).
+_START_OF_IMAGE, _START_OF_CODESTREAM_AND_SIZE = b"\xff\xd8", b"\xff\x4f\xff\x51"
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
+#: Without a length after them: fill, TEM, restart and start of image.
+_BARE = frozenset({0xFF, 0x01, *range(0xD0, 0xD9)})
+_START_OF_SCAN = 0xDA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codestream:
+    """The size of a compressed image, as its own header gives it."""
+
+    width: int
+    height: int
+    components: int
+    #: Bits of a sample.
+    precision: int
+
+
+def read_codestream(frame: bytes) -> Codestream | None:
+    """Return what a JPEG, JPEG-LS or JPEG 2000 frame says of itself, None where it says nothing."""
+    try:
+        if frame.startswith(_START_OF_IMAGE):
+            return _read_jpeg(frame)
+        # Some writers put the whole JP2 file around the codestream.
+        start = frame.find(_START_OF_CODESTREAM_AND_SIZE, 0, 4096)
+        return None if start < 0 else _read_jpeg2000(frame, start)
+    except (IndexError, struct.error):
+        return None
+
+
+def _read_jpeg(frame: bytes) -> Codestream | None:
+    """Read the frame header, ISO/IEC 10918-1 B.2.2."""
+    at = 2
+    while frame[at] == 0xFF and frame[at + 1] != _START_OF_SCAN:
+        marker = frame[at + 1]
+        if marker in _FRAMES:
+            precision, height, width, components = struct.unpack_from(">BHHB", frame, at + 4)
+            return Codestream(width=width, height=height, components=components, precision=precision)
+        if marker == 0xFF:
+            at += 1
+        elif marker in _BARE:
+            at += 2
+        else:
+            at += 2 + struct.unpack_from(">H", frame, at + 2)[0]
+    return None
+
+
+def _read_jpeg2000(frame: bytes, start: int) -> Codestream:
+    """Read the image and tile size, ISO/IEC 15444-1 A.5.1."""
+    right, bottom, left, top = struct.unpack_from(">4L", frame, start + 8)
+    components, depth = struct.unpack_from(">HB", frame, start + 40)
+    return Codestream(
+        width=right - left, height=bottom - top, components=components, precision=(depth & 0x7F) + 1
+    )
