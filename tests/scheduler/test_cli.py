@@ -1,0 +1,138 @@
+"""The command line's contract, without the stack."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from db.engine import Database
+from db.migrate import upgrade
+from db.registry import ensure_champion
+
+
+def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command; nothing that it meets may end in a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def champion(home: Path, artefact: Path) -> None:
+    """Register the small model in the data directory that the commands use."""
+    database = Database()
+    upgrade(database)
+    ensure_champion(database, artefact)
+    database.close()
+
+
+@pytest.mark.usefixtures("champion")
+def test_a_cohort_from_submit_to_results(phantoms: Path, tmp_path: Path) -> None:
+    submitted = json.loads(run("submit", str(phantoms), "--cohort", "trial", "--json").stdout)
+    assert (submitted["found"], submitted["new"], submitted["ignored"]) == (10, 10, 0)
+    assert "0 of them new" in run("submit", str(phantoms), "--cohort", "trial").stdout
+    (status,) = json.loads(run("status", "--json").stdout)
+    assert (status["name"], status["total"], status["pending"]) == ("trial", 10, 10)
+    assert json.loads(run("cancel", "trial", "--json").stdout) == {"cohort": "trial", "images": 10}
+    assert "cancelled" in run("status", "trial").stdout
+    run("watch", "trial")
+    run("results", "trial", "--out", str(tmp_path / "r.csv"))
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 11
+    assert json.loads(run("retry", "trial", "--json").stdout) == {"cohort": "trial", "images": 10}
+
+
+@pytest.mark.usefixtures("champion")
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["submit", "/nowhere", "--cohort", "c"], "source-missing"),
+        (["screen", "/nowhere"], "source-missing"),
+        (["screen", "{empty}"], "source-empty"),
+        (["submit", "{empty}", "--cohort", "c"], "source-empty"),
+        (["screen", "{empty}", "--out", "results.docx"], "output-format-unknown"),
+        (["submit", "{phantoms}", "--cohort", "c", "--model", "resnet50-x"], "model-unknown"),
+        (["status", "nobody"], "cohort-unknown"),
+        (["watch", "nobody"], "cohort-unknown"),
+        (["retry", "nobody"], "cohort-unknown"),
+        (["cancel", "nobody"], "cohort-unknown"),
+        (["results", "nobody", "--out", "r.csv"], "cohort-unknown"),
+        (["evaluate", "{empty}"], "labelled-folders-missing"),
+        (["retrain", "{empty}", "--weights", "{empty}"], "initial-weights-missing"),
+        (["retrain", "{empty}", "--weights", "{empty}", "--backbone", "vgg"], "backbone-unknown"),
+        (["retrain", "{empty}", "--weights", "{empty}", "--recipe", "best"], "recipe-unknown"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_mistake_is_one_line_with_a_code(
+    phantoms: Path, tmp_path: Path, arguments: list[str], code: str
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    done = run(*(part.format(empty=empty, phantoms=phantoms) for part in arguments), expect=2)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error [{code}]: ")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "code"),
+    [
+        ("LEASE_SECONDS", "soon", "settings-invalid"),
+        ("DATABASE_URL", "mysql://root@localhost/x", "database-url-invalid"),
+        ("DATABASE_URL", "not a url", "database-url-invalid"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, setting: str, value: str, code: str
+) -> None:
+    monkeypatch.setenv(f"PNEUMOSCREEN_{setting}", value)
+    done = run("doctor" if code == "settings-invalid" else "status", expect=2)
+    assert code in done.stdout + done.stderr
+    assert "root" not in done.stderr
+
+
+def test_doctor_finds_a_new_installation_in_order(home: Path) -> None:
+    findings = {one["check"]: one for one in json.loads(run("doctor", "--json").stdout)}
+    assert set(findings) == {
+        "settings", "database", "broker", "model", "torch", "GPU", "decoders", "disk",
+    }  # fmt: skip
+    assert not [one for one in findings.values() if one["verdict"] == "bad"]
+    assert "16 DICOM transfer syntaxes" in findings["decoders"]["found"]
+    assert findings["database"]["found"] == "empty"
+    assert "pneumoscreen up" in findings["broker"]["mend"]
+
+
+@pytest.mark.usefixtures("champion")
+def test_doctor_finds_a_swapped_model_and_a_misspelt_setting(home: Path, artefact: Path) -> None:
+    weights = home / "models" / artefact.name / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    (home / "pneumoscreen.toml").write_text("lease_secnods = 3\n")
+    findings = {one["check"]: one for one in json.loads(run("doctor", "--json", expect=2).stdout)}
+    assert findings["model"]["found"] == "model-digest-mismatch"
+    assert findings["settings"]["verdict"] == "bad"
+    assert "lease_secnods" in findings["settings"]["mend"]
+    assert findings["database"]["verdict"] == "good"
+
+
+def test_settings_come_from_the_environment_then_secrets_then_the_file(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from worker.settings import BrokerSettings
+
+    def url() -> str:
+        return BrokerSettings.read().broker_url.get_secret_value()
+
+    (home / "secrets").mkdir(parents=True)
+    (home / "pneumoscreen.toml").write_text('broker_url = "redis://file/0"\n')
+    assert url() == "redis://file/0"
+    (home / "secrets" / "pneumoscreen_broker_url").write_text("redis://secret/0")
+    assert url() == "redis://secret/0"
+    monkeypatch.setenv("PNEUMOSCREEN_BROKER_URL", "redis://environment/0")
+    assert url() == "redis://environment/0"
+    assert "environment" not in repr(BrokerSettings.read())
