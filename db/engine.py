@@ -21,6 +21,12 @@ class DatabaseUrlInvalid(PneumoscreenError):
     code = "database-url-invalid"
 
 
+class DatabaseUnreachable(PneumoscreenError):
+    """The job table cannot be opened. Check PNEUMOSCREEN_HOME or PNEUMOSCREEN_DATABASE_URL, and `doctor`."""
+
+    code = "database-unreachable"
+
+
 class Database:
     """The job table, on SQLite or PostgreSQL."""
 
@@ -63,8 +69,11 @@ def _engine(url: str, busy_seconds: float) -> Engine:
 
 def _sqlite_engine(url: Any, busy_seconds: float) -> Engine:
     if url.database:
-        # The data directory holds patient data: nobody else may look in.
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # It holds patient data: nobody else may look in. SQLite gives its side files the same mode.
+        file = Path(url.database)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not file.exists():
+            file.touch(mode=0o600)
     engine = create_engine(url, connect_args={"timeout": busy_seconds})
 
     @event.listens_for(engine, "connect")

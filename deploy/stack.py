@@ -170,6 +170,10 @@ class Stack:
         shutil.rmtree(self.socket_folder, ignore_errors=True)
         return True
 
+    def stop_process(self, name: str) -> None:
+        """Stop one process and leave it stopped. Raises StackNotRunning."""
+        self._call(lambda server: server.supervisor.stopProcess(name))
+
     # -- talking to supervisord
 
     def _call(self, what: Callable[[ServerProxy], Any]) -> Any:

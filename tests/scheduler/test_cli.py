@@ -86,6 +86,8 @@ def test_a_mistake_is_one_line_with_a_code(
         ("LEASE_SECONDS", "soon", "settings-invalid"),
         ("DATABASE_URL", "mysql://root@localhost/x", "database-url-invalid"),
         ("DATABASE_URL", "not a url", "database-url-invalid"),
+        ("DATABASE_URL", "postgresql://root@127.0.0.1:1/x", "database-unreachable"),
+        ("HOME", "/proc/nowhere", "database-unreachable"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_named_at_the_start(

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 #: (ISO/IEC 15444-1 table A.2).
 _START_OF_IMAGE, _START_OF_CODESTREAM_AND_SIZE = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
-#: Without a length after them: fill, TEM, restart and start of image.
-_BARE = frozenset({0xFF, 0x01, *range(0xD0, 0xD9)})
-_START_OF_SCAN = 0xDA
+#: What may stand beside the frame header before the first scan: tables, restart interval, application
+#: data, JPEG-LS parameters, comments.
+_TABLES = frozenset({0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xF8, 0xFE})
+_FILL, _START_OF_SCAN = 0xFF, 0xDA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class Codestream:
 
 
 def read_codestream(frame: bytes) -> Codestream | None:
-    """Return what a JPEG, JPEG-LS or JPEG 2000 frame says of itself, None where it says nothing."""
+    """Return what a JPEG, JPEG-LS or JPEG 2000 frame says of itself, None where it is none of them."""
     try:
         if frame.startswith(_START_OF_IMAGE):
             return _read_jpeg(frame)
@@ -38,19 +39,21 @@ def read_codestream(frame: bytes) -> Codestream | None:
 
 
 def _read_jpeg(frame: bytes) -> Codestream | None:
-    """Read the frame header, ISO/IEC 10918-1 B.2.2."""
-    at = 2
-    while frame[at] == 0xFF and frame[at + 1] != _START_OF_SCAN:
+    """Read the frame header, ISO/IEC 10918-1 B.2.2, and make sure that nothing but tables leads to a scan."""
+    at, found = 2, None
+    while frame[at] == _FILL:
         marker = frame[at + 1]
-        if marker in _FRAMES:
-            precision, height, width, components = struct.unpack_from(">BHHB", frame, at + 4)
-            return Codestream(width=width, height=height, components=components, precision=precision)
-        if marker == 0xFF:
+        if marker == _START_OF_SCAN:
+            return found
+        if marker == _FILL:
             at += 1
-        elif marker in _BARE:
-            at += 2
-        else:
-            at += 2 + struct.unpack_from(">H", frame, at + 2)[0]
+            continue
+        if marker in _FRAMES and found is None:
+            precision, height, width, components = struct.unpack_from(">BHHB", frame, at + 4)
+            found = Codestream(width=width, height=height, components=components, precision=precision)
+        elif marker not in _TABLES:
+            return None
+        at += 2 + struct.unpack_from(">H", frame, at + 2)[0]
     return None
 
 

@@ -92,6 +92,8 @@ def _read(content: bytes, limits: Limits) -> FileDataset:
         raise CorruptImage
     if not syntax:
         _tell_transfer_syntax(dataset)
+    elif not isinstance(syntax, str):
+        raise CorruptImage("TransferSyntaxUID")
     return dataset
 
 

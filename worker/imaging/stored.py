@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
     from pydicom.pixels.decoders.base import Decoder
 
+#: Decoders that refuse damaged frames, the one that is asked first at the front.
+_SAFE_PLUGINS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
+
 
 def stored_values(dataset: FileDataset) -> NDArray[np.generic]:
     """Return stored values (rows, columns), or RGB (rows, columns, 3). Raises CorruptImage, NoDecoder."""
@@ -24,7 +27,7 @@ def stored_values(dataset: FileDataset) -> NDArray[np.generic]:
             frame = _first_frame(dataset)
             if _is_12_bit_jpeg(dataset, frame):
                 return _decode_12_bit_jpeg(dataset, frame)
-        return decoder.as_array(dataset)[0]
+        return decoder.as_array(dataset, decoding_plugin=_plugin(decoder))[0]
     except (ImageProblem, MemoryError):
         raise
     except BaseException as error:
@@ -48,6 +51,15 @@ def _decoder(dataset: FileDataset) -> Decoder:
     return decoder
 
 
+def _plugin(decoder: Decoder) -> str:
+    """Name the plugin that decodes; empty for the only one there is or for none.
+
+    pydicom asks GDCM first, and on damaged frames GDCM takes the whole process down (an abort or a
+    segmentation fault), so it is left for JPEG Lossless, which no other one reads.
+    """
+    return next((plugin for plugin in _SAFE_PLUGINS if plugin in decoder.available_plugins), "")
+
+
 def _first_frame(dataset: FileDataset) -> bytes:
     """Return the compressed frame. Raises CorruptImage where it contradicts the header.
 
@@ -55,10 +67,15 @@ def _first_frame(dataset: FileDataset) -> bytes:
     says 100 x 100 would take all memory.
     """
     from pydicom.encaps import generate_frames
+    from pydicom.uid import RLELossless
 
     frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
     found = read_codestream(frame)
+    if found is None and dataset.file_meta.TransferSyntaxUID != RLELossless:
+        raise CorruptImage
     if found is not None:
+        if found.precision > integer(dataset, "BitsAllocated"):
+            raise CorruptImage("precision")
         size = (integer(dataset, "Columns"), integer(dataset, "Rows"), integer(dataset, "SamplesPerPixel", 1))
         if (found.width, found.height, found.components) != size:
             raise CorruptImage("size")

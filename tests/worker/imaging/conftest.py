@@ -1,9 +1,10 @@
-"""Images of a scene: `scene` (12 bits), `make_dicom`, `dicom_bytes`, `shade`."""
+"""Images of a scene: `scene` (12 bits), `make_dicom`, `dicom_bytes`, `by_gdcm`, `shade`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,31 @@ def dicom_bytes() -> Callable[..., bytes]:
         return buffer.getvalue()
 
     return write
+
+
+@pytest.fixture
+def by_gdcm(tmp_path: Path) -> Callable[[bytes, str], bytes]:
+    """Encode with GDCM, which writes syntaxes that pydicom does not."""
+
+    def encode(content: bytes, syntax: str) -> bytes:
+        import gdcm
+
+        (tmp_path / "plain.dcm").write_bytes(content)
+        reader = gdcm.ImageReader()
+        reader.SetFileName(str(tmp_path / "plain.dcm"))
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFileName(str(tmp_path / "encoded.dcm"))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        return (tmp_path / "encoded.dcm").read_bytes()
+
+    return encode
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
+from pydicom.data import get_testdata_file
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from db.problems import CorruptImage, ImageProblem
@@ -109,6 +113,51 @@ def test_pieces_cut_out_doubled_or_put_in_are_a_problem_or_a_picture(
 def test_noise_is_a_problem(noise: bytes, start: bytes) -> None:
     with pytest.raises(ImageProblem):
         decode(start + noise)
+
+
+#: Decodes a file with damage after damage to its compressed frame.
+CODE = """
+import sys
+from pathlib import Path
+import numpy as np
+from db.problems import ImageProblem
+from worker.imaging import decode
+good = np.frombuffer(Path(sys.argv[1]).read_bytes(), np.uint8)
+start = good.tobytes().index(bytes.fromhex(sys.argv[2]))
+random = np.random.default_rng(1)
+for _ in range(600):
+    content = good.copy()
+    span = 120 if random.random() < 0.6 else len(content) - start
+    content[start + random.integers(0, span, random.integers(1, 6))] = random.integers(256)
+    try:
+        decode(content.tobytes())
+    except ImageProblem:
+        pass
+"""
+
+
+@pytest.mark.parametrize("kind", ["JPEG lossless", "JPEG 12 bits", "JPEG-LS", "JPEG 2000"])
+def test_a_damaged_frame_does_not_take_the_process_down(
+    tmp_path: Path,
+    kind: str,
+    healthy: dict[str, bytes],
+    by_gdcm: Callable[[bytes, str], bytes],
+    dicom_bytes: Callable[..., bytes],
+) -> None:
+    if kind == "JPEG lossless":
+        content = by_gdcm(healthy["plain"], "JPEGLosslessProcess14_1")
+    elif kind == "JPEG 12 bits":
+        theirs = dcmread(str(get_testdata_file("JPGExtended.dcm", download=False)))
+        theirs.Modality, theirs.BodyPartExamined = "CR", "CHEST"
+        content = dicom_bytes(theirs)
+    else:
+        content = healthy[kind]
+    assert decode(content).shape == (224, 224, 3)
+    (tmp_path / "file").write_bytes(content)
+    begins = "ff4fff51" if kind == "JPEG 2000" else "ffd8ff"
+    command = [sys.executable, "-c", CODE, str(tmp_path / "file"), begins]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-300:]
 
 
 def test_what_a_library_said_is_kept_as_the_cause(healthy: dict[str, bytes]) -> None:

@@ -1,0 +1,102 @@
+"""Celery's pools for the screening worker: images per second, and whether it answers while it works.
+
+Flower and `doctor` ask a worker over Celery's remote control; a pool that does not answer while it
+screens looks dead to both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from db.engine import Database
+from db.migrate import upgrade
+from db.registry import ensure_champion
+from db.states import ImageState
+from db.tables import Image
+from deploy.models import default_model
+from deploy.stack import Stack
+from scheduler.cli.running import start_stack, workers_answer
+from scheduler.ingest.folder import FolderSource
+from scheduler.submit import submit
+from worker.app import make_app
+from worker.settings import BrokerSettings
+
+POOLS = {
+    "solo": ["--pool=solo"],
+    "threads, 1 batch": ["--pool=threads", "--concurrency=1"],
+    "threads, 2 batches": ["--pool=threads", "--concurrency=2"],
+    "prefork, 1 process": ["--pool=prefork", "--concurrency=1"],
+}
+
+pytestmark = [pytest.mark.bench, pytest.mark.shared]
+
+
+@contextmanager
+def screening_worker(options: list[str], log: Path) -> Iterator[None]:
+    """Run a screening worker with a pool, beside the stack whose own has been stopped."""
+    command = [
+        sys.executable, "-m", "celery", "-A", "worker.tasks", "worker", "-Q", "screen", "-n", "screen@%h",
+        "--without-gossip", "--without-mingle", *options,
+    ]  # fmt: skip
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+        try:
+            deadline = time.monotonic() + 120
+            while not workers_answer():
+                assert time.monotonic() < deadline, log.read_text()
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def screen(database: Database, folder: Path, name: str) -> tuple[float, list[float]]:
+    """Screen a cohort; return images per second, and how long the worker took to answer meanwhile."""
+    app = make_app(BrokerSettings.read().broker_url.get_secret_value())
+    answers: list[float] = []
+    start = time.perf_counter()
+    cohort = submit(database, FolderSource(folder), name=name, described="bench")
+    done = 0
+    while done < cohort.found:
+        asked = time.perf_counter()
+        app.control.ping(timeout=3, limit=2)
+        answers.append(time.perf_counter() - asked)
+        with database.read() as session:
+            done = session.scalars(
+                select(func.count())
+                .select_from(Image)
+                .where(Image.cohort_id == cohort.cohort_id, Image.state == ImageState.DONE)
+            ).one()
+    return done / (time.perf_counter() - start), answers
+
+
+def test_pools(shared: Path, home: Path, tmp_path: Path) -> None:
+    folder = shared / "chest_xray_original"
+    database = Database()
+    upgrade(database)
+    ensure_champion(database, default_model())
+    stack = Stack()
+    found: dict[str, tuple[float, float]] = {}
+    try:
+        start_stack(database, stack)
+        stack.stop_process("worker")
+        for name, options in POOLS.items():
+            with screening_worker(options, tmp_path / "worker.log"):
+                screen(database, folder, f"{name}, warm-up")
+                rate, answers = screen(database, folder, name)
+            found[name] = (rate, statistics.median(answers))
+    finally:
+        stack.stop()
+    print()
+    for name, (rate, answer) in found.items():
+        print(f"{name:20} {rate:6.1f} images/s   answers in {answer:.2f} s (median; 3.00 is never)")
+    assert found["threads, 2 batches"][1] < 1.0
