@@ -71,6 +71,8 @@ class Screened:
     #: P(PNEUMONIA).
     probability: float
     label: str
+    #: Number format that the probability was computed in.
+    precision: str
     #: SHA-256 of the file's bytes.
     input_digest: str
 
@@ -88,7 +90,6 @@ class Provenance:
     """What all predictions of a batch have in common."""
 
     threshold: float
-    precision: str
     runtime: str
     preprocessing: str
     software: str
@@ -282,7 +283,7 @@ def _upsert_predictions(
             "label": one.label,
             "input_digest": one.input_digest,
             "threshold": provenance.threshold,
-            "precision": provenance.precision,
+            "precision": one.precision,
             "runtime": provenance.runtime,
             "preprocessing": provenance.preprocessing,
             "software": provenance.software,

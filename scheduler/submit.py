@@ -14,6 +14,7 @@ from db.engine import Database
 from db.images import add_images
 from db.registry import champion, find_model
 from db.states import CohortState
+from scheduler.doorbell import ask_for_batches
 from scheduler.ingest.source import Source, SourceEmpty
 from scheduler.settings import SchedulerSettings
 
@@ -69,6 +70,8 @@ def submit(
         chunk = list(islice(images, size))
     with database.write() as session:
         close_ingest(session, cohort_id)
+    if new:
+        ask_for_batches()
     return Submitted(cohort_id=cohort_id, cohort=name, found=found, new=new, ignored=source.ignored)
 
 

@@ -31,7 +31,7 @@ class Precision(StrEnum):
 
     #: Single precision; what the probabilities are defined by.
     FP32 = "fp32"
-    #: bfloat16 autocast; about twice as fast on a CPU that has it.
+    #: bfloat16 autocast; about twice as fast where the device has it.
     BF16 = "bf16"
 
 
@@ -65,12 +65,9 @@ def best_device() -> torch.device:
 class ResidentLearner:
     """A model in evaluation mode on its device, with its card."""
 
-    def __init__(
-        self, card: ModelCard, network: nn.Module, *, device: torch.device, precision: Precision
-    ) -> None:
+    def __init__(self, card: ModelCard, network: nn.Module, *, device: torch.device) -> None:
         self.card = card
         self.device = device
-        self.precision = precision
         # Convolutions on channels-last tensors take less than half the time on a CPU.
         self.network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
@@ -81,7 +78,6 @@ class ResidentLearner:
         *,
         digest: str | None = None,
         device: torch.device | None = None,
-        precision: Precision = Precision.FP32,
     ) -> ResidentLearner:
         """Rebuild a learner from its artefact.
 
@@ -95,7 +91,7 @@ class ResidentLearner:
             network.load_state_dict(weights, strict=True)
         except RuntimeError as error:
             raise ModelWeightsUnfit(card.backbone) from error
-        return cls(card, network, device=device or best_device(), precision=precision)
+        return cls(card, network, device=device or best_device())
 
     @property
     def runtime(self) -> str:
@@ -103,7 +99,9 @@ class ResidentLearner:
         return f"torch-{torch.__version__}/{self.device.type}"
 
     @torch.inference_mode()
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def probabilities(
+        self, pixels: NDArray[np.uint8], precision: Precision = Precision.FP32
+    ) -> NDArray[np.float32]:
         """Return class probabilities (N, classes) as float32 for pixels (N, 224, 224, 3) as uint8.
 
         Columns follow `card.classes`. Raises torch.OutOfMemoryError where the device has too little memory.
@@ -111,9 +109,7 @@ class ResidentLearner:
         # A permuted NHWC array is a channels-last NCHW tensor already: nothing is copied.
         tensor = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         inputs = normalise(tensor, self.card)
-        autocast = torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision is Precision.BF16
-        )
+        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision is Precision.BF16)
         with autocast:
             logits = self.network(inputs)
         scaled = logits.float() / self.card.temperature

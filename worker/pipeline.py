@@ -20,9 +20,11 @@ from db.errors import PneumoscreenError
 from db.model_card import POSITIVE
 from db.problems import BrokenModelOutput, ImageProblem, OutOfMemory, ScreeningFailed
 from db.uri import uri_to_path
+from worker.adaptive import Row, native_bf16
+from worker.adaptive import predict as predict_rows
 from worker.heartbeat import Heartbeat
 from worker.imaging import PREPROCESSING, Limits, Picture, read_picture
-from worker.learner import Precision, ResidentLearner
+from worker.learner import ResidentLearner, best_device
 from worker.residents import Residents
 from worker.settings import WorkerSettings
 
@@ -38,7 +40,8 @@ class Pipeline:
         self.database = database
         self._settings = settings
         self._limits = Limits(max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
-        self.residents = Residents(database, Precision(settings.precision))
+        self.residents = Residents(database)
+        self._adaptive = settings.precision == "adaptive" and native_bf16(best_device())
         self._decoders = ThreadPoolExecutor(
             settings.decode_threads or os.cpu_count() or 1, thread_name_prefix="decode"
         )
@@ -75,7 +78,7 @@ class Pipeline:
         for decoded in self._decode(claimed.items):
             heartbeat.check()
             with self._device:
-                results = predict(learner, decoded)
+                results = predict(learner, decoded, adaptive=self._adaptive)
             screened += [result for result in results if isinstance(result, Screened)]
             problems += [result for result in results if isinstance(result, NotScreened)]
         with self.database.write() as session:
@@ -108,14 +111,15 @@ def provenance(learner: ResidentLearner) -> Provenance:
     """Return what explains a learner's predictions."""
     return Provenance(
         threshold=learner.card.threshold,
-        precision=learner.precision,
         runtime=learner.runtime,
         preprocessing=PREPROCESSING,
         software=version("pneumoscreen"),
     )
 
 
-def predict(learner: ResidentLearner, decoded: list[Decoded]) -> list[Screened | NotScreened]:
+def predict(
+    learner: ResidentLearner, decoded: list[Decoded], *, adaptive: bool
+) -> list[Screened | NotScreened]:
     """Return the outcome of each image of one forward pass."""
     problems = [
         NotScreened(item.image_id, picture) for item, picture in decoded if isinstance(picture, ImageProblem)
@@ -123,24 +127,26 @@ def predict(learner: ResidentLearner, decoded: list[Decoded]) -> list[Screened |
     readable = [(item, picture) for item, picture in decoded if isinstance(picture, Picture)]
     if not readable:
         return [*problems]
-    rows = probabilities(learner, np.stack([picture.pixels for _, picture in readable]))
+    rows = fitting_rows(learner, np.stack([picture.pixels for _, picture in readable]), adaptive=adaptive)
     return problems + [
         _outcome(learner, item, picture, row) for (item, picture), row in zip(readable, rows, strict=True)
     ]
 
 
 def _outcome(
-    learner: ResidentLearner, item: Item, picture: Picture, row: NDArray[np.float32] | None
+    learner: ResidentLearner, item: Item, picture: Picture, row: Row | None
 ) -> Screened | NotScreened:
     if row is None:
         return NotScreened(item.image_id, OutOfMemory())
-    if not np.isfinite(row).all():
+    values = row.values
+    if not np.isfinite(values).all():
         return NotScreened(item.image_id, BrokenModelOutput())
     return Screened(
         image_id=item.image_id,
         # Rounding may carry a sum of three or more classes a hair over 1.
-        probability=min(float(row[learner.card.positive_column]), 1.0),
-        label=label_of(learner, row),
+        probability=min(float(values[learner.card.positive_column]), 1.0),
+        label=label_of(learner, values),
+        precision=row.precision,
         input_digest=picture.digest,
     )
 
@@ -154,17 +160,19 @@ def label_of(learner: ResidentLearner, row: NDArray[np.float32]) -> str:
     return learner.card.classes[max(others, key=lambda index: float(row[index]))]
 
 
-def probabilities(learner: ResidentLearner, pixels: NDArray[np.uint8]) -> list[NDArray[np.float32] | None]:
+def fitting_rows(learner: ResidentLearner, pixels: NDArray[np.uint8], *, adaptive: bool) -> list[Row | None]:
     """Return class probabilities per picture; where memory runs out, by ever smaller passes.
 
     None stands for a picture that does not fit by itself.
     """
     try:
-        return list(learner.probabilities(pixels))
+        return [*predict_rows(learner, pixels, adaptive=adaptive)]
     except torch.OutOfMemoryError:
         if len(pixels) == 1:
             return [None]
     # Outside the handler: the error holds on to the memory of the failed pass.
     torch.cuda.empty_cache()
     half = len(pixels) // 2
-    return probabilities(learner, pixels[:half]) + probabilities(learner, pixels[half:])
+    return fitting_rows(learner, pixels[:half], adaptive=adaptive) + fitting_rows(
+        learner, pixels[half:], adaptive=adaptive
+    )

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 from db.engine import Database
 from db.tables import Model
-from worker.learner import Precision, ResidentLearner
+from worker.learner import ResidentLearner
 
 #: Learners kept at a time: a champion and the one that replaces it, while batches of both are under way.
 _KEPT = 2
@@ -16,9 +16,8 @@ _KEPT = 2
 class Residents:
     """Learners by registered model, loaded at first use and kept."""
 
-    def __init__(self, database: Database, precision: Precision) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._precision = precision
         self._learners: OrderedDict[int, ResidentLearner] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -38,6 +37,4 @@ class Residents:
     def _load(self, model_id: int) -> ResidentLearner:
         with self._database.read() as session:
             model = session.get_one(Model, model_id)
-        return ResidentLearner.load(
-            self._database.models_folder / model.name, digest=model.weights_digest, precision=self._precision
-        )
+        return ResidentLearner.load(self._database.models_folder / model.name, digest=model.weights_digest)

@@ -11,6 +11,7 @@ from kombu.exceptions import OperationalError
 
 from db.engine import Database
 from db.registry import find_champion
+from worker.allocator import keep_memory
 from worker.app import DISPATCH, SCREEN_BATCH, app
 from worker.settings import WorkerSettings
 
@@ -44,6 +45,7 @@ def screen_batch(batch_id: int) -> None:
 @worker_init.connect  # type: ignore[untyped-decorator]
 def load_champion(**_: Any) -> None:
     """Load the champion before the worker says that it is ready, so that the first batch does not wait."""
+    keep_memory()
     pipeline = _pipeline()
     with pipeline.database.read() as session:
         model = find_champion(session)

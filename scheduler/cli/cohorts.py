@@ -103,9 +103,11 @@ def retry(cohort: CohortName, as_json: AsJson = False) -> None:
     """Screen a cohort's failed and cancelled images again."""
     from db.cohorts import find_cohort
     from db.cohorts import retry as try_again
+    from scheduler.doorbell import ask_for_batches
 
     with ready_database().write() as session:
         again = try_again(session, find_cohort(session, cohort))
+    ask_for_batches()
     _say_count(cohort, "images", again, "will be screened again", as_json)
 
 

@@ -34,9 +34,7 @@ from db.registry import NoChampion
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 
-PROVENANCE = Provenance(
-    threshold=0.5, precision="fp32", runtime="test", preprocessing="test", software="test"
-)
+PROVENANCE = Provenance(threshold=0.5, runtime="test", preprocessing="test", software="test")
 
 
 def submit(database: Database, count: int, *, name: str = "trial", priority: int = 0) -> int:
@@ -65,7 +63,9 @@ def held(database: Database, batch_id: int, *, lease_seconds: float = 60) -> Cla
 
 def finish(database: Database, claimed: Claim, *, bad: int = 0) -> None:
     screened = [
-        Screened(image_id=item.image_id, probability=0.9, label="PNEUMONIA", input_digest="d")
+        Screened(
+            image_id=item.image_id, probability=0.9, label="PNEUMONIA", precision="fp32", input_digest="d"
+        )
         for item in claimed.items[bad:]
     ]
     problems = [NotScreened(item.image_id, CorruptImage()) for item in claimed.items[:bad]]

@@ -37,11 +37,19 @@ def finished(database: Database, model: object) -> Database:
             session,
             claimed,
             [
-                Screened(image_id=first, probability=0.1234567890123, label="NORMAL", input_digest="d"),
-                Screened(image_id=third, probability=1.0, label="PNEUMONIA", input_digest="e"),
+                Screened(
+                    image_id=first,
+                    probability=0.1234567890123,
+                    label="NORMAL",
+                    precision="fp32",
+                    input_digest="d",
+                ),
+                Screened(
+                    image_id=third, probability=1.0, label="PNEUMONIA", precision="bf16", input_digest="e"
+                ),
             ],
             [NotScreened(second, CorruptImage())],
-            Provenance(threshold=0.5, precision="fp32", runtime="r", preprocessing="p", software="s"),
+            Provenance(threshold=0.5, runtime="r", preprocessing="p", software="s"),
         )
     return database
 

@@ -92,8 +92,9 @@ def test_a_learner_gives_probabilities_that_add_up_to_one(artefact: Path, random
 
 
 def test_bf16_agrees_roughly(artefact: Path, random_pixels: np.ndarray) -> None:
-    single = ResidentLearner.load(artefact, device=CPU).probabilities(random_pixels)
-    half = ResidentLearner.load(artefact, device=CPU, precision=Precision.BF16).probabilities(random_pixels)
+    learner = ResidentLearner.load(artefact, device=CPU)
+    single = learner.probabilities(random_pixels)
+    half = learner.probabilities(random_pixels, Precision.BF16)
     assert 0 < np.abs(single - half).max() < 0.05
 
 

@@ -19,7 +19,7 @@ from db.model_card import WEIGHTS_FILE, ModelDigestMismatch
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 from worker.imaging import PREPROCESSING
-from worker.learner import ResidentLearner
+from worker.learner import Precision, ResidentLearner
 from worker.pipeline import Pipeline
 from worker.settings import WorkerSettings
 
@@ -63,7 +63,7 @@ def test_a_prediction_holds_what_explains_it(database: Database, model: Model, f
         assert prediction.model_id == model.id
         assert prediction.threshold == model.threshold
         assert prediction.preprocessing == PREPROCESSING
-        assert prediction.precision == "fp32"
+        assert prediction.precision in ("fp32", "bf16")
         assert prediction.runtime.startswith(f"torch-{torch.__version__}/")
         assert prediction.software
         assert prediction.input_digest == hashlib.sha256(files[0].read_bytes()).hexdigest()
@@ -75,7 +75,7 @@ def test_the_probability_is_that_of_pneumonia_by_name(
 ) -> None:
     from worker.imaging import read_picture
 
-    Pipeline(database, WorkerSettings()).screen(submit(database, files[:3]))
+    Pipeline(database, WorkerSettings(precision="fp32")).screen(submit(database, files[:3]))
     learner = ResidentLearner.load(artefact, device=torch.device("cpu"))
     rows = learner.probabilities(np.stack([read_picture(file).pixels for file in files[:3]]))
     column = model.card["classes"].index("PNEUMONIA")
@@ -135,10 +135,10 @@ def test_where_memory_runs_out_passes_shrink_and_an_image_too_large_fails_alone(
     real = ResidentLearner.probabilities
     culprit = read_picture(files[4]).pixels
 
-    def little_memory(self: ResidentLearner, pixels: np.ndarray) -> np.ndarray:
+    def little_memory(self: ResidentLearner, pixels: np.ndarray, *precision: Precision) -> np.ndarray:
         if len(pixels) > 3 or any(np.array_equal(one, culprit) for one in pixels):
             raise torch.OutOfMemoryError
-        return real(self, pixels)
+        return real(self, pixels, *precision)
 
     monkeypatch.setattr(ResidentLearner, "probabilities", little_memory)
     Pipeline(database, WorkerSettings()).screen(submit(database, files))
@@ -151,7 +151,7 @@ def test_where_memory_runs_out_passes_shrink_and_an_image_too_large_fails_alone(
 def test_a_model_that_gives_no_number_fails_the_image_and_not_the_worker(
     database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(_: ResidentLearner, pixels: np.ndarray) -> np.ndarray:
+    def nothing(_: ResidentLearner, pixels: np.ndarray, *__: Precision) -> np.ndarray:
         return np.full((len(pixels), 2), np.nan, dtype=np.float32)
 
     monkeypatch.setattr(ResidentLearner, "probabilities", nothing)
@@ -178,12 +178,12 @@ def test_the_lease_of_a_slow_batch_is_kept(
 ) -> None:
     real = ResidentLearner.probabilities
 
-    def slow(self: ResidentLearner, pixels: np.ndarray) -> np.ndarray:
+    def slow(self: ResidentLearner, pixels: np.ndarray, *precision: Precision) -> np.ndarray:
         for _ in range(10):
             time.sleep(0.2)
             with database.write() as session:
                 assert expire(session) == 0
-        return real(self, pixels)
+        return real(self, pixels, *precision)
 
     monkeypatch.setattr(ResidentLearner, "probabilities", slow)
     Pipeline(database, WorkerSettings(lease_seconds=1)).screen(submit(database, files[:3]))
@@ -196,11 +196,11 @@ def test_a_worker_whose_lease_was_taken_stops_and_writes_nothing(
 ) -> None:
     real = ResidentLearner.probabilities
 
-    def robbed(self: ResidentLearner, pixels: np.ndarray) -> np.ndarray:
+    def robbed(self: ResidentLearner, pixels: np.ndarray, *precision: Precision) -> np.ndarray:
         with database.write() as session:
             row = session.get_one(Batch, batch_id)
             row.lease_token = "somebody else's"  # noqa: S105
-        return real(self, pixels)
+        return real(self, pixels, *precision)
 
     batch_id = submit(database, files[:3])
     monkeypatch.setattr(ResidentLearner, "probabilities", robbed)

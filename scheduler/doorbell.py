@@ -1,0 +1,22 @@
+"""The doorbell: asks the stack to hand out batches now rather than at its next tick."""
+
+from __future__ import annotations
+
+import logging
+
+log = logging.getLogger(__name__)
+
+
+def ask_for_batches() -> None:
+    """Ask once, after what is to be screened has been committed; nobody there to hear it does no harm."""
+    from kombu.exceptions import OperationalError
+
+    from worker.app import DISPATCH, make_app
+    from worker.settings import BrokerSettings
+
+    # Not `worker.app.app`, whose broker is that of the moment when it was imported.
+    app = make_app(BrokerSettings.read().broker_url.get_secret_value())
+    try:
+        app.send_task(DISPATCH)
+    except OperationalError:
+        log.info("no broker to ask; the next tick hands out batches")

@@ -1,0 +1,87 @@
+"""Adaptive precision gives the labels of single precision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deploy.models import default_model
+from worker.adaptive import native_bf16, predict
+from worker.imaging import read_picture
+from worker.learner import Precision, ResidentLearner
+
+CPU = torch.device("cpu")
+
+
+class Scripted(ResidentLearner):
+    """A learner whose probabilities are given: in bfloat16 those of `cheap`, else those of `exact`."""
+
+    def __init__(
+        self, like: ResidentLearner, cheap: list[float], exact: list[float], threshold: float
+    ) -> None:
+        self.card = like.card.model_copy(update={"threshold": threshold})
+        self.cheap, self.exact = cheap, exact
+
+    def probabilities(self, pixels: np.ndarray, precision: Precision = Precision.FP32) -> np.ndarray:
+        """Return what was scripted for the pictures, which are their own numbers."""
+        script = self.cheap if precision is Precision.BF16 else self.exact
+        found = [script[int(number)] for number in pixels[:, 0, 0, 0]]
+        rows = np.zeros((len(found), 2), dtype=np.float32)
+        rows[:, self.card.positive_column] = found
+        rows[:, 1 - self.card.positive_column] = 1 - rows[:, self.card.positive_column]
+        return rows
+
+
+def numbered(count: int) -> np.ndarray:
+    pixels = np.zeros((count, 4, 4, 3), dtype=np.uint8)
+    pixels[:] = np.arange(count).reshape(-1, 1, 1, 1)
+    return pixels
+
+
+def test_only_clear_cut_pictures_stay_in_bfloat16(artefact: Path) -> None:
+    cheap = [0.001, 0.5, 0.999, 0.97, float("nan"), 0.0, 1.0]
+    exact = [0.9, 0.6, 0.1, 0.96, 0.3, 0.5, 0.5]
+    learner = Scripted(ResidentLearner.load(artefact, device=CPU), cheap, exact, 0.5)
+    rows = predict(learner, numbered(7), adaptive=True)
+    column = learner.card.positive_column
+    found = [(round(float(row.values[column]), 4), str(row.precision)) for row in rows]
+    assert found == [
+        (0.001, "bf16"), (0.6, "fp32"), (0.999, "bf16"), (0.96, "fp32"), (0.3, "fp32"),
+        (0.0, "bf16"), (1.0, "bf16"),
+    ]  # fmt: skip
+
+
+def test_near_an_extreme_threshold_nothing_stays_in_bfloat16(artefact: Path) -> None:
+    learner = Scripted(ResidentLearner.load(artefact, device=CPU), [0.996, 0.9999], [0.9, 0.9], 0.995)
+    assert [row.precision for row in predict(learner, numbered(2), adaptive=True)] == ["fp32", "bf16"]
+
+
+def test_without_adapting_everything_is_in_single_precision(
+    artefact: Path, random_pixels: np.ndarray
+) -> None:
+    learner = ResidentLearner.load(artefact, device=CPU)
+    rows = predict(learner, random_pixels, adaptive=False)
+    assert {row.precision for row in rows} == {Precision.FP32}
+    assert np.array_equal(np.stack([row.values for row in rows]), learner.probabilities(random_pixels))
+
+
+def test_a_device_says_whether_it_computes_bfloat16() -> None:
+    known = torch.cpu.get_capabilities()
+    assert native_bf16(CPU) == any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+@pytest.mark.shared
+def test_labels_of_real_radiographs_are_those_of_single_precision(shared: Path) -> None:
+    files = sorted((shared / "chest_xray_original").rglob("*.jpeg"))[::2]
+    pixels = np.stack([read_picture(file).pixels for file in files])
+    learner = ResidentLearner.load(default_model(), device=CPU)
+    column = learner.card.positive_column
+    exact = learner.probabilities(pixels)[:, column]
+    rows = predict(learner, pixels, adaptive=True)
+    found = np.array([row.values[column] for row in rows])
+    assert {row.precision for row in rows} == {Precision.FP32, Precision.BF16}
+    assert ((found >= learner.card.threshold) == (exact >= learner.card.threshold)).all()
+    assert np.abs(found - exact).max() < 0.01
