@@ -34,7 +34,11 @@ def programs(run: Path, settings: StackSettings) -> list[Program]:
         Program(name="broker", command=(str(get_binary_path()), str(run / "valkey.conf")), priority=1),
         Program(
             name="worker",
-            # Pool: see `tests/bench/test_pools.py`.
+            # Threads answer Celery's remote control, and so Flower and `doctor`, in 0.01 s while they
+            # screen, where solo takes as long as a batch (0.8 s for 16 images), and are no
+            # slower (26 images/s against 24). Two: one batch decodes or writes while the other computes.
+            # Prefork is out: its children inherit a torch that has run, or, spawned, a model each.
+            # Measured by `tests/bench/test_pools.py`.
             command=_celery(
                 "worker.tasks", "worker", "-Q", "screen", "-n", "screen@%h",
                 "--pool=threads", f"--concurrency={settings.worker_batches}",

@@ -7,6 +7,7 @@ threads and CUDA context do not survive that.
 
 from __future__ import annotations
 
+import socket
 import statistics
 import subprocess
 import sys
@@ -36,6 +37,9 @@ POOLS = {
     "threads, 1 batch": ["--pool=threads", "--concurrency=1"],
     "threads, 2 batches": ["--pool=threads", "--concurrency=2"],
 }
+
+#: Seconds after which a worker counts as silent; Flower and `doctor` wait for about one.
+SILENT_SECONDS = 3.0
 
 pytestmark = [pytest.mark.bench, pytest.mark.shared]
 
@@ -68,8 +72,10 @@ def screen(database: Database, folder: Path, name: str) -> tuple[float, list[flo
     done = 0
     while done < cohort.found:
         asked = time.perf_counter()
-        app.control.ping(timeout=3, limit=2)
+        # Whoever answers first ends the wait, so only the screening worker is asked.
+        app.control.ping(destination=[f"screen@{socket.gethostname()}"], timeout=SILENT_SECONDS, limit=1)
         answers.append(time.perf_counter() - asked)
+        time.sleep(0.5)
         with database.read() as session:
             done = session.scalars(
                 select(func.count())
@@ -85,7 +91,7 @@ def test_pools(shared: Path, home: Path, tmp_path: Path) -> None:
     upgrade(database)
     ensure_champion(database, default_model())
     stack = Stack()
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, tuple[float, list[float]]] = {}
     try:
         start_stack(database, stack)
         stack.stop_process("worker")
@@ -93,10 +99,14 @@ def test_pools(shared: Path, home: Path, tmp_path: Path) -> None:
             with screening_worker(options, tmp_path / "worker.log"):
                 screen(database, folder, f"{name}, warm-up")
                 rate, answers = screen(database, folder, name)
-            found[name] = (rate, statistics.median(answers))
+            found[name] = (rate, answers)
     finally:
         stack.stop()
     print()
-    for name, (rate, answer) in found.items():
-        print(f"{name:20} {rate:6.1f} images/s   answers in {answer:.2f} s (median; 3.00 is never)")
-    assert found["threads, 2 batches"][1] < 1.0
+    for name, (rate, answers) in found.items():
+        silent = sum(answer >= SILENT_SECONDS for answer in answers) / len(answers)
+        print(
+            f"{name:20} {rate:6.1f} images/s   answers in {statistics.median(answers):.2f} s (median), "
+            f"{max(answers):.2f} s (longest); {silent:.0%} silent"
+        )
+    assert max(found["threads, 2 batches"][1]) < SILENT_SECONDS
