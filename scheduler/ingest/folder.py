@@ -10,7 +10,7 @@ from pathlib import Path
 from db.images import NewImage
 from db.problems import EmptyFile, FileUnreadable, FileVanished, ImageProblem
 from db.uri import path_to_uri
-from scheduler.ingest.dicom import DICOMDIR, read_identity
+from scheduler.ingest.dicom import DICOMDIR, Identity, read_identity
 from scheduler.ingest.source import SourceMissing, SourceUnreadable, SourceUnsupported
 
 #: Files with these endings are taken for images, whatever is in them: a broken one gets a row.
@@ -19,6 +19,9 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
 #: A DICOM file has 128 free bytes and then these four (PS3.10 section 7.1).
 _PREAMBLE, _MAGIC = 128, b"DICM"
+
+#: What an old one without them begins with: an element of group 0002 or 0008, in either byte order.
+_FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
 
 
 class FolderSource:
@@ -60,10 +63,13 @@ class FolderSource:
             self.ignored += 1
             return
         try:
-            if _is_dicom(path) or suffix in DICOM_SUFFIXES:
-                yield from self._dicom(path, uri)
+            start = _start(path)
+            if start[_PREAMBLE:] == _MAGIC or suffix in DICOM_SUFFIXES:
+                yield from self._dicom(uri, read_identity(path))
             elif suffix in RASTER_SUFFIXES:
                 yield NewImage(uri=uri)
+            elif start[:2] in _FIRST_GROUPS and (identity := read_identity(path)).instance_uid:
+                yield from self._dicom(uri, identity)
             else:
                 self.ignored += 1
         except ImageProblem as problem:
@@ -72,8 +78,7 @@ class FolderSource:
             else:
                 self.ignored += 1
 
-    def _dicom(self, path: Path, uri: str) -> Iterator[NewImage]:
-        identity = read_identity(path)
+    def _dicom(self, uri: str, identity: Identity) -> Iterator[NewImage]:
         if identity.sop_class == DICOMDIR:
             self.ignored += 1
             return
@@ -86,8 +91,8 @@ class FolderSource:
         )
 
 
-def _is_dicom(path: Path) -> bool:
-    """Tell whether a file has the DICOM preamble.
+def _start(path: Path) -> bytes:
+    """Return the bytes that tell a DICOM file.
 
     Raises EmptyFile, FileVanished, FileUnreadable.
     """
@@ -103,4 +108,4 @@ def _is_dicom(path: Path) -> bool:
         raise FileUnreadable from None
     if not start:
         raise EmptyFile
-    return start[_PREAMBLE:] == _MAGIC
+    return start

@@ -76,6 +76,23 @@ def test_a_dicom_file_called_jpg_is_still_dicom(tmp_path: Path, dicom: bytes) ->
     assert walk(tmp_path)["export.jpg"].study_uid
 
 
+def test_an_old_dicom_file_without_preamble_and_name_is_found(tmp_path: Path, dicom: bytes) -> None:
+    from io import BytesIO
+
+    from pydicom import dcmread, dcmwrite
+
+    for number, (implicit, little) in enumerate(((True, True), (False, True), (False, False))):
+        with (tmp_path / f"1.2.{number}").open("wb") as file:
+            dataset = dcmread(BytesIO(dicom), stop_before_pixels=True)
+            del dataset.file_meta, dataset.preamble
+            dcmwrite(file, dataset, implicit_vr=implicit, little_endian=little, force_encoding=True)
+    (tmp_path / "1.2.3").write_bytes(b"\x08\0" + bytes(500))
+    (tmp_path / "1.2.4").write_bytes(b"\x08\0\x18\0UI\xff\xff")
+    found = walk(tmp_path)
+    assert sorted(found) == ["1.2.0", "1.2.1", "1.2.2"]
+    assert all(image.study_uid and image.instance_uid for image in found.values())
+
+
 def test_a_dicomdir_is_an_index_and_no_image(tmp_path: Path) -> None:
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
