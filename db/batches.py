@@ -75,6 +75,8 @@ class Screened:
     precision: str
     #: SHA-256 of the file's bytes.
     input_digest: str
+    #: Probability by type of pneumonia, from a model that tells types apart.
+    types: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +285,7 @@ def _upsert_predictions(
             "label": one.label,
             "input_digest": one.input_digest,
             "threshold": provenance.threshold,
+            "types": one.types,
             "precision": one.precision,
             "runtime": provenance.runtime,
             "preprocessing": provenance.preprocessing,

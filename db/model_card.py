@@ -6,11 +6,12 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from db.errors import PneumoscreenError
 
-#: The class whose probability decides; looked up by name, never by column.
+#: What is looked for. A model has it as a class, or types of it whose probabilities add up to it; found by
+#: name, never by column.
 POSITIVE = "PNEUMONIA"
 
 WEIGHTS_FILE = "model.safetensors"
@@ -51,6 +52,8 @@ class ModelCard(BaseModel):
     backbone: Literal["resnet18", "resnet34", "resnet50", "alexnet"]
     #: Class names in the order of the model's outputs.
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    #: Those of them that are pneumonia: P(PNEUMONIA) is the sum of theirs.
+    positives: Annotated[tuple[str, ...], Field(min_length=1)] = (POSITIVE,)
     #: Per channel (R, G, B), of pixels scaled to [0, 1].
     mean: Channels
     std: Channels
@@ -67,17 +70,16 @@ class ModelCard(BaseModel):
     #: What it scored on the images that were held out.
     metrics: dict[str, JsonValue] = {}
 
-    @field_validator("classes")
-    @classmethod
-    def _has_positive(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        if POSITIVE not in classes or len(set(classes)) != len(classes):
-            raise ValueError(f"classes must be distinct and hold {POSITIVE}")
-        return classes
+    @model_validator(mode="after")
+    def _has_positives(self) -> ModelCard:
+        if len(set(self.classes)) != len(self.classes) or not set(self.positives) < set(self.classes):
+            raise ValueError("classes must be distinct and hold the positives and one more")
+        return self
 
     @property
-    def positive_column(self) -> int:
-        """The column of P(PNEUMONIA) in the model's output."""
-        return self.classes.index(POSITIVE)
+    def positive_columns(self) -> list[int]:
+        """The columns of the model's output whose sum is P(PNEUMONIA)."""
+        return [self.classes.index(name) for name in self.positives]
 
 
 def digest_of(content: bytes) -> str:

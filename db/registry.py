@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from sqlalchemy import select, update
@@ -13,7 +14,7 @@ from db.errors import PneumoscreenError
 from db.events import record
 from db.model_card import CARD_FILE, WEIGHTS_FILE, ModelCard, read_card, read_checked_weights
 from db.states import ModelState
-from db.tables import Model
+from db.tables import Event, Model
 
 
 class ModelUnknown(PneumoscreenError):
@@ -26,6 +27,16 @@ class NoChampion(PneumoscreenError):
     """No model is champion, so nothing can be screened. `pneumoscreen up` registers the default."""
 
     code = "no-champion"
+
+
+class NothingToRollBack(PneumoscreenError):
+    """There was no champion before this one. `pneumoscreen models list` shows what could be promoted."""
+
+    code = "nothing-to-roll-back"
+
+
+#: In the audit log.
+_PROMOTE, _ROLLBACK = "model.promote", "model.rollback"
 
 
 def import_model(database: Database, folder: Path) -> Model:
@@ -112,10 +123,44 @@ def promote(session: Session, name: str) -> Model:
     Safe to repeat. Raises ModelUnknown.
     """
     model = find_model(session, name)
-    if model.state is ModelState.CHAMPION:
-        return model
+    if model.state is not ModelState.CHAMPION:
+        _crown(session, model, _PROMOTE)
+    return model
+
+
+def rollback(session: Session) -> Model:
+    """Make the champion before the present one champion again; as often as there was one.
+
+    Raises NothingToRollBack.
+    """
+    reigns: list[int] = []
+    query = select(Event).where(Event.action.in_((_PROMOTE, _ROLLBACK))).order_by(Event.id)
+    for event in session.scalars(query):
+        if event.action == _ROLLBACK:
+            reigns.pop()
+        else:
+            reigns.append(int(event.subject.removeprefix("model:")))
+    if len(reigns) < 2:
+        raise NothingToRollBack
+    model = session.get_one(Model, reigns[-2])
+    _crown(session, model, _ROLLBACK)
+    return model
+
+
+def _crown(session: Session, model: Model, action: str) -> None:
+    before = find_champion(session)
     session.execute(update(Model).where(Model.state == ModelState.CHAMPION).values(state=ModelState.RETIRED))
     model.state = ModelState.CHAMPION
-    record(session, "model.promote", f"model:{model.id}")
+    record(session, action, f"model:{model.id}", before=before.name if before is not None else None)
     session.flush()
-    return model
+
+
+def all_models(session: Session) -> Sequence[Model]:
+    """Return every model, the latest first."""
+    return session.scalars(select(Model).order_by(Model.id.desc())).all()
+
+
+def model_events(session: Session, model: Model) -> Sequence[Event]:
+    """Return what the audit log says of a model, oldest first."""
+    query = select(Event).where(Event.subject == f"model:{model.id}").order_by(Event.id)
+    return session.scalars(query).all()

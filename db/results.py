@@ -36,6 +36,9 @@ class ResultRow:
     model: str | None
     #: The code of what stood in the way; null where there is a prediction.
     error: str | None
+    #: The most probable type of pneumonia and its probability, from a model that tells types apart.
+    type: str | None
+    type_probability: float | None
 
 
 def cohort_results(session: Session, cohort: Cohort) -> Iterator[ResultRow]:
@@ -55,6 +58,7 @@ def cohort_results(session: Session, cohort: Cohort) -> Iterator[ResultRow]:
             Prediction.threshold,
             Model.name,
             Image.problem,
+            Prediction.types,
         )
         .outerjoin(Study, Study.id == Image.study_id)
         .outerjoin(Batch, Batch.id == Image.batch_id)
@@ -65,8 +69,11 @@ def cohort_results(session: Session, cohort: Cohort) -> Iterator[ResultRow]:
         .execution_options(yield_per=_FETCH)
     )
     for row in session.execute(query):
-        cells: tuple[Any, ...] = tuple(row)
-        yield ResultRow(cohort.name, *cells)
+        types: dict[str, float] = row.types or {}
+        likeliest = max(types, key=types.__getitem__, default=None)
+        chance = None if likeliest is None else types[likeliest]
+        cells: tuple[Any, ...] = (cohort.name, *tuple(row)[:-1], likeliest, chance)
+        yield ResultRow(*cells)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,11 @@ batch   queued ──claim──► running ──complete──► done
            └──expired lease──┤ (first time)
                              └──expired again──► split (its images go on in smaller batches)
         queued ──cancel──► cancelled
+
+run     queued ──claim──► running ──finish──► done | failed
+           ▲                 │
+           ├──expired lease──┤ (on the training queue)
+           └────resume── stopped ◄── Ctrl-C, expired lease (of a command)
 ```
 """
 
@@ -59,6 +64,21 @@ class BatchState(StrEnum):
     SPLIT = "split"
     #: Its cohort was cancelled before a worker claimed it.
     CANCELLED = "cancelled"
+
+
+class RunState(StrEnum):
+    """What has become of one training run."""
+
+    #: Waits for a training worker.
+    QUEUED = "queued"
+    #: Somebody holds its lease.
+    RUNNING = "running"
+    #: Its report is written; some of its backbones may have failed.
+    DONE = "done"
+    #: None of its backbones could be trained; `problem` says why.
+    FAILED = "failed"
+    #: Stopped by its user or lost with its command; `retrain --resume` goes on from its last epoch.
+    STOPPED = "stopped"
 
 
 class ModelState(StrEnum):

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db.clock import database_now
-from db.states import BatchState, CohortState, ImageState, ModelState
+from db.states import BatchState, CohortState, ImageState, ModelState, RunState
 
 
 class Table(DeclarativeBase):
@@ -186,6 +186,8 @@ class Prediction(Table):
     #: P(PNEUMONIA).
     probability: Mapped[float]
     label: Mapped[str] = mapped_column(String(32))
+    #: Probability by type of pneumonia, from a model that tells types apart.
+    types: Mapped[dict[str, float] | None] = mapped_column(JSON(none_as_null=True))
     threshold: Mapped[float]
     #: Number format of the forward pass.
     precision: Mapped[str] = mapped_column(String(16))
@@ -197,6 +199,95 @@ class Prediction(Table):
     #: SHA-256 of the file's bytes.
     input_digest: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[float] = mapped_column(default=database_now())
+
+
+class LabelClass(StrEnum):
+    """What a reader found."""
+
+    #: No pneumonia.
+    NORMAL = "NORMAL"
+    #: Pneumonia, of whatever type.
+    PNEUMONIA = "PNEUMONIA"
+    #: Bacterial pneumonia, and so PNEUMONIA.
+    BACTERIAL = "BACTERIAL"
+    #: Viral pneumonia, and so PNEUMONIA.
+    VIRAL = "VIRAL"
+
+
+class Label(Table):
+    """One reading of one image by one reader. Rows are only ever added: `db.labels` says which hold."""
+
+    __tablename__ = "labels"
+    __table_args__ = (
+        # The same reading twice is one. An image is given by digest or by instance; the constraint of
+        # the other does not bind, for nulls are distinct.
+        UniqueConstraint("digest", "class_name", "reader", "read_on"),
+        UniqueConstraint("instance_uid", "class_name", "reader", "read_on"),
+        CheckConstraint("digest IS NOT NULL OR instance_uid IS NOT NULL", name="reference"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    #: SHA-256 of the file, where the reading was given by path or digest.
+    digest: Mapped[str | None] = mapped_column(String(64))
+    #: SOP Instance UID (0008,0018), where it was given by that.
+    instance_uid: Mapped[str | None] = mapped_column(String(64))
+    #: A row that stood for the image when the reading came in, screened or not.
+    image_id: Mapped[int | None] = mapped_column(ForeignKey("images.id", ondelete="SET NULL"), index=True)
+    class_name: Mapped[LabelClass] = mapped_column(
+        Enum(LabelClass, name="class", native_enum=False, create_constraint=True, length=16)
+    )
+    #: Who read it. Where a file names nobody it is the file's name: the file answers for itself.
+    reader: Mapped[str] = mapped_column(String(64))
+    #: The day of the reading as it was given, YYYY-MM-DD; empty where none was. Not null, because it is
+    #: part of what makes a reading unique.
+    read_on: Mapped[str] = mapped_column(String(10), default="")
+    #: Name of the file that it came in with, without its folder.
+    source: Mapped[str] = mapped_column(String(255))
+    #: The same for all that came in together.
+    created_at: Mapped[float] = mapped_column(default=database_now())
+
+
+class TrainingRun(Table):
+    """One comparison of backbones."""
+
+    __tablename__ = "training_runs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[RunState] = mapped_column(_states(RunState))
+    #: Whether a worker of the training queue takes it up; otherwise the command that opened it.
+    for_worker: Mapped[bool]
+    #: Recipe, data, backbones and everything else that it needs, as `training.run.Plan` has it.
+    plan: Mapped[dict[str, Any]] = mapped_column(JSON)
+    #: How often it has been taken up.
+    attempt: Mapped[int] = mapped_column(default=0)
+    lease_token: Mapped[str | None] = mapped_column(String(32))
+    lease_owner: Mapped[str | None] = mapped_column(String(200))
+    lease_until: Mapped[float | None]
+    rung_at: Mapped[float | None]
+    #: Backbone, epoch, losses and seconds left, for `status`.
+    progress: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+    #: Why it failed: an error's code.
+    problem: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[float] = mapped_column(default=database_now())
+    finished_at: Mapped[float | None]
+
+
+class TrainingResult(Table):
+    """What came of one backbone with one seed in a run."""
+
+    __tablename__ = "training_results"
+    __table_args__ = (UniqueConstraint("run_id", "backbone", "seed"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("training_runs.id", ondelete="CASCADE"))
+    backbone: Mapped[str] = mapped_column(String(32))
+    seed: Mapped[int]
+    #: The candidate that it became, unless it failed.
+    model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
+    #: Why it failed: an error's code.
+    problem: Mapped[str | None] = mapped_column(String(64))
+    #: A row per epoch: training loss, validation loss, accuracy, seconds.
+    epochs: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
 
 
 class Event(Table):

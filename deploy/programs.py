@@ -46,6 +46,15 @@ def programs(run: Path, settings: StackSettings) -> list[Program]:
             priority=2,
         ),
         Program(
+            name="training",
+            # One run at a time; it loads torch with its first run.
+            command=_celery(
+                "training.tasks", "worker", "-Q", "training", "-n", "training@%h",
+                "--pool=threads", "--concurrency=1",
+            ),
+            priority=2,
+        ),
+        Program(
             name="housekeeping",
             command=_celery(
                 "scheduler.tasks", "worker", "-Q", "housekeeping,ingest", "-n", "housekeeping@%h",

@@ -30,14 +30,21 @@ def commands() -> str:
     # A fixed width: the pages must not depend on the terminal that they are written in.
     runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100"})
     parts = ["# Commands\n", _NOTE]
-    for command in app.registered_commands:
-        name = command.name or getattr(command.callback, "__name__", "")
-        shown = runner.invoke(app, [name, "--help"], prog_name="pneumoscreen")
-        parts.append(f"## {name}\n\n```\n{shown.output.strip()}\n```\n")
+    for words in _commands():
+        shown = runner.invoke(app, [*words, "--help"], prog_name="pneumoscreen")
+        parts.append(f"## {' '.join(words)}\n\n```\n{shown.output.strip()}\n```\n")
     parts.append(
         "Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration, 130 interrupted.\n"
     )
     return "\n".join(parts)
+
+
+def _commands() -> Iterator[list[str]]:
+    for command in app.registered_commands:
+        yield [command.name or getattr(command.callback, "__name__", "")]
+    for group in app.registered_groups:
+        for command in group.typer_instance.registered_commands if group.typer_instance else ():
+            yield [str(group.name), str(command.name)]
 
 
 def settings() -> str:

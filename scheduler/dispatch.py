@@ -9,11 +9,12 @@ from kombu.exceptions import OperationalError
 
 from db.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, expire, mark_rung
 from db.engine import Database
+from db.runs import expire_runs, mark_runs_rung, runs_to_ring
 from scheduler.settings import SchedulerSettings
 
 log = logging.getLogger(__name__)
 
-#: Tells the broker of one batch.
+#: Tells the broker of one batch or training run.
 Ring = Callable[[int], None]
 
 
@@ -52,7 +53,23 @@ def _ring_all(database: Database, settings: SchedulerSettings, ring: Ring) -> in
     return len(rung)
 
 
+def dispatch_runs(database: Database, settings: SchedulerSettings, ring: Ring) -> int:
+    """Ring for training runs that wait for a worker; return how many."""
+    with database.read() as session:
+        run_ids = runs_to_ring(session, again_seconds=settings.ring_again_seconds)
+    try:
+        for run_id in run_ids:
+            ring(run_id)
+    except OperationalError:
+        log.warning("the broker is away; training waits for the next tick")
+        return 0
+    if run_ids:
+        with database.write() as session:
+            mark_runs_rung(session, run_ids)
+    return len(run_ids)
+
+
 def sweep(database: Database) -> int:
-    """Take batches away from workers whose lease has ended; return how many."""
+    """Take batches and training runs away from workers whose lease has ended; return how many."""
     with database.write() as session:
-        return expire(session)
+        return expire(session) + expire_runs(session)

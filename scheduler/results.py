@@ -83,7 +83,7 @@ def _write_parquet(out: Path, rows: Iterator[ResultRow]) -> int:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    numbers = {"probability", "threshold"}
+    numbers = {"probability", "threshold", "type_probability"}
     schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in COLUMNS])
     count = 0
     with ParquetWriter(out, schema) as writer:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from db.errors import PneumoscreenError
 from worker.learner import build_network
 from worker.torchvision_pair import import_torchvision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "alexnet")
 
@@ -20,58 +28,110 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class InitialWeightsMissing(PneumoscreenError):
-    """The initial ImageNet weights are not there. Put the named file into the folder given with --weights."""
+    """The initial ImageNet weights are not there. Put one of the named files into the named folder, point at
+    a folder that has it with --weights or PNEUMOSCREEN_WEIGHTS, or ask for --random-weights.
+    """  # noqa: D205  (it is the message)
 
     code = "initial-weights-missing"
 
 
 class InitialWeightsUnfit(PneumoscreenError):
-    """The initial weights do not fit the backbone. They must have torchvision's key layout."""
+    """The initial weights do not fit the backbone. They must have torchvision's key layout, and a file of
+    torchvision's must have the digest that its name tells.
+    """  # noqa: D205  (it is the message)
 
     code = "initial-weights-unfit"
 
 
 class BackboneUnknown(PneumoscreenError):
-    """There is no such backbone. Choose resnet18, resnet34, resnet50 or alexnet."""
+    """There is no such backbone. Choose from resnet18, resnet34, resnet50 and alexnet."""
 
     code = "backbone-unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class InitialWeights:
+    """What a network starts from: a file, or None for random weights."""
+
+    file: Path | None
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the file, hexadecimal."""
+        if self.file is None:
+            return None
+        with self.file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+RANDOM_WEIGHTS = InitialWeights(None)
 
 
 def check_backbone(backbone: str) -> None:
     """Raise BackboneUnknown for a backbone that is not one of the thesis'."""
     if backbone not in BACKBONES:
-        raise BackboneUnknown
+        raise BackboneUnknown(backbone)
 
 
-def initial_weights_file(folder: Path, backbone: str) -> Path:
-    """Return the file of a backbone's ImageNet weights in a folder, or raise InitialWeightsMissing."""
-    file = folder / f"{backbone}-imagenet.safetensors"
-    if not file.is_file():
-        raise InitialWeightsMissing(file.name)
-    return file
-
-
-def pretrained_network(backbone: str, classes: int, weights: Path) -> nn.Module:
-    """Return fastai's network for a backbone whose body starts from ImageNet weights.
-
-    `weights` is a safetensors file in torchvision's key layout; its classifier is not used.
-    Raises InitialWeightsUnfit.
-    """
+def torchvision_file(backbone: str) -> str:
+    """Return the name of torchvision's file of a backbone's ImageNet V1 weights, as its downloads have it."""
     import_torchvision()
+    from torchvision.models import get_model_weights
+
+    return str(get_model_weights(backbone)["IMAGENET1K_V1"].url).rsplit("/", 1)[1]
+
+
+def torchvision_cache() -> Path:
+    """Return the folder where torchvision keeps what it has downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def find_initial_weights(backbone: str, folder: Path | None) -> InitialWeights:
+    """Return a backbone's ImageNet V1 weights from a folder, or else from torchvision's cache.
+
+    Nothing is downloaded. Raises BackboneUnknown, InitialWeightsMissing.
+    """
+    check_backbone(backbone)
+    names = (f"{backbone}-imagenet.safetensors", torchvision_file(backbone))
+    for where in [folder, torchvision_cache()] if folder else [torchvision_cache()]:
+        for name in names:
+            if (where / name).is_file():
+                return InitialWeights(where / name)
+    raise InitialWeightsMissing(f"{' or '.join(names)} in {folder or torchvision_cache()}")
+
+
+def initial_network(backbone: str, classes: int, initial: InitialWeights) -> nn.Module:
+    """Return fastai's network for a backbone: the body from ImageNet weights, the head random.
+
+    The weights' classifier is not used. Raises InitialWeightsUnfit.
+    """
+    network = build_network(backbone, classes)
+    if initial.file is None:
+        return network
     from torchvision import models
 
-    state = {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in load_file(weights).items()
-    }
-    whole: nn.Module = getattr(models, backbone)()
+    architecture: Callable[[], nn.Module] = getattr(models, backbone)
+    whole = architecture()
     try:
-        whole.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+        whole.load_state_dict(_read(initial.file), strict=True)
+    except (RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
         raise InitialWeightsUnfit(backbone) from error
-    network = build_network(backbone, classes)
     _copy_body(whole, network)
     return network
+
+
+def _read(file: Path) -> dict[str, torch.Tensor]:
+    """Return weights in single precision. Raises InitialWeightsUnfit."""
+    if file.suffix == ".safetensors":
+        state = load_file(file)
+    else:
+        # torchvision publishes in torch's own format and names its files by their digest's first digits.
+        # `weights_only` builds tensors and nothing else.
+        digest = InitialWeights(file).digest or ""
+        if not digest.startswith(file.stem.rsplit("-", 1)[1]):
+            raise InitialWeightsUnfit(file.name)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def _copy_body(whole: nn.Module, network: nn.Module) -> None:

@@ -1,12 +1,13 @@
-"""Labelled images: folders named after their classes, patient groups and splits."""
+"""Labelled images: classes, patient groups and splits."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,29 @@ from db.model_card import POSITIVE
 NEGATIVE = "NORMAL"
 CLASSES = (NEGATIVE, POSITIVE)
 
-#: Kermany's naming, `person<N>_<bacteria|virus>_<i>`: the only part of a name that tells the patient.
-_PERSON = re.compile(r"^person(\d+)_")
+#: Types of pneumonia, and how Kermany's file names call them.
+TYPES = {"BACTERIAL": "bacteria", "VIRAL": "virus"}
+
+#: Kermany's naming, `person<N>_<bacteria|virus>_<i>`.
+_PERSON = re.compile(r"^person(\d+)_(bacteria|virus)_")
 
 
 class LabelledFolderMissing(PneumoscreenError):
-    """The data has no NORMAL and PNEUMONIA folders with images. Point at the folder that holds both."""
+    """A class has no images. Point at the folder that holds NORMAL and PNEUMONIA."""
 
     code = "labelled-folders-missing"
 
 
 class TooFewLabelled(PneumoscreenError):
-    """A class has too few images to hold some out. Label more of it."""
+    """A class has too few images, or too few patients, to hold a fifth out. Label more of it."""
 
     code = "too-few-labelled"
+
+
+class ClassesUnknown(PneumoscreenError):
+    """There are no such classes. Choose normal,pneumonia or normal,bacterial,viral."""
+
+    code = "classes-unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +49,35 @@ class LabelledImage:
     """One image whose class is known."""
 
     path: Path
+    #: NORMAL, PNEUMONIA or, where it is known, the type of pneumonia.
     label: str
     #: Images of one group (a patient) never stand on both sides of a split.
     group: str
 
 
-def find_labelled(data: Path) -> list[LabelledImage]:
-    """List the images under NORMAL/ and PNEUMONIA/, in path order.
+def parse_classes(names: str) -> tuple[str, ...]:
+    """Return class names from a comma-separated list. Raises ClassesUnknown."""
+    found = tuple(name.strip().upper() for name in names.split(","))
+    if found not in (CLASSES, (NEGATIVE, *TYPES)):
+        raise ClassesUnknown(names)
+    return found
 
-    Raises LabelledFolderMissing where one of the two has no file.
+
+def positives(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return those classes that are pneumonia."""
+    return tuple(name for name in classes if name != NEGATIVE)
+
+
+def find_labelled(data: Path) -> list[LabelledImage]:
+    """List the images under NORMAL/, PNEUMONIA/, BACTERIAL/ and VIRAL/, in path order.
+
+    An image under PNEUMONIA/ whose name tells the type (`person12_virus_34`) is labelled with it.
     """
-    found = [
-        LabelledImage(path=path, label=label, group=patient_group(path))
-        for label in CLASSES
+    return [
+        LabelledImage(path=path, label=_type(path, label), group=patient_group(path))
+        for label in (*CLASSES, *TYPES)
         for path in _files(data / label)
     ]
-    for label, count in Counter(dict.fromkeys(CLASSES, 0) | Counter(i.label for i in found)).items():
-        if count == 0:
-            raise LabelledFolderMissing(label)
-    return found
 
 
 def _files(folder: Path) -> list[Path]:
@@ -69,6 +89,13 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
+def _type(path: Path, label: str) -> str:
+    person = _PERSON.match(path.name)
+    if person is None or label != POSITIVE:
+        return label
+    return next(name for name, said in TYPES.items() if said == person[2])
+
+
 def patient_group(path: Path) -> str:
     """Return the patient that a file name tells, or the name itself where it tells none.
 
@@ -78,34 +105,50 @@ def patient_group(path: Path) -> str:
     return f"person{person[1]}" if person else path.stem
 
 
+def as_classes(images: Iterable[LabelledImage], classes: tuple[str, ...]) -> list[LabelledImage]:
+    """Label images with one of `classes`; those whose type would have to be guessed are left out.
+
+    Raises LabelledFolderMissing where a class has no image at all.
+    """
+    found = []
+    for image in images:
+        label = POSITIVE if POSITIVE in classes and image.label in TYPES else image.label
+        if label in classes:
+            found.append(replace(image, label=label))
+    for label, count in Counter(dict.fromkeys(classes, 0) | Counter(i.label for i in found)).items():
+        if count == 0:
+            raise LabelledFolderMissing(label)
+    return found
+
+
+def contradictions(images: list[LabelledImage], digests: list[str]) -> list[int]:
+    """Return the indices of images whose very same bytes carry another class elsewhere.
+
+    PNEUMONIA does not contradict a type of it.
+    """
+    labels: dict[str, set[str]] = defaultdict(set)
+    for image, digest in zip(images, digests, strict=True):
+        labels[digest].add(image.label)
+    return [index for index, digest in enumerate(digests) if _contradict(labels[digest])]
+
+
+def _contradict(labels: set[str]) -> bool:
+    return (NEGATIVE in labels and len(labels) > 1) or len(labels & TYPES.keys()) > 1
+
+
 def fingerprint(digests: list[str], labels: list[str]) -> str:
     """Return a SHA-256 over the set of (digest, label) pairs: equal for equal data in any order and place."""
     lines = sorted(f"{digest} {label}" for digest, label in zip(digests, labels, strict=True))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def grouped_split(
-    images: list[LabelledImage], digests: list[str], *, held_out: float = 0.2, seed: int = 42
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split into training and validation indices with patients and exact duplicates on one side.
+def patients(
+    images: list[LabelledImage], digests: list[str], near: Iterable[tuple[int, int]] = ()
+) -> NDArray[np.int64]:
+    """Return a number per image, the same for all that are joined by a patient, their bytes or their looks.
 
-    Stratified by class. Raises TooFewLabelled where a class has fewer groups than folds.
+    `near` are pairs of indices that show one radiograph.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    groups = _joined_groups(images, digests)
-    labels = np.array([image.label for image in images])
-    folds = round(1 / held_out)
-    for label in CLASSES:
-        if len({group for group, own in zip(groups, labels, strict=True) if own == label}) < folds:
-            raise TooFewLabelled(label)
-    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
-    train, valid = next(iter(splitter.split(np.zeros(len(images)), labels, groups)))
-    return train.astype(np.int64), valid.astype(np.int64)
-
-
-def _joined_groups(images: list[LabelledImage], digests: list[str]) -> NDArray[np.int64]:
-    """Return a number per image that is the same for all that are joined by a patient or their bytes."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -115,7 +158,43 @@ def _joined_groups(images: list[LabelledImage], digests: list[str]) -> NDArray[n
         for key in (f"group {image.group}", f"digest {digest}"):
             rows.append(row)
             columns.append(len(images) + keys.setdefault(key, len(keys)))
+    for one, other in near:
+        rows.append(one)
+        columns.append(other)
     size = len(images) + len(keys)
     graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(size, size))
     _, component = connected_components(graph, directed=False)
     return np.asarray(component[: len(images)], dtype=np.int64)
+
+
+def grouped_split(
+    labels: list[str], groups: NDArray[np.int64], *, held_out: float = 0.2, seed: int = 42
+) -> NDArray[np.int64]:
+    """Return the indices of validation images: groups stay whole, classes keep their shares.
+
+    Raises TooFewLabelled where a class has fewer groups than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds = round(1 / held_out)
+    names = np.array(labels)
+    for label in sorted(set(labels)):
+        if len(np.unique(groups[names == label])) < folds:
+            raise TooFewLabelled(label)
+    splitter = StratifiedGroupKFold(n_splits=folds, shuffle=True, random_state=seed)
+    _, valid = next(iter(splitter.split(np.zeros(len(labels)), names, groups)))
+    return valid.astype(np.int64)
+
+
+def random_split(labels: list[str], *, held_out: float = 0.2, seed: int = 42) -> NDArray[np.int64]:
+    """Return the indices of validation images, drawn as the thesis drew them: fastai's `RandomSplitter`.
+
+    Raises TooFewLabelled where one side would be without a class.
+    """
+    from fastai.data.transforms import RandomSplitter
+
+    train, valid = (list(side) for side in RandomSplitter(held_out, seed=seed)(labels))
+    for label in sorted(set(labels)):
+        if not all(any(labels[index] == label for index in side) for side in (train, valid)):
+            raise TooFewLabelled(label)
+    return np.array(valid, dtype=np.int64)

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from db.model_card import POSITIVE
-from training.dataset import find_labelled
+from training.dataset import CLASSES, as_classes, find_labelled
 from training.measures import Measures, measure
 from training.pictures import read_pictures
-from worker.learner import ResidentLearner
+from worker.learner import ResidentLearner, positive_probability
 
 #: Images held in memory at a time, 150 kB each.
 _CHUNK = 256
@@ -39,7 +39,7 @@ def evaluate(data: Path, folder: Path, *, digest: str | None = None) -> Evaluati
 
     Raises LabelledFolderMissing, ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit.
     """
-    labelled = iter(find_labelled(data))
+    labelled = iter(as_classes(find_labelled(data), CLASSES))
     learner = ResidentLearner.load(folder, digest=digest)
     positive: list[bool] = []
     probability: list[float] = []
@@ -50,6 +50,6 @@ def evaluate(data: Path, folder: Path, *, digest: str | None = None) -> Evaluati
         positive += [image.label == POSITIVE for image in pictures.images]
         for start in range(0, len(pictures.pixels), _FORWARD):
             rows = learner.probabilities(pictures.pixels[start : start + _FORWARD])
-            probability += rows[:, learner.card.positive_column].tolist()
+            probability += positive_probability(learner.card, rows).tolist()
     measures = measure(np.array(positive, dtype=bool), np.array(probability), learner.card.threshold)
     return Evaluation(model=learner.card.model_id, measures=measures, unreadable=unreadable)

@@ -1,8 +1,13 @@
-"""Training one backbone by one recipe."""
+"""Training one backbone by one recipe; a killed training goes on from its last epoch."""
 
 from __future__ import annotations
 
-import math
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from training.backbones import IMAGENET_MEAN, IMAGENET_STD, pretrained_network
-from training.dataset import CLASSES
+from db.errors import PneumoscreenError
+from training.backbones import IMAGENET_MEAN, IMAGENET_STD, InitialWeights, initial_network
+from training.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+from training.loaders import make_dataloaders
+from training.outcome import EpochResult
 from worker.learner import best_device
 from worker.torchvision_pair import import_torchvision
 
@@ -20,32 +28,51 @@ import_torchvision()
 
 from fastai.vision.all import (  # noqa: E402  (needs torchvision to be importable)
     Callback,
-    CategoryBlock,
     ChannelsLast,
     CrossEntropyLossFlat,
-    DataBlock,
-    DataLoaders,
-    ImageBlock,
-    IndexSplitter,
     LabelSmoothingCrossEntropyFlat,
     Learner,
-    Normalize,
-    PILImage,
-    RandomErasing,
     accuracy,
-    aug_transforms,
     model_meta,
     set_seed,
 )
 from torchvision import models  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
-    from training.pictures import PictureSet
+    from training.prepare import Prepared
     from training.recipe import Recipe
+
+#: What `fine_tune` does by default (fastai 2.8, `callback/schedule.py`).
+_BASE_RATE, _RATIO, _DIV = 2e-3, 100, 5.0
+
+
+class TrainingDiverged(PneumoscreenError):
+    """The loss became infinite or no number at all. Look for broken labels, or lower the learning rate."""
+
+    code = "training-diverged"
+
+
+class TooFewForBatch(PneumoscreenError):
+    """The training side holds less than one batch of images. Label more, or choose a smaller batch."""
+
+    code = "too-few-for-batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained network."""
+
+    network: nn.Module
+    epochs: tuple[EpochResult, ...]
+    #: Of all epochs, those before a restart included.
+    seconds: float
+    peak_memory_bytes: int
+
+
+#: Gets the finished part of a training and its finished epochs.
+OnStep = Callable[[float, tuple[EpochResult, ...]], None]
 
 
 class Autocast(Callback):  # type: ignore[misc]
@@ -56,10 +83,11 @@ class Autocast(Callback):  # type: ignore[misc]
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
-        self.region = torch.autocast(device.type, dtype=torch.bfloat16)
+        self.device = device
 
     def before_batch(self) -> None:
         """Enter the region for the forward pass."""
+        self.region = torch.autocast(self.device.type, dtype=torch.bfloat16)
         self.region.__enter__()
 
     def after_pred(self) -> None:
@@ -68,112 +96,130 @@ class Autocast(Callback):  # type: ignore[misc]
         self.learn.pred = self.learn.pred.float()
 
 
-@dataclass(frozen=True, slots=True)
-class EpochResult:
-    """One line of the thesis' tables; `epoch` 0 is the frozen one."""
+class _Progress(Callback):  # type: ignore[misc]
+    """Collects epochs, keeps checkpoints and stops a training that diverges."""
 
-    epoch: int
-    train_loss: float
-    valid_loss: float
-    accuracy: float
+    #: After fastai's Recorder (50), which computes the values, and SkipToEpoch (70).
+    order = 80
 
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """A trained network and what it says of the images that were held out."""
-
-    network: nn.Module
-    epochs: list[EpochResult]
-    #: float32 (N, classes), before the softmax, in the order of the held-out indices.
-    held_out_logits: NDArray[np.float32]
-
-
-class _History(Callback):  # type: ignore[misc]
-    """Collects the epochs of both of `fine_tune`'s phases."""
-
-    #: After fastai's Recorder (50), which computes the values.
-    order = 60
-
-    def __init__(self, on_epoch: Callable[[EpochResult], None]) -> None:
+    def __init__(self, epochs: list[EpochResult], whole: int, folder: Path, on_step: OnStep) -> None:
+        """Add to `epochs`, of which there will be `whole`."""
         super().__init__()
-        self.results: list[EpochResult] = []
-        self.on_epoch = on_epoch
+        self.results, self._whole, self._folder, self._on_step = epochs, whole, folder, on_step
+        #: Finished epochs of this phase; the checkpoint to go on from, until it has been gone on from.
+        self.finished = 0
+        self.resume: Checkpoint | None = None
+
+    def before_epoch(self) -> None:
+        """Draw the random numbers that the uninterrupted training would have drawn."""
+        if self.resume is not None:
+            self.resume.restore_generators(self.learn)
+            self.resume = None
+        self._start = time.monotonic()
+
+    def after_loss(self) -> None:
+        """Raise TrainingDiverged at the first loss that is no number."""
+        if not torch.isfinite(self.learn.loss_grad).all():
+            raise TrainingDiverged
+
+    def after_batch(self) -> None:
+        """Say how much is done."""
+        if self.learn.training:
+            part = (self.learn.iter + 1) / self.learn.n_iter
+            self._on_step((len(self.results) + part) / self._whole, tuple(self.results))
 
     def after_epoch(self) -> None:
         """Keep what the recorder has just written."""
+        if self.learn.epoch < self.finished:
+            return  # one that was done before the restart
         train_loss, valid_loss, score = (float(value) for value in self.learn.recorder.values[-1])
-        self.results.append(EpochResult(len(self.results), train_loss, valid_loss, score))
-        self.on_epoch(self.results[-1])
-
-
-def make_dataloaders(
-    pictures: PictureSet, held_out: NDArray[np.int64], recipe: Recipe, device: torch.device
-) -> DataLoaders:
-    """Return fastai's loaders over pictures in memory, normalised with ImageNet's statistics."""
-
-    def picture(index: int) -> Any:
-        return PILImage.create(pictures.pixels[index])
-
-    def label(index: int) -> str:
-        return pictures.images[index].label
-
-    transforms = [Normalize.from_stats(IMAGENET_MEAN, IMAGENET_STD)]
-    if recipe.augmented:
-        transforms = [
-            *aug_transforms(max_rotate=12.0, max_zoom=1.25, max_lighting=0.5, max_warp=0.1),
-            *transforms,
-            RandomErasing(p=0.5, max_count=2),
-        ]
-    block = DataBlock(
-        blocks=(ImageBlock, CategoryBlock(vocab=CLASSES)),
-        get_x=picture,
-        get_y=label,
-        splitter=IndexSplitter(held_out),
-        batch_tfms=transforms,
-    )
-    # Pictures are in memory: worker processes would copy them and fight for the same cores.
-    return block.dataloaders(range(len(pictures.images)), bs=recipe.batch_size, num_workers=0, device=device)
+        self.results.append(
+            EpochResult(
+                epoch=len(self.results),
+                train_loss=train_loss,
+                valid_loss=valid_loss,
+                accuracy=score,
+                seconds=time.monotonic() - self._start,
+            )
+        )
+        save_checkpoint(self._folder, self.learn, self.results)
 
 
 def fit_backbone(
     backbone: str,
-    pictures: PictureSet,
-    held_out: NDArray[np.int64],
+    prepared: Prepared,
     recipe: Recipe,
-    initial_weights: Path,
-    on_epoch: Callable[[EpochResult], None] = lambda _: None,
+    initial: InitialWeights,
+    *,
+    seed: int,
+    folder: Path,
+    on_step: OnStep = lambda *_: None,
 ) -> Fitted:
-    """Train one backbone with fastai's `fine_tune` and predict the held-out images.
+    """Train one backbone as fastai's `fine_tune` does.
 
-    `held_out` are indices into `pictures`. The same seed, data and machine give the same network.
+    Checkpoints are kept in `folder`, and one that is there is gone on from. The same seed, data and
+    machine give the same network, interrupted or not. `on_step` gets the finished part, from 0 to 1, and
+    the finished epochs. Raises InitialWeightsUnfit, TooFewForBatch, TrainingDiverged.
     """
+    if len(prepared.training) < recipe.batch_size:
+        raise TooFewForBatch
     device = best_device()
-    set_seed(recipe.seed, reproducible=True)
-    network = pretrained_network(backbone, len(CLASSES), initial_weights)
-    history = _History(on_epoch)
+    checkpoint = read_checkpoint(folder)
+    set_seed(seed, reproducible=True)
+    network = initial_network(backbone, len(prepared.classes), initial)
+    epochs = list(checkpoint.epochs) if checkpoint else []
+    progress = _Progress(epochs, recipe.epochs + 1, folder, on_step)
     learner = Learner(
-        make_dataloaders(pictures, held_out, recipe, device),
+        make_dataloaders(prepared, recipe, device),
         network,
-        loss_func=_loss(recipe),
+        loss_func=_loss(recipe, prepared, device),
         splitter=model_meta[getattr(models, backbone)]["split"],
         metrics=[accuracy],
-        cbs=[ChannelsLast(), Autocast(device), history],
+        wd=recipe.weight_decay,
+        cbs=[ChannelsLast(), Autocast(device), progress],
     )
-    learner.freeze()
     with learner.no_bar(), learner.no_logging():
-        learner.fine_tune(recipe.epochs)
-    return Fitted(network, history.results, _logits(network, pictures.pixels[held_out], device))
+        _fine_tune(learner, recipe.epochs, progress, checkpoint)
+    shutil.rmtree(folder, ignore_errors=True)
+    return Fitted(network, tuple(epochs), sum(epoch.seconds for epoch in epochs), _peak_memory(device))
 
 
-def _loss(recipe: Recipe) -> Any:
+def _fine_tune(learner: Any, epochs: int, progress: _Progress, checkpoint: Checkpoint | None) -> None:
+    """Do what `Learner.fine_tune(epochs)` does, in two phases that can be gone on from.
+
+    One epoch with the head alone, then `epochs` with all layers, at half the rate for the head and a
+    hundredth of that for the first layers (Howard and Gugger 2020, section 2.2).
+    """
+    done = len(checkpoint.epochs) if checkpoint else 0
+    learner.freeze()
+    if checkpoint is not None:
+        checkpoint.restore_weights(learner)
+        progress.resume = checkpoint
+    if done < 1:
+        learner.fit_one_cycle(1, slice(_BASE_RATE), pct_start=0.99)
+    learner.unfreeze()
+    progress.finished = max(done - 1, 0)
+    if progress.finished < epochs:
+        rate = _BASE_RATE / 2
+        learner.fit_one_cycle(
+            epochs, slice(rate / _RATIO, rate), pct_start=0.3, div=_DIV, start_epoch=progress.finished
+        )
+
+
+def _loss(recipe: Recipe, prepared: Prepared, device: torch.device) -> Any:
+    weight = None
+    if recipe.balanced:
+        counts = np.bincount(prepared.targets[prepared.training], minlength=len(prepared.classes))
+        balanced = counts.sum() / (len(counts) * counts)
+        weight = torch.tensor(balanced, dtype=torch.float32, device=device)
     if recipe.label_smoothing:
-        return LabelSmoothingCrossEntropyFlat(eps=recipe.label_smoothing)
-    return CrossEntropyLossFlat()
+        return LabelSmoothingCrossEntropyFlat(eps=recipe.label_smoothing, weight=weight)
+    return CrossEntropyLossFlat(weight=weight)
 
 
 @torch.inference_mode()
-def _logits(network: nn.Module, pixels: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
-    """Return the logits of pictures in single precision, as screening computes them."""
+def logits(network: nn.Module, pixels: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
+    """Return the logits (N, classes) of pictures in single precision, as screening computes them."""
     network.eval()
     mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1)
@@ -184,16 +230,11 @@ def _logits(network: nn.Module, pixels: NDArray[np.uint8], device: torch.device)
     return torch.cat(parts).numpy()
 
 
-def fit_temperature(logits: NDArray[np.float32], targets: NDArray[np.int64]) -> float:
-    """Return the temperature that minimises the negative log-likelihood (Guo et al. 2017, section 4.2)."""
-    from scipy.optimize import minimize_scalar
-
-    scores, truth = torch.from_numpy(logits), torch.from_numpy(targets)
-
-    def loss(log_temperature: float) -> float:
-        scaled = scores / math.exp(log_temperature)
-        return float(torch.nn.functional.cross_entropy(scaled, truth))
-
-    # A temperature outside 0.05 to 20 says that the validation data cannot settle it.
-    best = minimize_scalar(loss, bounds=(math.log(0.05), math.log(20.0)), method="bounded")
-    return math.exp(float(best.x))
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    # In kilobytes on Linux, in bytes on macOS.
+    with suppress(OSError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return 0

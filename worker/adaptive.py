@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worker.learner import Precision, ResidentLearner
+from worker.learner import Precision, ResidentLearner, positive_probability
 
 #: A picture is clear-cut where the log odds of P(PNEUMONIA) in bfloat16 are at least so far from 0 (P below
 #: 0.018 or above 0.982) ...
@@ -52,7 +52,7 @@ def predict(learner: ResidentLearner, pixels: NDArray[np.uint8], *, adaptive: bo
 
 
 def _is_clear_cut(learner: ResidentLearner, row: NDArray[np.float32]) -> bool:
-    found = _log_odds(float(row[learner.card.positive_column]))
+    found = _log_odds(float(positive_probability(learner.card, row[None])[0]))
     threshold = _log_odds(learner.card.threshold)
     return abs(found) >= CLEAR_LOG_ODDS and abs(found - threshold) >= MARGIN_LOG_ODDS
 

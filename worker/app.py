@@ -26,6 +26,8 @@ QUEUES = (INGEST, SCREEN, TRAINING, HOUSEKEEPING)
 SCREEN_BATCH = "screen.batch"
 DISPATCH = "housekeeping.dispatch"
 SWEEP = "housekeeping.sweep"
+TRAIN = "training.run"
+TRIGGER = "training.trigger"
 
 #: Seconds after which the broker hands out an unacknowledged message again. A batch takes seconds
 #: to minutes and the sweeper rings for lost ones itself, so this only clears the broker's memory.
@@ -39,7 +41,11 @@ def make_app(broker_url: str) -> Celery:
         task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
         task_create_missing_queues=False,
         task_default_queue=HOUSEKEEPING,
-        task_routes={"screen.*": {"queue": SCREEN}, "housekeeping.*": {"queue": HOUSEKEEPING}},
+        task_routes={
+            "screen.*": {"queue": SCREEN},
+            "training.*": {"queue": TRAINING},
+            "housekeeping.*": {"queue": HOUSEKEEPING},
+        },
         # A message that a dying worker had taken comes back; claims make a second delivery harmless.
         task_acks_late=True,
         task_reject_on_worker_lost=True,

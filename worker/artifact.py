@@ -31,8 +31,13 @@ def read_weights(folder: Path, digest: str) -> State:
 
     Raises ModelMissing, ModelDigestMismatch where they are not the registered ones, ModelInvalid.
     """
+    return unpack_weights(read_checked_weights(folder, digest))
+
+
+def unpack_weights(content: bytes) -> State:
+    """Return packed weights in single precision. Raises ModelInvalid."""
     try:
-        state = load(read_checked_weights(folder, digest))
+        state = load(content)
     except SafetensorError as error:
         raise ModelInvalid(WEIGHTS_FILE) from error
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
-from db.batches import Claim, LeaseLost, keep
+from db.batches import LeaseLost
 from db.engine import Database
 
 log = logging.getLogger(__name__)
@@ -20,13 +22,17 @@ BEATS_PER_LEASE = 5
 class Heartbeat:
     """Puts off the end of a lease from a thread of its own, for as long as the block runs."""
 
-    def __init__(self, database: Database, claim: Claim, lease_seconds: float) -> None:
+    def __init__(
+        self, database: Database, name: str, lease_seconds: float, keep: Callable[[Session], None]
+    ) -> None:
+        """`keep` puts the lease off, or raises LeaseLost."""
         self._database = database
-        self._claim = claim
+        self._name = name
         self._lease_seconds = lease_seconds
+        self._keep = keep
         self._stop = threading.Event()
         self._lost = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"lease-{claim.batch_id}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"lease of {name}", daemon=True)
 
     def check(self) -> None:
         """Raise LeaseLost where the lease is known to be lost, so that no more work goes into the batch."""
@@ -52,8 +58,8 @@ class Heartbeat:
                 return
             except SQLAlchemyError as error:
                 # The next beat may get through; if none does, the lease ends as it should.
-                log.warning("heartbeat of batch %d failed: %s", self._claim.batch_id, type(error).__name__)
+                log.warning("heartbeat of %s failed: %s", self._name, type(error).__name__)
 
     def _beat(self) -> None:
         with self._database.write() as session:
-            keep(session, self._claim.batch_id, self._claim.token, lease_seconds=self._lease_seconds)
+            self._keep(session)

@@ -57,6 +57,12 @@ def normalise(pixels: torch.Tensor, card: ModelCard) -> torch.Tensor:
     return (pixels.float().div_(255.0) - mean) / std
 
 
+def positive_probability(card: ModelCard, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return P(PNEUMONIA), (N,), from class probabilities (N, classes); rounding never carries it over 1."""
+    summed: NDArray[np.float32] = rows[:, card.positive_columns].sum(axis=1)
+    return np.minimum(summed, np.float32(1.0))
+
+
 def best_device() -> torch.device:
     """Return the first CUDA device, or the CPU where there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,17 +14,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from db.batches import Claim, Item, LeaseLost, NotScreened, Provenance, Screened, claim, complete, give_back
+from db.batches import (
+    Claim,
+    Item,
+    LeaseLost,
+    NotScreened,
+    Provenance,
+    Screened,
+    claim,
+    complete,
+    give_back,
+    keep,
+)
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.model_card import POSITIVE
+from db.model_card import POSITIVE, ModelCard
 from db.problems import BrokenModelOutput, ImageProblem, OutOfMemory, ScreeningFailed
 from db.uri import uri_to_path
 from worker.adaptive import Row, native_bf16
 from worker.adaptive import predict as predict_rows
 from worker.heartbeat import Heartbeat
 from worker.imaging import PREPROCESSING, Limits, Picture, read_picture
-from worker.learner import ResidentLearner, best_device
+from worker.learner import ResidentLearner, best_device, positive_probability
 from worker.residents import Residents
 from worker.settings import WorkerSettings
 
@@ -61,7 +72,12 @@ class Pipeline:
             log.info("batch %d is not there to be claimed", batch_id)
             return
         try:
-            with Heartbeat(self.database, claimed, lease_seconds) as heartbeat:
+            with Heartbeat(
+                self.database,
+                f"batch {batch_id}",
+                lease_seconds,
+                lambda session: keep(session, batch_id, claimed.token, lease_seconds=lease_seconds),
+            ) as heartbeat:
                 self._screen_claimed(claimed, heartbeat)
         except LeaseLost:
             log.warning("lease of batch %d was lost; its results are dropped", batch_id)
@@ -143,21 +159,27 @@ def _outcome(
         return NotScreened(item.image_id, BrokenModelOutput())
     return Screened(
         image_id=item.image_id,
-        # Rounding may carry a sum of three or more classes a hair over 1.
-        probability=min(float(values[learner.card.positive_column]), 1.0),
-        label=label_of(learner, values),
+        probability=float(positive_probability(learner.card, values[None])[0]),
+        label=label_of(learner.card, values),
+        types=types_of(learner.card, values),
         precision=row.precision,
         input_digest=picture.digest,
     )
 
 
-def label_of(learner: ResidentLearner, row: NDArray[np.float32]) -> str:
+def label_of(card: ModelCard, row: NDArray[np.float32]) -> str:
     """Return PNEUMONIA at or above the model's threshold, else the most probable other class."""
-    column = learner.card.positive_column
-    if float(row[column]) >= learner.card.threshold:
+    if float(positive_probability(card, row[None])[0]) >= card.threshold:
         return POSITIVE
-    others = [index for index in range(len(row)) if index != column]
-    return learner.card.classes[max(others, key=lambda index: float(row[index]))]
+    others = [index for index in range(len(row)) if index not in card.positive_columns]
+    return card.classes[max(others, key=lambda index: float(row[index]))]
+
+
+def types_of(card: ModelCard, row: NDArray[np.float32]) -> dict[str, float] | None:
+    """Return the probability of each type of pneumonia, for a model that tells types apart."""
+    if card.positives == (POSITIVE,):
+        return None
+    return {card.classes[index]: float(row[index]) for index in card.positive_columns}
 
 
 def fitting_rows(learner: ResidentLearner, pixels: NDArray[np.uint8], *, adaptive: bool) -> list[Row | None]:

@@ -1,18 +1,15 @@
-"""Commands on models: evaluate, retrain."""
+"""Measuring models: evaluate."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from scheduler.cli.cohorts import AsJson
 from scheduler.cli.console import DISCLAIMER, console, errors, print_json, print_table
 from scheduler.cli.ready import ready_database
-
-if TYPE_CHECKING:
-    from training.fit import EpochResult
 
 Labelled = Annotated[
     Path, typer.Argument(help="A folder that holds NORMAL/ and PNEUMONIA/.", show_default=False)
@@ -22,7 +19,6 @@ Labelled = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command(epilog="Example: pneumoscreen evaluate /data/labelled --json")(evaluate)
-    app.command(epilog="Example: pneumoscreen retrain /data/labelled --weights /data/imagenet")(retrain)
 
 
 def evaluate(
@@ -60,49 +56,3 @@ def evaluate(
 
 def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4f}"
-
-
-def retrain(
-    data: Labelled,
-    weights: Annotated[
-        Path,
-        typer.Option(
-            help="Folder with the initial ImageNet weights, as resnet50-imagenet.safetensors.",
-            envvar="PNEUMOSCREEN_WEIGHTS",
-            show_default=False,
-        ),
-    ],
-    recipe: Annotated[str, typer.Option(help="thesis or clinical.")] = "clinical",
-    backbone: Annotated[str, typer.Option(help="resnet18, resnet34, resnet50 or alexnet.")] = "resnet50",
-    epochs: Annotated[
-        int | None, typer.Option(help="Epochs after the frozen one; the recipe's by default.", min=1)
-    ] = None,
-) -> None:
-    """Train a challenger on labelled images and register it as a candidate."""
-    from dataclasses import replace
-
-    from db.registry import import_model
-    from training.backbones import check_backbone
-    from training.recipe import find_recipe
-    from training.retrain import retrain as train
-
-    chosen = find_recipe(recipe)
-    check_backbone(backbone)
-    database = ready_database(with_champion=True)
-
-    def show(epoch: EpochResult) -> None:
-        errors.print(
-            f"epoch {epoch.epoch}: training loss {epoch.train_loss:.4f}, "
-            f"validation loss {epoch.valid_loss:.4f}, accuracy {epoch.accuracy:.4f}"
-        )
-
-    challenger = train(
-        data,
-        backbone=backbone,
-        recipe=chosen if epochs is None else replace(chosen, epochs=epochs),
-        weights=weights,
-        out=database.models_folder / "trained",
-        on_epoch=show,
-    )
-    model = import_model(database, challenger.folder)
-    console.print(f"Candidate {model.name} in {challenger.folder}", markup=False)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from db.batches import forget_rings
 from db.engine import Database
+from db.runs import forget_run_rings
 from deploy.stack import Stack
 
 
@@ -28,6 +29,7 @@ def start_stack(database: Database, stack: Stack) -> None:
     """Start the embedded stack; its broker begins empty, so what was rung for before must be rung again."""
     with database.write() as session:
         forget_rings(session)
+        forget_run_rings(session)
     stack.start()
 
 

@@ -73,7 +73,7 @@ def fastai_run(
         logits, _ = learner.get_preds(dl=loaders.test_dl(files), act=lambda x: x)  # type: ignore[attr-defined]
     seconds = time.perf_counter() - start
     rows = (logits / card.temperature).softmax(dim=1).numpy()
-    return len(files) / seconds, rows[:, card.positive_column]
+    return len(files) / seconds, rows[:, card.positive_columns[0]]
 
 
 def screen_run(database: Database, folder: Path, name: str) -> float:

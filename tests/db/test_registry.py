@@ -10,7 +10,17 @@ from sqlalchemy.exc import IntegrityError
 
 from db.engine import Database
 from db.model_card import WEIGHTS_FILE, ModelDigestMismatch
-from db.registry import ModelUnknown, champion, ensure_champion, find_champion, import_model, promote
+from db.registry import (
+    ModelUnknown,
+    NothingToRollBack,
+    champion,
+    ensure_champion,
+    find_champion,
+    import_model,
+    model_events,
+    promote,
+    rollback,
+)
 from db.states import ModelState
 from db.tables import Event, Model
 
@@ -59,3 +69,23 @@ def test_weights_that_are_not_the_cards_are_not_imported(
         import_model(database, tmp_path)
     with database.read() as session:
         assert session.scalars(select(Model)).all() == []
+
+
+def test_rolling_back_goes_back_one_reign_at_a_time(
+    database: Database, model: Model, other_artefact: Path
+) -> None:
+    other = import_model(database, other_artefact)
+    with database.write() as session:
+        promote(session, other.name)
+        promote(session, model.name)
+        assert rollback(session).name == other.name
+        assert rollback(session).name == model.name
+    with database.write() as session, pytest.raises(NothingToRollBack):
+        rollback(session)
+    with database.read() as session:
+        assert champion(session).name == model.name
+        assert [event.action for event in model_events(session, other)] == [
+            "model.import",
+            "model.promote",
+            "model.rollback",
+        ]

@@ -65,7 +65,7 @@ def test_a_cohort_from_submit_to_results(phantoms: Path, tmp_path: Path) -> None
         (["results", "nobody", "--out", "r.csv"], "cohort-unknown"),
         (["evaluate", "{empty}"], "labelled-folders-missing"),
         (["retrain", "{empty}", "--weights", "{empty}"], "initial-weights-missing"),
-        (["retrain", "{empty}", "--weights", "{empty}", "--backbone", "vgg"], "backbone-unknown"),
+        (["retrain", "{empty}", "--weights", "{empty}", "--backbones", "vgg"], "backbone-unknown"),
         (["retrain", "{empty}", "--weights", "{empty}", "--recipe", "best"], "recipe-unknown"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

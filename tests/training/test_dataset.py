@@ -10,10 +10,14 @@ from training.dataset import (
     LabelledFolderMissing,
     LabelledImage,
     TooFewLabelled,
+    as_classes,
+    contradictions,
     find_labelled,
     fingerprint,
     grouped_split,
     patient_group,
+    patients,
+    random_split,
 )
 
 
@@ -38,33 +42,57 @@ def test_images_are_labelled_by_their_folder(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert [(image.path.name, image.label, image.group) for image in find_labelled(tmp_path)] == [
         ("a.jpeg", "NORMAL", "a"),
-        ("person7_virus_1.jpeg", "PNEUMONIA", "person7"),
+        ("person7_virus_1.jpeg", "VIRAL", "person7"),
     ]
+    assert [image.label for image in as_classes(find_labelled(tmp_path), ("NORMAL", "PNEUMONIA"))] == [
+        "NORMAL",
+        "PNEUMONIA",
+    ]
+
+
+def test_a_type_that_would_have_to_be_guessed_is_left_out() -> None:
+    names = ("NORMAL", "BACTERIAL", "VIRAL")
+    images = [LabelledImage(Path(str(n)), label, str(n)) for n, label in enumerate((*names, "PNEUMONIA"))]
+    assert [image.label for image in as_classes(images, names)] == list(names)
+
+
+def test_the_same_bytes_under_two_classes_are_found() -> None:
+    labels = ["NORMAL", "PNEUMONIA", "BACTERIAL", "PNEUMONIA", "VIRAL", "BACTERIAL", "NORMAL"]
+    images = [LabelledImage(Path(str(n)), label, str(n)) for n, label in enumerate(labels)]
+    assert contradictions(images, ["a", "a", "b", "b", "c", "c", "d"]) == [0, 1, 4, 5]
 
 
 def test_a_missing_class_is_named(tmp_path: Path) -> None:
     (tmp_path / "NORMAL").mkdir()
     (tmp_path / "NORMAL" / "a.jpeg").touch()
     with pytest.raises(LabelledFolderMissing, match="PNEUMONIA"):
-        find_labelled(tmp_path)
+        as_classes(find_labelled(tmp_path), ("NORMAL", "PNEUMONIA"))
+
+
+def split(images: list[LabelledImage], digests: list[str], seed: int = 42) -> tuple[list[int], list[int]]:
+    labels = [image.label for image in images]
+    valid = grouped_split(labels, patients(images, digests, [(1, 70)]), seed=seed).tolist()
+    return [index for index in range(len(images)) if index not in valid], valid
 
 
 def test_no_patient_and_no_duplicate_is_on_both_sides() -> None:
     images = labelled(40)
     digests = [str(index) for index in range(len(images))]
     digests[0] = digests[60]  # two patients share the bytes of an image, and so a side
-    train, valid = grouped_split(images, digests)
-    assert sorted([*train, *valid]) == list(range(len(images)))
-    assert {images[i].group for i in train}.isdisjoint({images[i].group for i in valid})
-    assert {digests[i] for i in train}.isdisjoint({digests[i] for i in valid})
-    assert {images[i].label for i in valid} == {"NORMAL", "PNEUMONIA"}
-    assert len(valid) == pytest.approx(len(images) / 5, rel=0.2)
+    for seed in range(5):
+        train, valid = split(images, digests, seed)
+        assert sorted([*train, *valid]) == list(range(len(images)))
+        assert {images[i].group for i in train}.isdisjoint({images[i].group for i in valid})
+        assert {digests[i] for i in train}.isdisjoint({digests[i] for i in valid})
+        assert (1 in valid) == (70 in valid)  # they look the same
+        assert {images[i].label for i in valid} == {"NORMAL", "PNEUMONIA"}
+        assert len(valid) == pytest.approx(len(images) / 5, rel=0.2)
 
 
 def test_a_split_is_the_same_for_the_same_seed_alone() -> None:
     images = labelled(40)
     digests = [str(index) for index in range(len(images))]
-    first, same, other = (grouped_split(images, digests, seed=seed)[1].tolist() for seed in (1, 1, 2))
+    first, same, other = (split(images, digests, seed)[1] for seed in (1, 1, 2))
     assert first == same
     assert first != other
 
@@ -72,7 +100,14 @@ def test_a_split_is_the_same_for_the_same_seed_alone() -> None:
 def test_a_class_with_too_few_patients_is_refused() -> None:
     images = labelled(3)
     with pytest.raises(TooFewLabelled):
-        grouped_split(images, [str(index) for index in range(len(images))])
+        grouped_split([image.label for image in images], patients(images, [str(n) for n in range(12)]))
+
+
+def test_the_random_split_is_the_thesis() -> None:
+    from fastai.data.transforms import RandomSplitter
+
+    labels = ["NORMAL", "PNEUMONIA"] * 50
+    assert random_split(labels).tolist() == list(RandomSplitter(0.2, seed=42)(labels)[1])
 
 
 def test_the_fingerprint_is_of_the_data_and_not_of_its_order() -> None:

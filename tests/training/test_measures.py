@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.fit import fit_temperature
+from training.calibration import fit_temperature
 from training.measures import area_under_roc, measure, operating_point, proportion
 
 

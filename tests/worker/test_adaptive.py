@@ -30,8 +30,8 @@ class Scripted(ResidentLearner):
         script = self.cheap if precision is Precision.BF16 else self.exact
         found = [script[int(number)] for number in pixels[:, 0, 0, 0]]
         rows = np.zeros((len(found), 2), dtype=np.float32)
-        rows[:, self.card.positive_column] = found
-        rows[:, 1 - self.card.positive_column] = 1 - rows[:, self.card.positive_column]
+        rows[:, self.card.positive_columns[0]] = found
+        rows[:, 1 - self.card.positive_columns[0]] = 1 - rows[:, self.card.positive_columns[0]]
         return rows
 
 
@@ -46,7 +46,7 @@ def test_only_clear_cut_pictures_stay_in_bfloat16(artefact: Path) -> None:
     exact = [0.9, 0.6, 0.1, 0.96, 0.3, 0.5, 0.5]
     learner = Scripted(ResidentLearner.load(artefact, device=CPU), cheap, exact, 0.5)
     rows = predict(learner, numbered(7), adaptive=True)
-    column = learner.card.positive_column
+    column = learner.card.positive_columns[0]
     found = [(round(float(row.values[column]), 4), str(row.precision)) for row in rows]
     assert found == [
         (0.001, "bf16"), (0.6, "fp32"), (0.999, "bf16"), (0.96, "fp32"), (0.3, "fp32"),
@@ -78,7 +78,7 @@ def test_labels_of_real_radiographs_are_those_of_single_precision(shared: Path) 
     files = sorted((shared / "chest_xray_original").rglob("*.jpeg"))[::2]
     pixels = np.stack([read_picture(file).pixels for file in files])
     learner = ResidentLearner.load(default_model(), device=CPU)
-    column = learner.card.positive_column
+    column = learner.card.positive_columns[0]
     exact = learner.probabilities(pixels)[:, column]
     rows = predict(learner, pixels, adaptive=True)
     found = np.array([row.values[column] for row in rows])

@@ -87,7 +87,7 @@ def test_a_learner_gives_probabilities_that_add_up_to_one(artefact: Path, random
     assert rows.shape == (8, 2)
     assert rows.dtype == np.float32
     assert rows.sum(axis=1) == pytest.approx(np.ones(8), abs=1e-6)
-    assert learner.card.positive_column == 0
+    assert learner.card.positive_columns == [0]
     assert CLASSES.index("PNEUMONIA") == 1
 
 

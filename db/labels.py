@@ -1,0 +1,144 @@
+"""Labels: what readers found, which of it holds, and what contradicts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from db.events import record
+from db.tables import Image, Label, LabelClass, Study
+
+#: Types of pneumonia, which imply it.
+TYPES = frozenset({LabelClass.BACTERIAL, LabelClass.VIRAL})
+
+#: Rows written per statement: SQLite takes at most 32,766 values in one.
+_CHUNK = 2_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What one reader found in one image, which is given by digest or by SOP Instance UID."""
+
+    digest: str | None = None
+    instance_uid: str | None = None
+    class_name: LabelClass
+    reader: str
+    #: YYYY-MM-DD, or empty.
+    read_on: str = ""
+    #: Name of the file that it came in with.
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledFile:
+    """An image and the readings that hold: the latest of each reader."""
+
+    digest: str | None
+    instance_uid: str | None
+    #: Where the image is, if a cohort holds it.
+    uri: str | None
+    #: Pseudonym of the patient, if a cohort holds it.
+    patient: str | None
+    readings: dict[str, LabelClass]
+    #: When the last of them came in.
+    labelled_at: float
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether readers disagree; PNEUMONIA does not contradict a type of it."""
+        found = set(self.readings.values())
+        return (LabelClass.NORMAL in found and len(found) > 1) or found >= TYPES
+
+    @property
+    def class_name(self) -> LabelClass:
+        """The most that its readers agree on; only where they do."""
+        found = set(self.readings.values())
+        return next(iter(found & TYPES), next(iter(found)))
+
+
+def add_readings(session: Session, readings: Iterable[Reading]) -> int:
+    """Add readings and return how many are new; one that is there already adds nothing."""
+    before = session.scalars(select(func.count()).select_from(Label)).one()
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    insert = dialect.insert(Label).on_conflict_do_nothing()
+    stream = iter(readings)
+    while chunk := list(islice(stream, _CHUNK)):
+        rows = [
+            {
+                "digest": one.digest,
+                "instance_uid": one.instance_uid,
+                "class_name": one.class_name,
+                "reader": one.reader,
+                "read_on": one.read_on,
+                "source": one.source,
+            }
+            for one in chunk
+        ]
+        session.execute(insert, rows)
+    new = session.scalars(select(func.count()).select_from(Label)).one() - before
+    record(session, "labels.import", "labels", new=new)
+    return new
+
+
+def known_instances(session: Session, uids: Sequence[str]) -> set[str]:
+    """Return those SOP Instance UIDs that a cohort holds."""
+    found: set[str] = set()
+    for start in range(0, len(uids), _CHUNK):
+        chunk = uids[start : start + _CHUNK]
+        query = select(Image.instance_uid).where(Image.instance_uid.in_(chunk))
+        found |= {uid for uid in session.scalars(query) if uid is not None}
+    return found
+
+
+def labelled_files(session: Session) -> list[LabelledFile]:
+    """Return every labelled image, settled or not, in the order in which its labels came in.
+
+    A reading by digest and one by SOP Instance UID meet where a cohort's image has both; an image has its
+    digest once it has been screened.
+    """
+    by_digest = {row.digest: row for row in session.execute(_images(Image.digest == Label.digest))}
+    by_instance = {
+        row.instance_uid: row for row in session.execute(_images(Image.instance_uid == Label.instance_uid))
+    }
+    grouped: dict[str, list[Label]] = defaultdict(list)
+    for label in session.scalars(select(Label).order_by(Label.read_on, Label.id)):
+        image = by_instance.get(label.instance_uid) if label.digest is None else None
+        digest = label.digest or (image.digest if image is not None else None)
+        grouped[digest or f"instance {label.instance_uid}"].append(label)
+    files = []
+    for key, labels in grouped.items():
+        digest = None if key.startswith("instance ") else key
+        instance_uid = next((label.instance_uid for label in labels if label.instance_uid), None)
+        image = by_digest.get(digest) or by_instance.get(instance_uid)
+        files.append(
+            LabelledFile(
+                digest=digest,
+                instance_uid=instance_uid,
+                uri=image.uri if image is not None else None,
+                patient=image.patient_key if image is not None else None,
+                # In the order of their days: a reader's last word stands.
+                readings={label.reader: label.class_name for label in labels},
+                labelled_at=max(label.created_at for label in labels),
+            )
+        )
+    return sorted(files, key=lambda file: file.labelled_at)
+
+
+def _images(joined: object):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    return (
+        select(Image.digest, Image.instance_uid, Image.uri, Study.patient_key)
+        .join(Label, joined)  # type: ignore[arg-type]
+        .outerjoin(Study, Study.id == Image.study_id)
+        .order_by(Image.id.desc())
+    )
+
+
+def new_since(session: Session, moment: float) -> int:
+    """Return how many images have settled labels of which one came in after a moment."""
+    return sum(1 for file in labelled_files(session) if not file.contradicts and file.labelled_at > moment)

@@ -1,0 +1,94 @@
+"""Initial weights: where they come from, and that they arrive."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from training.backbones import (
+    BACKBONES,
+    RANDOM_WEIGHTS,
+    BackboneUnknown,
+    InitialWeights,
+    InitialWeightsMissing,
+    InitialWeightsUnfit,
+    find_initial_weights,
+    initial_network,
+    torchvision_file,
+)
+from worker.torchvision_pair import import_torchvision
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write random weights in the layout of torchvision's ImageNet ones."""
+    import_torchvision()
+    from torchvision.models import resnet18
+
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("weights")
+    save_file(resnet18().state_dict(), folder / "resnet18-imagenet.safetensors")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give torchvision an empty cache."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"), raising=False)
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_the_body_starts_from_the_given_weights(weights: Path) -> None:
+    network = initial_network("resnet18", 2, find_initial_weights("resnet18", weights))
+    state, given = network.state_dict(), load_file(weights / "resnet18-imagenet.safetensors")
+    assert torch.equal(state["0.0.weight"], given["conv1.weight"])
+    assert torch.equal(state["0.7.1.bn2.running_var"], given["layer4.1.bn2.running_var"])
+
+
+def test_every_backbone_can_start_from_nothing() -> None:
+    for backbone in BACKBONES:
+        assert initial_network(backbone, 3, RANDOM_WEIGHTS).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+    assert RANDOM_WEIGHTS.digest is None
+
+
+def test_a_missing_file_is_named_with_its_place(weights: Path, cache: Path) -> None:
+    with pytest.raises(InitialWeightsMissing, match=r"resnet34-imagenet\.safetensors or resnet34-.*\.pth in"):
+        find_initial_weights("resnet34", weights)
+    with pytest.raises(InitialWeightsMissing, match="checkpoints"):
+        find_initial_weights("resnet34", None)
+    with pytest.raises(BackboneUnknown):
+        find_initial_weights("vgg", weights)
+
+
+def test_torchvisions_cache_is_used_once_its_digest_holds(weights: Path, cache: Path, tmp_path: Path) -> None:
+    torch.save(load_file(weights / "resnet18-imagenet.safetensors"), tmp_path / "saved.pth")
+    content = (tmp_path / "saved.pth").read_bytes()
+    (cache / torchvision_file("resnet18")).write_bytes(content)
+    found = find_initial_weights("resnet18", None)
+    assert found.file == cache / torchvision_file("resnet18")
+    with pytest.raises(InitialWeightsUnfit):
+        initial_network("resnet18", 2, found)
+    right = cache / f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    right.write_bytes(content)
+    initial_network("resnet18", 2, InitialWeights(right))
+
+
+def test_a_pickle_that_builds_more_than_tensors_is_refused(cache: Path) -> None:
+    content = b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94."
+    file = cache / f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    file.write_bytes(content)
+    with pytest.raises(InitialWeightsUnfit):
+        initial_network("resnet18", 2, InitialWeights(file))
+
+
+def test_foreign_weights_are_refused(weights: Path, tmp_path: Path) -> None:
+    file = tmp_path / "resnet34-imagenet.safetensors"
+    file.write_bytes((weights / "resnet18-imagenet.safetensors").read_bytes())
+    with pytest.raises(InitialWeightsUnfit):
+        initial_network("resnet34", 2, find_initial_weights("resnet34", tmp_path))

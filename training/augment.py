@@ -1,0 +1,149 @@
+"""Augmentation that breaks shortcuts: what tells classes apart in one hospital's files and not in a lung.
+
+A classifier that sees 16x16 thumbnails separates the training data nearly as well as a network does, by
+framing, brightness, sharpness and the margins of the film. Each function here makes one of these useless.
+All take and return a float32 batch (N, 3, H, W) in [0, 1] and draw from torch's global generator.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+#: Degrees to either side.
+ROTATION = 15.0
+#: The picture is drawn between so much larger and smaller, across and along independently: the width and
+#: height that a film was squeezed from show in the proportions of the chest.
+SCALE = (0.8, 1.35)
+ASPECT = 1.25
+SHEAR = 0.1
+#: Of half the side.
+SHIFT = 0.15
+
+
+def geometry(batch: torch.Tensor) -> torch.Tensor:
+    """Turn, stretch, shear, shift and mirror each picture; what comes in is black or mirrored."""
+    count, device = len(batch), batch.device
+    angle = _uniform(count, -ROTATION, ROTATION).deg2rad()
+    scale = _log_uniform(count, *SCALE)
+    aspect = _log_uniform(count, ASPECT**-0.5, ASPECT**0.5)
+    shear = _uniform(count, -SHEAR, SHEAR)
+    mirror = torch.where(torch.rand(count) < 0.5, -1.0, 1.0)
+    across, along = mirror / (scale * aspect), aspect / scale
+    cos, sin = angle.cos(), angle.sin()
+    theta = torch.stack(
+        [
+            torch.stack([cos * across, (shear * cos - sin) * along, _uniform(count, -SHIFT, SHIFT)], dim=1),
+            torch.stack([sin * across, (shear * sin + cos) * along, _uniform(count, -SHIFT, SHIFT)], dim=1),
+        ],
+        dim=1,
+    )
+    grid = functional.affine_grid(theta.to(device), list(batch.shape), align_corners=False)
+    padding = "zeros" if torch.rand(()) < 0.5 else "reflection"
+    return functional.grid_sample(batch, grid, padding_mode=padding, align_corners=False)
+
+
+def intensity(batch: torch.Tensor) -> torch.Tensor:
+    """Change exposure, contrast and gamma, and equalise the histogram of some."""
+    count = len(batch)
+    batch = batch.clamp(0, 1) ** _per_picture(_log_uniform(count, 0.5, 2.0), batch)
+    mean = batch.mean(dim=(1, 2, 3), keepdim=True)
+    contrast = _per_picture(_log_uniform(count, 0.65, 1.5), batch)
+    exposure = _per_picture(_uniform(count, -0.12, 0.12), batch)
+    batch = ((batch - mean) * contrast + mean + exposure).clamp(0, 1)
+    for index in _chosen(count, 0.15):
+        batch[index] = _equalised(batch[index])
+    return batch
+
+
+def resolution(batch: torch.Tensor) -> torch.Tensor:
+    """Draw half of the pictures from fewer pixels, a quarter or more of each side, or sharpen them."""
+    side = batch.shape[-1]
+    for index in _chosen(len(batch), 0.5):
+        small = int(side * _log_uniform(1, 0.25, 1.0))
+        reduced = functional.interpolate(batch[index : index + 1], size=(small, small), mode="area")
+        blurred = functional.interpolate(reduced, size=(side, side), mode="bilinear", align_corners=False)[0]
+        if torch.rand(()) < 0.25:
+            batch[index] = (batch[index] + 0.7 * (batch[index] - blurred)).clamp(0, 1)
+        else:
+            batch[index] = blurred
+    return batch
+
+
+def compression(batch: torch.Tensor) -> torch.Tensor:
+    """Compress some of the pictures as JPEG, well or badly, and add noise to others."""
+    for index in _chosen(len(batch), 0.4):
+        quality = int(_uniform(1, 15, 90))
+        batch[index] = _recompressed(batch[index], quality)
+    for index in _chosen(len(batch), 0.3):
+        batch[index] += torch.randn_like(batch[index, :1]) * float(_uniform(1, 0.01, 0.06))
+    return batch.clamp(0, 1)
+
+
+def borders(batch: torch.Tensor) -> torch.Tensor:
+    """Lay a frame around some of the pictures, and plates as of side markers and labels on others."""
+    height, width = batch.shape[-2:]
+    for index in _chosen(len(batch), 0.3):
+        shade = float(torch.rand(())) if torch.rand(()) < 0.3 else 0.0
+        top, bottom, left, right = (int(part) for part in _uniform(4, 0, 0.13) * width)
+        framed = torch.full_like(batch[index], shade)
+        framed[:, top : height - bottom, left : width - right] = batch[
+            index, :, top : height - bottom, left : width - right
+        ]
+        batch[index] = framed
+    for index in _chosen(len(batch), 0.5):
+        for _ in range(int(torch.randint(1, 4, ()))):
+            high, wide = (int(part) for part in _log_uniform(2, 0.05, 0.35) * width)
+            top = int(torch.randint(0, height - high, ()))
+            left = int(torch.randint(0, width - wide, ()))
+            batch[index, :, top : top + high, left : left + wide] = float(torch.rand(()))
+    return batch
+
+
+#: In the order in which a radiograph meets them: the film, its digitisation, its file.
+STEPS = (geometry, intensity, borders, resolution, compression)
+
+
+def break_shortcuts(batch: torch.Tensor) -> torch.Tensor:
+    """Apply every step to a batch of pictures."""
+    for step in STEPS:
+        batch = step(batch)
+    return batch
+
+
+def _uniform(count: int, low: float, high: float) -> torch.Tensor:
+    return torch.rand(count) * (high - low) + low
+
+
+def _log_uniform(count: int, low: float, high: float) -> torch.Tensor:
+    bounds = torch.tensor([low, high]).log()
+    return (torch.rand(count) * (bounds[1] - bounds[0]) + bounds[0]).exp()
+
+
+def _chosen(count: int, share: float) -> list[int]:
+    return torch.nonzero(torch.rand(count) < share).flatten().tolist()
+
+
+def _per_picture(values: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    return values.to(batch.device).view(-1, 1, 1, 1)
+
+
+def _equalised(picture: torch.Tensor) -> torch.Tensor:
+    """Return a picture whose grey values are equally common."""
+    levels = (picture.mean(dim=0) * 255).round().long()
+    counts = torch.bincount(levels.flatten(), minlength=256).cumsum(0)
+    rank = counts.float() / counts[-1]
+    return rank[(picture * 255).round().long()]
+
+
+def _recompressed(picture: torch.Tensor, quality: int) -> torch.Tensor:
+    pixels = (picture.permute(1, 2, 0) * 255).round().to(torch.uint8).cpu().numpy()
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    with Image.open(file) as image:
+        array = np.asarray(image, dtype=np.float32)
+    return torch.from_numpy(array / 255).permute(2, 0, 1).to(picture.device)

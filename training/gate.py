@@ -1,0 +1,153 @@
+"""The gate between a challenger and the champion: the same held-out images, rules set beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.outcome import HeldOut
+
+#: The challenger may be so much worse at most, with 95% confidence (one-sided): sensitivity comes first.
+SENSITIVITY_MARGIN = 0.02
+SPECIFICITY_MARGIN = 0.05
+
+#: Images that a subgroup must have to be judged.
+FEWEST = 20
+
+_SAMPLES = 2000
+_ONE_SIDED = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A model's answers on the held-out images."""
+
+    model: str
+    #: P(PNEUMONIA), float64, (N,).
+    probability: NDArray[np.float64]
+    threshold: float
+
+    @property
+    def called(self) -> NDArray[np.bool_]:
+        """Which images it calls pneumonia."""
+        return self.probability >= self.threshold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One of the gate's rules, applied."""
+
+    rule: str
+    passed: bool
+    #: Challenger minus champion, with its one-sided 95% bounds; None where there is nothing to compare.
+    difference: float | None
+    low: float | None
+    high: float | None
+    #: What it means, in a sentence.
+    says: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The gate's answer."""
+
+    challenger: str
+    champion: str
+    passed: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it says no, or that every rule is met."""
+        failed = [check.says for check in self.checks if not check.passed]
+        return failed or [
+            "not inferior in sensitivity and specificity, not worse in calibration or a subgroup"
+        ]
+
+
+def decide(challenger: Verdict, champion: Verdict, held_out: HeldOut) -> Decision:
+    """Compare a challenger with the champion on the same images.
+
+    It passes where it is not inferior in sensitivity and specificity by the margins above, and not
+    significantly worse in calibration (Brier score) or in any subgroup of 20 images or more. Bounds are
+    from a bootstrap over patients.
+    """
+    pair = _Pair(challenger, champion, held_out.positive, _draws(held_out.groups))
+    checks = [
+        _not_inferior("sensitivity", pair, pair.positive, SENSITIVITY_MARGIN),
+        _not_inferior("specificity", pair, ~pair.positive, SPECIFICITY_MARGIN),
+        _calibration(pair),
+    ]
+    for attribute, values in held_out.subgroups.items():
+        for value in sorted({value for value in values if value}):
+            inside = np.array([one == value for one in values])
+            for name, side in (("sensitivity", pair.positive), ("specificity", ~pair.positive)):
+                if (inside & side).sum() >= FEWEST:
+                    checks.append(_not_worse(f"{name}, {attribute} {value}", pair, inside & side))
+    return Decision(
+        challenger=challenger.model,
+        champion=champion.model,
+        passed=all(check.passed for check in checks),
+        checks=tuple(checks),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Both models' answers, the truth, and how often each image counts in each bootstrap sample."""
+
+    challenger: Verdict
+    champion: Verdict
+    positive: NDArray[np.bool_]
+    #: float32, (samples, N).
+    draws: NDArray[np.float32]
+
+    def more_right(self) -> NDArray[np.float64]:
+        """1 where only the challenger is right, -1 where only the champion is, else 0."""
+        right = [(verdict.called == self.positive) for verdict in (self.challenger, self.champion)]
+        return right[0].astype(np.float64) - right[1].astype(np.float64)
+
+    def bounds(self, change: NDArray[np.float64], which: NDArray[np.bool_]) -> tuple[float, float, float]:
+        """Return the mean change per image among `which`, and its one-sided 95% bounds."""
+        if not which.any():
+            return 0.0, -1.0, 1.0  # nothing is known
+        totals = self.draws[:, which].sum(axis=1)
+        sums = self.draws[:, which] @ change[which].astype(np.float32)
+        low, high = np.quantile(sums[totals > 0] / totals[totals > 0], [_ONE_SIDED, 1 - _ONE_SIDED])
+        return float(change[which].mean()), float(low), float(high)
+
+
+def _draws(groups: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return how often each image counts in each bootstrap sample of patients: (samples, N)."""
+    names, column = np.unique(groups, return_inverse=True)
+    random = np.random.default_rng(0)
+    weights = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_SAMPLES)
+    drawn: NDArray[np.float32] = weights.astype(np.float32)[:, column]
+    return drawn
+
+
+def _not_inferior(name: str, pair: _Pair, which: NDArray[np.bool_], margin: float) -> Check:
+    value, low, high = pair.bounds(pair.more_right(), which)
+    passed = low > -margin
+    says = f"{name} {value:+.3f} ({low:+.3f} to {high:+.3f}), allowed {-margin:+.3f}"
+    if not passed:
+        says += ": inferior" if high < 0 else ": too few images to rule out that it is inferior"
+    return Check(rule=name, passed=passed, difference=value, low=low, high=high, says=says)
+
+
+def _calibration(pair: _Pair) -> Check:
+    truth = pair.positive.astype(np.float64)
+    change = (pair.challenger.probability - truth) ** 2 - (pair.champion.probability - truth) ** 2
+    value, low, high = pair.bounds(change, np.ones_like(pair.positive))
+    passed = low <= 0
+    says = f"Brier score {value:+.4f} ({low:+.4f} to {high:+.4f})" + ("" if passed else ": worse calibrated")
+    return Check(rule="calibration", passed=passed, difference=value, low=low, high=high, says=says)
+
+
+def _not_worse(rule: str, pair: _Pair, which: NDArray[np.bool_]) -> Check:
+    value, low, high = pair.bounds(pair.more_right(), which)
+    passed = high >= 0
+    says = f"{rule} {value:+.3f} ({low:+.3f} to {high:+.3f})" + ("" if passed else ": worse")
+    return Check(rule=rule, passed=passed, difference=value, low=low, high=high, says=says)

@@ -1,0 +1,120 @@
+"""What a comparison of backbones found, before any statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochResult:
+    """One line of the thesis' tables; `epoch` 0 is the frozen one."""
+
+    epoch: int
+    train_loss: float
+    valid_loss: float
+    #: Share of the held-out images whose most probable class is theirs.
+    accuracy: float
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """The held-out images; every list has one entry per image, in the same order for all backbones."""
+
+    #: Class names in the order of the networks' outputs.
+    classes: tuple[str, ...]
+    #: Names of those classes that are pneumonia; P(PNEUMONIA) is the sum of theirs.
+    positives: tuple[str, ...]
+    #: int64, (N,), indices into `classes`.
+    truth: NDArray[np.int64]
+    #: int64, (N,): images of one patient have the same number.
+    groups: NDArray[np.int64]
+    #: SHA-256 of each file, hexadecimal: what a report calls an image by.
+    digests: tuple[str, ...]
+    #: uint8, (N, 224, 224, 3), as the network sees them.
+    pixels: NDArray[np.uint8]
+    #: Subgroup by attribute and image, None where unknown: `{"type": ("BACTERIAL", None, ...)}`.
+    subgroups: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
+
+    @property
+    def positive(self) -> NDArray[np.bool_]:
+        """Which images show pneumonia: bool, (N,)."""
+        return np.isin(self.truth, [self.classes.index(name) for name in self.positives])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneOutcome:
+    """One backbone, trained with one seed."""
+
+    backbone: str
+    seed: int
+    model_id: str
+    epochs: tuple[EpochResult, ...]
+    #: float64, (N, classes): calibrated probabilities of the held-out images.
+    probabilities: NDArray[np.float64]
+    temperature: float
+    threshold: float
+    seconds: float
+    #: The most memory that the process (CPU) or the device (CUDA) held, in bytes.
+    peak_memory_bytes: int
+    #: SHA-256 of the initial weights' file; None means random.
+    initial_weights_digest: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedBackbone:
+    """A backbone whose training did not end well; the others are not affected."""
+
+    backbone: str
+    seed: int
+    #: An error's stable code.
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSummary:
+    """The labelled images of a run, without a path or a name."""
+
+    #: SHA-256 over the set of (file digest, class) pairs.
+    fingerprint: str
+    #: Images per class, by side of the split.
+    training: dict[str, int]
+    held_out: dict[str, int]
+    #: Images left out because they could not be read, by code.
+    unreadable: dict[str, int]
+    #: Images that are a byte-for-byte or near copy of another one.
+    duplicates: int
+    #: Images of training patients among the held-out ones: 0 where the split is by patient.
+    leaked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A finished run."""
+
+    run_id: int
+    #: ISO 8601, UTC.
+    finished_at: str
+    #: `thesis` or `clinical`.
+    recipe: str
+    #: Every setting of the recipe, by name.
+    settings: dict[str, object]
+    #: Python, torch, torchvision, fastai, pillow and pneumoscreen, by name.
+    software: dict[str, str]
+    device: str
+    data: DataSummary
+    held_out: HeldOut
+    outcomes: tuple[BackboneOutcome, ...]
+    failed: tuple[FailedBackbone, ...]
+    #: float64, (N,): P(PNEUMONIA) by a logistic regression on 16x16 thumbnails, fitted on the training side.
+    baseline: NDArray[np.float64]
+
+
+def pneumonia(outcome: BackboneOutcome, held_out: HeldOut) -> NDArray[np.float64]:
+    """Return P(PNEUMONIA) of the held-out images, float64 (N,)."""
+    columns = [held_out.classes.index(name) for name in held_out.positives]
+    probability: NDArray[np.float64] = outcome.probabilities[:, columns].sum(axis=1)
+    return probability

@@ -1,0 +1,404 @@
+"""One training run: every backbone, the report, the gate. Killed at any moment, it can be gone on from."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from db.batches import LeaseLost
+from db.engine import Database
+from db.errors import PneumoscreenError
+from db.events import record
+from db.registry import find_champion, find_model, import_model, promote
+from db.runs import RunNotOpen, claim_run, find_run, finish_run, keep_run, note_progress, note_result
+from db.settings import home
+from db.states import RunState
+from db.tables import TrainingResult
+from training.backbones import RANDOM_WEIGHTS, InitialWeights, check_backbone, find_initial_weights
+from training.baseline import thumbnail_baseline
+from training.candidate import software, write_candidate
+from training.dataset import positives
+from training.fit import fit_backbone
+from training.gate import Decision, Verdict, decide
+from training.measures import area_under_roc
+from training.outcome import BackboneOutcome, Comparison, EpochResult, FailedBackbone, HeldOut, pneumonia
+from training.plan import Plan
+from training.prepare import Prepared, prepare
+from training.report import build_report, write_report
+from training.sources import labelled_images
+from worker.allocator import keep_memory
+from worker.heartbeat import Heartbeat
+from worker.learner import ResidentLearner, best_device, positive_probability
+
+log = logging.getLogger(__name__)
+
+#: Seconds without a sign of life after which a run is given to another worker.
+LEASE_SECONDS = 60.0
+
+#: Free disk that checkpoints and artefacts of the largest backbone need, twice: old and new.
+_NEEDED_BYTES = 1_000_000_000
+
+#: Seconds between two notes of progress in the job table.
+_NOTE_SECONDS = 2.0
+
+
+class DiskFull(PneumoscreenError):
+    """The disk of the data directory has less than 1 GB free. Make room, or move the data directory."""
+
+    code = "disk-full"
+
+
+class Interrupted(PneumoscreenError):
+    """The training worker is stopping. The run goes on from its last epoch when one starts again."""
+
+    code = "training-interrupted"
+
+
+class BackboneFailed(PneumoscreenError):
+    """Training a backbone failed for a reason that was not foreseen; the log has it."""
+
+    code = "backbone-failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a run has come, as the job table and the progress bar show it."""
+
+    backbone: str
+    seed: int
+    #: Of the whole run, from 0 to 1.
+    part: float
+    seconds_left: float | None
+    epochs: tuple[EpochResult, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `status` shows."""
+        last = asdict(self.epochs[-1]) if self.epochs else {}
+        return {
+            "backbone": self.backbone,
+            "seed": self.seed,
+            "part": round(self.part, 4),
+            "seconds_left": None if self.seconds_left is None else round(self.seconds_left),
+            **last,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What came of a run."""
+
+    run_id: int
+    report: Path
+    outcomes: tuple[BackboneOutcome, ...]
+    failed: tuple[FailedBackbone, ...]
+    #: The winner and what the gate said of it.
+    winner: str
+    decision: Decision | None
+    promoted: bool
+    contradicting: list[str]
+
+
+OnStep = Callable[[Step], None]
+
+
+def run_folder(run_id: int) -> Path:
+    """Return where a run keeps its checkpoints and its report."""
+    return home() / "training" / f"run-{run_id}"
+
+
+def train(database: Database, run_id: int, *, on_step: OnStep = lambda _: None) -> Finished:
+    """Take a run up, from its last epoch where it was interrupted, and bring it to its end.
+
+    Raises RunUnknown, RunNotOpen, LeaseLost; and, noted in the job table, whatever the data, the weights
+    or the disk lack before the first epoch.
+    """
+    keep_memory()
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    with database.write() as session:
+        find_run(session, run_id)
+        token = claim_run(session, run_id, owner=owner, lease_seconds=LEASE_SECONDS)
+        if token is None:
+            raise RunNotOpen
+    keep = Heartbeat(
+        database,
+        f"run {run_id}",
+        LEASE_SECONDS,
+        lambda session: keep_run(session, run_id, token, lease_seconds=LEASE_SECONDS),
+    )
+    try:
+        with keep as heartbeat:
+            return _Run(database, run_id, token, heartbeat, on_step).run()
+    except KeyboardInterrupt:
+        _finish(database, run_id, token, RunState.STOPPED)
+        raise
+    except Interrupted:
+        _finish(database, run_id, token, RunState.QUEUED)
+        raise
+    except LeaseLost:
+        raise
+    except PneumoscreenError as error:
+        _finish(database, run_id, token, RunState.FAILED, error.code)
+        raise
+
+
+def _finish(database: Database, run_id: int, token: str, state: RunState, problem: str | None = None) -> None:
+    with database.write() as session:
+        finish_run(session, run_id, token, state, problem=problem)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One backbone with one seed, and its part of the whole run."""
+
+    backbone: str
+    seed: int
+    initial: InitialWeights
+    share: float
+    start: float = 0.0
+
+
+class _Run:
+    """A run that is held."""
+
+    def __init__(
+        self, database: Database, run_id: int, token: str, heartbeat: Heartbeat, on_step: OnStep
+    ) -> None:
+        self.database, self.run_id, self.token = database, run_id, token
+        self.heartbeat, self.on_step = heartbeat, on_step
+        self.folder = run_folder(run_id)
+        with database.read() as session:
+            self.plan = Plan.model_validate(find_run(session, run_id).plan)
+        self.recipe = self.plan.make_recipe()
+        self._noted = 0.0
+
+    def run(self) -> Finished:
+        """Train, compare, report, decide."""
+        weights = {backbone: self._initial(backbone) for backbone in self.plan.backbones}
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if shutil.disk_usage(self.folder).free < _NEEDED_BYTES:
+            raise DiskFull
+        prepared = prepare(labelled_images(self.database, self.plan), self.plan.classes, self.recipe)
+        outcomes: list[BackboneOutcome] = []
+        failed: list[FailedBackbone] = []
+        share = 1 / (len(weights) * self.recipe.seeds)
+        jobs = [
+            _Job(backbone, self.recipe.seed + number, initial, share)
+            for backbone, initial in weights.items()
+            for number in range(self.recipe.seeds)
+        ]
+        for number, job in enumerate(jobs):
+            result = self._one(replace(job, start=number * share), prepared)
+            (outcomes if isinstance(result, BackboneOutcome) else failed).append(result)  # type: ignore[arg-type]
+        if not outcomes:
+            raise BackboneFailed(", ".join(sorted({one.problem for one in failed})))
+        return self._conclude(prepared, outcomes, failed)
+
+    def _initial(self, backbone: str) -> InitialWeights:
+        check_backbone(backbone)
+        if backbone in self.plan.random_weights:
+            return RANDOM_WEIGHTS
+        return find_initial_weights(backbone, self.plan.weights)
+
+    # -- one backbone
+
+    def _one(self, job: _Job, prepared: Prepared) -> BackboneOutcome | FailedBackbone:
+        """Train one backbone, or return what an earlier try came to; its failure is its own."""
+        backbone, seed = job.backbone, job.seed
+        folder = self.folder / f"{backbone}-{seed}"
+        if (folder / "outcome.json").is_file():
+            return _read_outcome(folder / "outcome.json")
+        try:
+            outcome = self._fit(job, prepared)
+        except (LeaseLost, Interrupted):
+            raise
+        except PneumoscreenError as error:
+            problem = error.code
+        except OSError as error:
+            problem = DiskFull.code if error.errno == errno.ENOSPC else BackboneFailed.code
+            log.exception("training %s failed", backbone)
+        except (RuntimeError, ValueError):  # torch's own, out of memory among them
+            problem = BackboneFailed.code
+            log.exception("training %s failed", backbone)
+        else:
+            _write_outcome(folder / "outcome.json", outcome)
+            self._note_result(outcome)
+            return outcome
+        finally:
+            gc.collect()
+        with self.database.write() as session:
+            result = TrainingResult(backbone=backbone, seed=seed, problem=problem, epochs=[])
+            note_result(session, self.run_id, self.token, result)
+        return FailedBackbone(backbone=backbone, seed=seed, problem=problem)
+
+    def _fit(self, job: _Job, prepared: Prepared) -> BackboneOutcome:
+        backbone, seed, initial, start, share = job.backbone, job.seed, job.initial, job.start, job.share
+        began, first = time.monotonic(), None
+
+        def show(done: float, epochs: tuple[EpochResult, ...]) -> None:
+            nonlocal first
+            self.heartbeat.check()
+            # What was done before a restart says nothing of the pace now.
+            first = done if first is None else first
+            pace = (time.monotonic() - began) / (done - first) if done > first else None
+            left = None if pace is None else pace * (1 - done + (1 - start - share) / share)
+            self._show(Step(backbone, seed, start + share * done, left, epochs))
+
+        fitted = fit_backbone(
+            backbone,
+            prepared,
+            self.recipe,
+            initial,
+            seed=seed,
+            folder=self.folder / f"{backbone}-{seed}" / "checkpoint",
+            on_step=show,
+        )
+        card, probabilities = write_candidate(
+            backbone, fitted, prepared, self.recipe, initial.digest, self.folder / "models"
+        )
+        import_model(self.database, self.folder / "models" / card.model_id)
+        shutil.rmtree(self.folder / "models" / card.model_id)
+        return BackboneOutcome(
+            backbone=backbone,
+            seed=seed,
+            model_id=card.model_id,
+            epochs=fitted.epochs,
+            probabilities=probabilities,
+            temperature=card.temperature,
+            threshold=card.threshold,
+            seconds=fitted.seconds,
+            peak_memory_bytes=fitted.peak_memory_bytes,
+            initial_weights_digest=initial.digest,
+        )
+
+    def _show(self, step: Step) -> None:
+        self.on_step(step)
+        if time.monotonic() - self._noted > _NOTE_SECONDS:
+            self._noted = time.monotonic()
+            with self.database.write() as session:
+                note_progress(session, self.run_id, self.token, step.as_json())
+
+    def _note_result(self, outcome: BackboneOutcome) -> None:
+        with self.database.write() as session:
+            result = TrainingResult(
+                backbone=outcome.backbone,
+                seed=outcome.seed,
+                model_id=find_model(session, outcome.model_id).id,
+                epochs=[asdict(epoch) for epoch in outcome.epochs],
+            )
+            note_result(session, self.run_id, self.token, result)
+
+    # -- all of them
+
+    def _conclude(
+        self, prepared: Prepared, outcomes: list[BackboneOutcome], failed: list[FailedBackbone]
+    ) -> Finished:
+        held_out = prepared.held_out_images()
+        targets = np.isin(prepared.targets, [prepared.classes.index(n) for n in positives(prepared.classes)])
+        comparison = Comparison(
+            run_id=self.run_id,
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            recipe=self.recipe.name,
+            settings=asdict(self.recipe),
+            software=software(),
+            device=_device_name(),
+            data=prepared.summary(),
+            held_out=held_out,
+            outcomes=tuple(outcomes),
+            failed=tuple(failed),
+            baseline=thumbnail_baseline(prepared.pictures.pixels, targets, prepared.held_out),
+        )
+        report = write_report(build_report(comparison), self.folder)
+        winner = best(outcomes, held_out)
+        decision = self._decide(winner, held_out)
+        promoted = decision is not None and decision.passed and self.plan.promote == "auto"
+        with self.database.write() as session:
+            if decision is not None:
+                record(
+                    session,
+                    "gate.yes" if decision.passed else "gate.no",
+                    f"model:{find_model(session, winner.model_id).id}",
+                    champion=decision.champion,
+                    reasons=list(decision.reasons),
+                    run=self.run_id,
+                )
+            if promoted:
+                promote(session, winner.model_id)
+            finish_run(session, self.run_id, self.token, RunState.DONE)
+        return Finished(
+            run_id=self.run_id,
+            report=report,
+            outcomes=tuple(outcomes),
+            failed=tuple(failed),
+            winner=winner.model_id,
+            decision=decision,
+            promoted=promoted,
+            contradicting=prepared.contradicting,
+        )
+
+    def _decide(self, winner: BackboneOutcome, held_out: HeldOut) -> Decision | None:
+        """Ask the gate; None where the winner screens already."""
+        with self.database.read() as session:
+            champion = find_champion(session)
+        if champion is None or champion.name == winner.model_id:
+            return None
+        learner = ResidentLearner.load(
+            self.database.models_folder / champion.name, digest=champion.weights_digest
+        )
+        parts = [
+            positive_probability(learner.card, learner.probabilities(held_out.pixels[start : start + 32]))
+            for start in range(0, len(held_out.pixels), 32)
+        ]
+        reigning = Verdict(champion.name, np.concatenate(parts).astype(np.float64), champion.threshold)
+        return decide(
+            Verdict(winner.model_id, pneumonia(winner, held_out), winner.threshold), reigning, held_out
+        )
+
+
+def best(outcomes: list[BackboneOutcome], held_out: HeldOut) -> BackboneOutcome:
+    """Return the outcome of the highest AUC; among equals the one of the lower validation loss."""
+
+    def merit(outcome: BackboneOutcome) -> tuple[float, float]:
+        auc = area_under_roc(held_out.positive, pneumonia(outcome, held_out)).value or 0.0
+        return auc, -outcome.epochs[-1].valid_loss
+
+    return max(outcomes, key=merit)
+
+
+def _device_name() -> str:
+    device = best_device()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _write_outcome(file: Path, outcome: BackboneOutcome) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    content = asdict(replace(outcome, probabilities=None))  # type: ignore[arg-type]
+    partial.write_text(json.dumps(content | {"probabilities": outcome.probabilities.tolist()}))
+    partial.replace(file)
+
+
+def _read_outcome(file: Path) -> BackboneOutcome:
+    content = json.loads(file.read_text())
+    return BackboneOutcome(
+        **content
+        | {
+            "epochs": tuple(EpochResult(**epoch) for epoch in content["epochs"]),
+            "probabilities": np.array(content["probabilities"], dtype=np.float64),
+        }
+    )

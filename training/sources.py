@@ -1,0 +1,29 @@
+"""Where labelled images come from: folders, and the labels in the job table."""
+
+from __future__ import annotations
+
+from db.engine import Database
+from db.labels import LabelledFile, labelled_files
+from db.uri import uri_to_path
+from training.dataset import LabelledImage, find_labelled, patient_group
+from training.plan import Plan
+
+
+def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
+    """Return the labelled images of a run.
+
+    From the job table come those that a cohort holds and whose readers agree; a file that a folder labels
+    otherwise is found out by its digest when both have been read (`training.prepare`).
+    """
+    found = find_labelled(plan.data) if plan.data is not None else []
+    if plan.use_labels:
+        with database.read() as session:
+            files = labelled_files(session)
+        found += [_image(file) for file in files if file.uri is not None and not file.contradicts]
+    return found
+
+
+def _image(file: LabelledFile) -> LabelledImage:
+    path = uri_to_path(file.uri or "")
+    group = f"patient {file.patient}" if file.patient else patient_group(path)
+    return LabelledImage(path=path, label=file.class_name, group=group)
