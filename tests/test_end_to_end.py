@@ -14,7 +14,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 from redis import Redis
 from sqlalchemy import func, select
@@ -23,7 +26,7 @@ from db.engine import Database
 from db.migrate import upgrade
 from db.registry import ensure_champion
 from db.states import ImageState
-from db.tables import Batch, Image, Prediction
+from db.tables import Batch, Image, Prediction, TrainingResult, TrainingRun
 from deploy.phantom import write_phantoms
 from deploy.stack import Stack
 
@@ -44,6 +47,7 @@ def job_table(home: Path, artefact: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv("PNEUMOSCREEN_LEASE_SECONDS", "3")
     monkeypatch.setenv("PNEUMOSCREEN_SWEEP_SECONDS", "1")
     monkeypatch.setenv("PNEUMOSCREEN_RING_AGAIN_SECONDS", "3")
+    monkeypatch.setenv("PNEUMOSCREEN_TRAINING_LEASE_SECONDS", "3")
     database = Database()
     upgrade(database)
     ensure_champion(database, artefact)
@@ -185,3 +189,49 @@ def test_a_cohort_is_screened_after_the_broker_died_and_came_back(
     run("submit", str(phantoms), "--cohort", "trial")
     run("watch", "trial")
     assert done_images(job_table) == 10
+
+
+def run_state(run_id: int) -> dict[str, Any]:
+    """Return a training run as `runs` lists it."""
+    return next(one for one in json.loads(run("runs", "--json").stdout) if one["run"] == run_id)
+
+
+def write_labelled(folder: Path) -> Path:
+    """Draw two classes that anything can tell apart."""
+    random = np.random.default_rng(4)
+    for label, level in (("NORMAL", 60), ("PNEUMONIA", 180)):
+        (folder / label).mkdir(parents=True)
+        for number in range(40):
+            pixels = np.clip(random.normal(level, 20, (64, 64)), 0, 255).astype(np.uint8)
+            PIL.Image.fromarray(pixels).save(folder / label / f"{number}.png")
+    return folder
+
+
+def test_retraining_through_the_queue_survives_its_worker_and_the_next_batch_uses_the_winner(
+    job_table: Database, tmp_path: Path
+) -> None:
+    data = write_labelled(tmp_path / "labelled")
+    run("up")
+    backbones = "resnet18,resnet34,resnet50,alexnet"
+    arguments = ["retrain", str(data), "--recipe", "thesis", "--backbones", backbones, "--epochs", "1"]
+    options = ["--random-weights", "--promote", "auto", "--queue", "--json"]
+    run_id = json.loads(run(*arguments, *options).stdout)["run"]
+    wait_for(lambda: run_state(run_id)["progress"].get("epoch") is not None, 180)
+    (worker,) = [process for process in Stack().processes() if process.name == "training"]
+    os.kill(worker.pid, signal.SIGKILL)
+    wait_for(lambda: run_state(run_id)["state"] == "done", 400)
+    with job_table.read() as session:
+        results = session.scalars(select(TrainingResult).where(TrainingResult.run_id == run_id)).all()
+        assert sorted(one.backbone for one in results) == sorted(backbones.split(","))
+        assert {len(one.epochs) for one in results} == {2}
+        assert session.scalars(select(TrainingRun.attempt)).one() == 2
+    models = json.loads(run("models", "list", "--json").stdout)
+    (champion,) = [one for one in models if one["state"] == "champion"]
+    assert champion["model"].split("-")[0] in backbones
+    write_phantoms(tmp_path / "x-rays", 6)
+    run("screen", str(tmp_path / "x-rays"), "--out", str(tmp_path / "r.csv"))
+    with (tmp_path / "r.csv").open(newline="") as file:
+        assert {row["model"] for row in csv.DictReader(file)} == {champion["model"]}
+    run("models", "rollback")
+    models = json.loads(run("models", "list", "--json").stdout)
+    assert [one["model"] for one in models if one["state"] == "champion"] != [champion["model"]]

@@ -39,15 +39,13 @@ from training.outcome import BackboneOutcome, Comparison, EpochResult, FailedBac
 from training.plan import Plan
 from training.prepare import Prepared, prepare
 from training.report import build_report, write_report
+from training.settings import TrainingSettings
 from training.sources import labelled_images
 from worker.allocator import keep_memory
 from worker.heartbeat import Heartbeat
 from worker.learner import ResidentLearner, best_device, positive_probability
 
 log = logging.getLogger(__name__)
-
-#: Seconds without a sign of life after which a run is given to another worker.
-LEASE_SECONDS = 60.0
 
 #: Free disk that checkpoints and artefacts of the largest backbone need, twice: old and new.
 _NEEDED_BYTES = 1_000_000_000
@@ -128,16 +126,17 @@ def train(database: Database, run_id: int, *, on_step: OnStep = lambda _: None) 
     """
     keep_memory()
     owner = f"{socket.gethostname()}:{os.getpid()}"
+    lease_seconds = TrainingSettings.read().training_lease_seconds
     with database.write() as session:
         find_run(session, run_id)
-        token = claim_run(session, run_id, owner=owner, lease_seconds=LEASE_SECONDS)
+        token = claim_run(session, run_id, owner=owner, lease_seconds=lease_seconds)
         if token is None:
             raise RunNotOpen
     keep = Heartbeat(
         database,
         f"run {run_id}",
-        LEASE_SECONDS,
-        lambda session: keep_run(session, run_id, token, lease_seconds=LEASE_SECONDS),
+        lease_seconds,
+        lambda session: keep_run(session, run_id, token, lease_seconds=lease_seconds),
     )
     try:
         with keep as heartbeat:

@@ -21,6 +21,9 @@ class TrainingSettings(RoomSettings):
     #: Folder with the initial ImageNet weights. Empty: torchvision's cache.
     weights: str = ""
 
+    #: Seconds without a sign of life after which a run is given to another training worker.
+    training_lease_seconds: Annotated[float, Field(gt=0)] = 60.0
+
     @property
     def data_folder(self) -> Path | None:
         """The folder with labelled images, if there is one."""

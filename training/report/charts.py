@@ -14,7 +14,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#0
 
 #: Of the drawing, in its own units: with room for labels at the right.
 _WIDTH, _HEIGHT = 360, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 84, 14, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 84, 14, 36
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,12 +70,11 @@ def summary(findings: Findings) -> list[str]:
         f"{measure_text(measures['specificity'])}."
     ]
     differing = [one for one in findings["paired"] if one["mcnemar_holm"] < ALPHA]
-    if findings["paired"]:
-        said.append(
-            "Of the backbones "
-            + ("some differ by more than noise: " + " ".join(one["says"] for one in differing)
-               if differing else "none differs from another by more than noise.")
-        )  # fmt: skip
+    if differing:
+        pairs = "; ".join(f"{one['one']} and {one['other']}" for one in differing)
+        said.append(f"More than noise separates {pairs}. All other differences are noise.")
+    elif findings["paired"]:
+        said.append("No backbone differs from another by more than noise.")
     baseline = findings["baseline"]["value"]
     if baseline is not None and measures["AUC"]["value"] is not None:
         gained = (measures["AUC"]["value"] - 0.5) or 1
