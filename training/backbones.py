@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,7 +113,7 @@ def initial_network(backbone: str, classes: int, initial: InitialWeights) -> nn.
     whole = architecture()
     try:
         whole.load_state_dict(_read(initial.file), strict=True)
-    except (RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError) as error:
+    except (RuntimeError, SafetensorError) as error:
         raise InitialWeightsUnfit(backbone) from error
     _copy_body(whole, network)
     return network
@@ -130,7 +129,10 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
         digest = InitialWeights(file).digest or ""
         if not digest.startswith(file.stem.rsplit("-", 1)[1]):
             raise InitialWeightsUnfit(file.name)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a file that is none of torch's leads its reader into
+            raise InitialWeightsUnfit(file.name) from error
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 

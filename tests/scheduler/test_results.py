@@ -45,7 +45,12 @@ def finished(database: Database, model: object) -> Database:
                     input_digest="d",
                 ),
                 Screened(
-                    image_id=third, probability=1.0, label="PNEUMONIA", precision="bf16", input_digest="e"
+                    image_id=third,
+                    probability=1.0,
+                    label="PNEUMONIA",
+                    precision="bf16",
+                    input_digest="e",
+                    types={"BACTERIAL": 0.3, "VIRAL": 0.7},
                 ),
             ],
             [NotScreened(second, CorruptImage())],
@@ -81,7 +86,10 @@ def test_csv_json_and_parquet_say_the_same(finished: Database, model: object, tm
         "threshold": 0.5,
         "model": model.name,  # type: ignore[attr-defined]
         "error": None,
+        "type": None,
+        "type_probability": None,
     }
+    assert (from_json[2]["type"], from_json[2]["type_probability"]) == ("VIRAL", 0.7)
     assert [(row["state"], row["error"]) for row in from_json[1:]] == [
         ("failed", "corrupt-image"),
         ("done", None),
