@@ -110,7 +110,7 @@ def test_screen_starts_what_it_needs_writes_results_and_stops_it(
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         "cohort", "study", "series", "instance", "source", "state",
-        "probability", "label", "threshold", "model", "error",
+        "probability", "label", "threshold", "model", "error", "type", "type_probability",
     ]  # fmt: skip
     assert [row["state"] for row in rows] == ["done"] * 10
     assert all(0 <= float(row["probability"]) <= 1 for row in rows)

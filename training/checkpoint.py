@@ -29,13 +29,18 @@ class Checkpoint:
     optimiser: list[dict[str, Any]]
     #: State of Python's, NumPy's and the loader's generators.
     generators: dict[str, Any]
+    #: The recorder's running training loss, which a phase's epochs share, and its batches.
+    running_loss: tuple[float, int]
 
     def restore_weights(self, learner: Any) -> None:
-        """Put weights and optimiser back; what drew random numbers before does not matter yet."""
+        """Put the weights back."""
         prefix = "model."
         learner.model.load_state_dict(
             {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
         )
+
+    def restore_optimiser(self, learner: Any) -> None:
+        """Put the optimiser's averages and counts back."""
         for index, (parameter, scalars) in enumerate(
             zip(_parameters(learner.opt), self.optimiser, strict=True)
         ):
@@ -45,6 +50,12 @@ class Checkpoint:
             for name, tensor in self.tensors.items():
                 if name.startswith(prefix):
                     state[name.removeprefix(prefix)] = tensor.to(parameter.device)
+
+    def restore_running_loss(self, learner: Any) -> None:
+        """Put the recorder's running training loss back."""
+        smooth = learner.recorder.smooth_loss
+        loss, smooth.count = self.running_loss
+        smooth.val = torch.tensor(loss)
 
     def restore_generators(self, learner: Any) -> None:
         """Put the random generators back to where they were when the epoch had ended."""
@@ -77,6 +88,7 @@ def save_checkpoint(folder: Path, learner: Any, epochs: list[EpochResult]) -> No
         tensors["generator.cuda"] = torch.cuda.get_rng_state()
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / _TENSORS)
     name, keys, *rest = np.random.get_state()
+    smooth = learner.recorder.smooth_loss
     generators = {
         "python": random.getstate(),
         "loader": learner.dls.train.rng.getstate(),
@@ -86,6 +98,7 @@ def save_checkpoint(folder: Path, learner: Any, epochs: list[EpochResult]) -> No
         "epochs": [asdict(epoch) for epoch in epochs],
         "optimiser": optimiser,
         "generators": generators,
+        "running_loss": (float(smooth.val), smooth.count),
     }
     (partial / _STATE).write_text(json.dumps(state))
     _replace(folder, partial)
@@ -111,6 +124,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
                 tensors=load_file(candidate / _TENSORS),
                 optimiser=state["optimiser"],
                 generators=state["generators"],
+                running_loss=tuple(state["running_loss"]),
             )
     return None
 

@@ -111,9 +111,11 @@ class _Progress(Callback):  # type: ignore[misc]
         self.resume: Checkpoint | None = None
 
     def before_epoch(self) -> None:
-        """Draw the random numbers that the uninterrupted training would have drawn."""
+        """Go on as the uninterrupted training would have."""
         if self.resume is not None:
             self.resume.restore_generators(self.learn)
+            if self.finished:
+                self.resume.restore_running_loss(self.learn)
             self.resume = None
         self._start = time.monotonic()
 
@@ -198,6 +200,9 @@ def _fine_tune(learner: Any, epochs: int, progress: _Progress, checkpoint: Check
     if done < 1:
         learner.fit_one_cycle(1, slice(_BASE_RATE), pct_start=0.99)
     learner.unfreeze()
+    if checkpoint is not None and done > 1:
+        # Not before: thawing forgets what the optimiser knew, as it does between the two phases.
+        checkpoint.restore_optimiser(learner)
     progress.finished = max(done - 1, 0)
     if progress.finished < epochs:
         rate = _BASE_RATE / 2

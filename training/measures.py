@@ -58,20 +58,36 @@ def proportion(successes: int, trials: int) -> Measure:
     return Measure(successes / trials, float(low), float(high))
 
 
-def area_under_roc(positive: NDArray[np.bool_], probability: NDArray[np.float64]) -> Measure:
-    """Return the AUC with a percentile bootstrap interval, stratified by class."""
-    from sklearn.metrics import roc_auc_score
+def area_under_roc(
+    positive: NDArray[np.bool_], probability: NDArray[np.float64], groups: NDArray[np.int64] | None = None
+) -> Measure:
+    """Return the AUC with a percentile bootstrap interval over patients, whose images are not independent.
 
+    Without groups each image is a patient of its own. The AUC of a sample is the mean, over its pairs of
+    one positive and one negative image, of whether they are in order, each image counting as often as its
+    patient was drawn.
+    """
     if positive.all() or not positive.any():
         return Measure(None, None, None)
+    patient = np.arange(positive.size) if groups is None else np.unique(groups, return_inverse=True)[1]
+    patients = int(patient.max()) + 1
+    level = np.unique(probability, return_inverse=True)[1]
     random = np.random.default_rng(0)
-    ones, zeros = np.flatnonzero(positive), np.flatnonzero(~positive)
     samples = []
     for _ in range(BOOTSTRAP_SAMPLES):
-        drawn = np.concatenate([random.choice(ones, ones.size), random.choice(zeros, zeros.size)])
-        samples.append(roc_auc_score(positive[drawn], probability[drawn]))
-    low, high = np.quantile(samples, [ALPHA / 2, 1 - ALPHA / 2])
-    return Measure(float(roc_auc_score(positive, probability)), float(low), float(high))
+        drawn = np.bincount(random.integers(patients, size=patients), minlength=patients)[patient]
+        samples.append(_ordered_pairs(level, drawn * positive, drawn * ~positive))
+    low, high = np.nanquantile(samples, [ALPHA / 2, 1 - ALPHA / 2])
+    return Measure(_ordered_pairs(level, positive, ~positive), float(low), float(high))
+
+
+def _ordered_pairs(
+    level: NDArray[np.intp], ones: NDArray[np.int_ | np.bool_], zeros: NDArray[np.int_ | np.bool_]
+) -> float:
+    """Return the share of pairs in order, ties half, of images that count so often; NaN without pairs."""
+    of_ones, of_zeros = np.bincount(level, ones), np.bincount(level, zeros)
+    pairs = of_ones.sum() * of_zeros.sum()
+    return float((of_ones * (of_zeros.cumsum() - of_zeros / 2)).sum() / pairs) if pairs else float("nan")
 
 
 def measure(positive: NDArray[np.bool_], probability: NDArray[np.float64], threshold: float) -> Measures:
@@ -105,31 +121,6 @@ def predictive_values(
         proportion(int((called & positive).sum()), int(called.sum())),
         proportion(int((~called & ~positive).sum()), int((~called).sum())),
     )
-
-
-def grouped_auc(
-    positive: NDArray[np.bool_], probability: NDArray[np.float64], groups: NDArray[np.int64]
-) -> Measure:
-    """Return the AUC with a percentile bootstrap interval over patients, whose images are not independent.
-
-    The AUC of a sample is the mean, over its pairs of one positive and one negative image, of whether they
-    are in order, each image counting as often as its patient was drawn.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    if positive.all() or not positive.any():
-        return Measure(None, None, None)
-    names, patient = np.unique(groups, return_inverse=True)
-    random = np.random.default_rng(0)
-    drawn = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=BOOTSTRAP_SAMPLES)
-    ones, zeros = probability[positive], probability[~positive]
-    ordered = (ones[:, None] > zeros) + 0.5 * (ones[:, None] == zeros)
-    of_ones = drawn[:, patient[positive]].astype(np.float64)
-    of_zeros = drawn[:, patient[~positive]].astype(np.float64)
-    pairs = of_ones.sum(axis=1) * of_zeros.sum(axis=1)
-    samples = ((of_ones @ ordered) * of_zeros).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
-    low, high = np.quantile(samples, [ALPHA / 2, 1 - ALPHA / 2])
-    return Measure(float(roc_auc_score(positive, probability)), float(low), float(high))
 
 
 @dataclass(frozen=True, slots=True)

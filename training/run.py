@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 
 from db.batches import LeaseLost
 from db.engine import Database
@@ -34,7 +35,6 @@ from training.candidate import software, write_candidate
 from training.dataset import positives
 from training.fit import fit_backbone
 from training.gate import Decision, Verdict, decide
-from training.measures import area_under_roc
 from training.outcome import BackboneOutcome, Comparison, EpochResult, FailedBackbone, HeldOut, pneumonia
 from training.plan import Plan
 from training.prepare import Prepared, prepare
@@ -371,8 +371,8 @@ def best(outcomes: list[BackboneOutcome], held_out: HeldOut) -> BackboneOutcome:
     """Return the outcome of the highest AUC; among equals the one of the lower validation loss."""
 
     def merit(outcome: BackboneOutcome) -> tuple[float, float]:
-        auc = area_under_roc(held_out.positive, pneumonia(outcome, held_out)).value or 0.0
-        return auc, -outcome.epochs[-1].valid_loss
+        auc = roc_auc_score(held_out.positive, pneumonia(outcome, held_out))
+        return float(auc), -outcome.epochs[-1].valid_loss
 
     return max(outcomes, key=merit)
 

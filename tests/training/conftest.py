@@ -33,10 +33,10 @@ def draw() -> Draw:
 
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Draw 40 normal images, dark, and 40 of pneumonia, bright; viral ones brighter than bacterial ones."""
+    """Draw 24 normal images, dark, and 24 of pneumonia, bright; viral ones brighter than bacterial ones."""
     folder = tmp_path_factory.mktemp("labelled")
     random = np.random.default_rng(4)
-    for number in range(40):
+    for number in range(24):
         draw_noise(folder / "NORMAL", f"IM-{number}.png", 60, random)
         kind, level = (("bacteria", 150), ("virus", 210))[number % 2]
         draw_noise(folder / "PNEUMONIA", f"person{number}_{kind}_{number}.png", level, random)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from training.calibration import fit_temperature
 from training.measures import area_under_roc, measure, operating_point, proportion
@@ -41,6 +42,27 @@ def test_the_interval_of_the_auc_holds_it_and_narrows_with_more_images() -> None
         assert found.low < found.value < found.high
         widths.append(found.high - found.low)
     assert widths[1] < widths[0] / 2
+
+
+def test_the_auc_is_that_of_scikit_learn_ties_included() -> None:
+    random = np.random.default_rng(1)
+    positive = random.random(300) < 0.4
+    probability = np.round(random.normal(positive, 1.0), 1)
+    assert area_under_roc(positive, probability).value == pytest.approx(roc_auc_score(positive, probability))
+
+
+def test_images_of_one_patient_are_not_independent() -> None:
+    random = np.random.default_rng(2)
+    positive = random.random(100) < 0.5
+    probability = random.normal(positive, 1.0)
+    copies = np.tile(positive, 9), np.tile(probability, 9)
+    widths = []
+    for groups in (None, np.tile(np.arange(100), 9)):
+        found = area_under_roc(*copies, groups)
+        assert found.low is not None
+        assert found.high is not None
+        widths.append(found.high - found.low)
+    assert widths[1] > 2 * widths[0]
 
 
 def test_one_class_alone_has_no_auc() -> None:

@@ -107,7 +107,7 @@ def test_the_thesis_recipe_splits_and_stops_as_the_thesis(
     assert (outcome.temperature, outcome.threshold) == (1.0, 0.5)
     report = json.loads((finished.report.parent / "report.json").read_text())
     assert [row["backbone"] for row in report["thesis"]] == ["resnet18", "resnet34", "resnet50", "alexnet"]
-    assert sum(report["data"]["held_out"].values()) == 16
+    assert sum(report["data"]["held_out"].values()) == 9
 
 
 def test_three_classes_are_trained_and_screened_by_name(

@@ -16,7 +16,6 @@ from training.measures import (
     Measure,
     area_under_roc,
     calibration,
-    grouped_auc,
     measure,
     predictive_values,
     proportion,
@@ -56,7 +55,7 @@ def build_report(comparison: Comparison) -> Findings:
         Answers(names[id(one)], pneumonia(one, held_out), one.threshold) for one in comparison.outcomes
     ]
     backbones = [_backbone(one, names[id(one)], comparison) for one in comparison.outcomes]
-    baseline = area_under_roc(held_out.positive, comparison.baseline)
+    baseline = area_under_roc(held_out.positive, comparison.baseline, held_out.groups)
     return {
         "run": comparison.run_id,
         "finished_at": comparison.finished_at,
@@ -89,7 +88,7 @@ def _backbone(outcome: BackboneOutcome, name: str, comparison: Comparison) -> Fi
         "PPV": ppv,
         "NPV": npv,
         "accuracy": found.accuracy,
-        "AUC": grouped_auc(positive, probability, held_out.groups),
+        "AUC": area_under_roc(positive, probability, held_out.groups),
     }
     return {
         "name": name,
