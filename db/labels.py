@@ -27,6 +27,10 @@ class Reading:
 
     digest: str | None = None
     instance_uid: str | None = None
+    #: Where the image is, if that is how it was given.
+    uri: str | None = None
+    #: Pseudonym of the patient, if it is known.
+    patient_key: str | None = None
     class_name: LabelClass
     reader: str
     #: YYYY-MM-DD, or empty.
@@ -41,9 +45,9 @@ class LabelledFile:
 
     digest: str | None
     instance_uid: str | None
-    #: Where the image is, if a cohort holds it.
+    #: Where the image is, if a cohort holds it or a reading named its path.
     uri: str | None
-    #: Pseudonym of the patient, if a cohort holds it.
+    #: Pseudonym of the patient, if a cohort or a reading tells.
     patient: str | None
     readings: dict[str, LabelClass]
     #: When the last of them came in.
@@ -73,6 +77,8 @@ def add_readings(session: Session, readings: Iterable[Reading]) -> int:
             {
                 "digest": one.digest,
                 "instance_uid": one.instance_uid,
+                "uri": one.uri,
+                "patient_key": one.patient_key,
                 "class_name": one.class_name,
                 "reader": one.reader,
                 "read_on": one.read_on,
@@ -120,14 +126,19 @@ def labelled_files(session: Session) -> list[LabelledFile]:
             LabelledFile(
                 digest=digest,
                 instance_uid=instance_uid,
-                uri=image.uri if image is not None else None,
-                patient=image.patient_key if image is not None else None,
+                uri=_last(labels, "uri") or (image.uri if image is not None else None),
+                patient=(image.patient_key if image is not None else None) or _last(labels, "patient_key"),
                 # In the order of their days: a reader's last word stands.
                 readings={label.reader: label.class_name for label in labels},
                 labelled_at=max(label.created_at for label in labels),
             )
         )
     return sorted(files, key=lambda file: file.labelled_at)
+
+
+def _last(labels: Sequence[Label], name: str) -> str | None:
+    """Return what the latest label that tells it says."""
+    return next((value for one in reversed(labels) if (value := getattr(one, name)) is not None), None)
 
 
 def _images(joined: object):  # type: ignore[no-untyped-def]  # noqa: ANN202

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CursorResult, and_, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.batches import LeaseLost
@@ -26,7 +26,7 @@ ATTEMPTS = 10
 
 
 class RunUnknown(PneumoscreenError):
-    """There is no such training run. `pneumoscreen status` lists them."""
+    """There is no such training run. `pneumoscreen runs` lists them."""
 
     code = "run-unknown"
 
@@ -44,6 +44,26 @@ def open_run(session: Session, plan: dict[str, Any], *, for_worker: bool) -> Tra
     session.flush()
     record(session, "training.open", f"run:{run.id}")
     return run
+
+
+def reopen_run(session: Session, run_id: int, *, for_worker: bool) -> None:
+    """Let a run that was stopped, failed or lost wait again, with all its tries before it.
+
+    Raises RunUnknown; RunNotOpen where it is done, or somebody is at it.
+    """
+    find_run(session, run_id)
+    reopened = session.execute(
+        update(TrainingRun)
+        .where(TrainingRun.id == run_id, _free(RunState.QUEUED, RunState.STOPPED, RunState.FAILED))
+        .values(
+            state=RunState.QUEUED, for_worker=for_worker, problem=None, attempt=0,
+            lease_token=None, lease_until=None, rung_at=None, finished_at=None,
+        )
+        .execution_options(synchronize_session=False)
+    )  # fmt: skip
+    if not _changed(reopened):
+        raise RunNotOpen
+    record(session, "training.reopen", f"run:{run_id}")
 
 
 def find_run(session: Session, run_id: int) -> TrainingRun:
@@ -67,14 +87,13 @@ def all_runs(session: Session) -> Sequence[TrainingRun]:
 
 def claim_run(session: Session, run_id: int, *, owner: str, lease_seconds: float) -> str | None:
     """Take a run that waits, was stopped or was lost; return the lease token, or None where it is taken."""
-    lost = and_(TrainingRun.state == RunState.RUNNING, TrainingRun.lease_until < database_now())
     token = secrets.token_hex(16)
     taken = _changed(
         session.execute(
             update(TrainingRun)
             .where(
                 TrainingRun.id == run_id,
-                or_(TrainingRun.state.in_((RunState.QUEUED, RunState.STOPPED)), lost),
+                _free(RunState.QUEUED, RunState.STOPPED),
             )
             .values(
                 state=RunState.RUNNING,
@@ -182,6 +201,12 @@ def forget_run_rings(session: Session) -> None:
         .values(rung_at=None)
         .execution_options(synchronize_session=False)
     )
+
+
+def _free(*states: RunState) -> ColumnElement[bool]:
+    """Match runs of these states, and those whose holder was lost."""
+    lost = and_(TrainingRun.state == RunState.RUNNING, TrainingRun.lease_until < database_now())
+    return or_(TrainingRun.state.in_(states), lost)
 
 
 def _as_holder(session: Session, run_id: int, token: str, **values: Any) -> None:

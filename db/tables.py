@@ -231,8 +231,10 @@ class Label(Table):
     digest: Mapped[str | None] = mapped_column(String(64))
     #: SOP Instance UID (0008,0018), where it was given by that.
     instance_uid: Mapped[str | None] = mapped_column(String(64))
-    #: A row that stood for the image when the reading came in, screened or not.
-    image_id: Mapped[int | None] = mapped_column(ForeignKey("images.id", ondelete="SET NULL"), index=True)
+    #: Where the image is, if the reading was given by path.
+    uri: Mapped[str | None]
+    #: Pseudonym of the patient, if the file told.
+    patient_key: Mapped[str | None] = mapped_column(String(64))
     class_name: Mapped[LabelClass] = mapped_column(
         Enum(LabelClass, name="class", native_enum=False, create_constraint=True, length=16)
     )

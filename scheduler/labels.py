@@ -14,6 +14,8 @@ from db.engine import Database
 from db.errors import PneumoscreenError
 from db.labels import Reading, add_readings, known_instances, labelled_files
 from db.tables import LabelClass
+from db.uri import path_to_uri
+from scheduler.ingest.pseudonym import pseudonym
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -111,7 +113,7 @@ def _reading(row: dict[str, str], file: Path) -> Reading:
         class_name = LabelClass(row["class"].upper())
     except ValueError:
         raise ValueError("class is none of NORMAL, PNEUMONIA, BACTERIAL, VIRAL") from None
-    digest, instance = _reference(row, file)
+    digest, instance, uri = _reference(row, file)
     read_on = row.get("date", "")
     if read_on:
         try:
@@ -124,6 +126,8 @@ def _reading(row: dict[str, str], file: Path) -> Reading:
     return Reading(
         digest=digest,
         instance_uid=instance,
+        uri=uri,
+        patient_key=pseudonym(row["patient"]) if row.get("patient") else None,
         class_name=class_name,
         reader=reader,
         read_on=read_on,
@@ -131,19 +135,19 @@ def _reading(row: dict[str, str], file: Path) -> Reading:
     )
 
 
-def _reference(row: dict[str, str], file: Path) -> tuple[str | None, str | None]:
-    """Return the digest or the SOP Instance UID that a row names; a path is read and digested."""
+def _reference(row: dict[str, str], file: Path) -> tuple[str | None, str | None, str | None]:
+    """Return the digest, SOP Instance UID and URI that a row tells; a path is read and digested."""
     if row.get("path"):
-        image = file.parent / row["path"]
+        image = (file.parent / row["path"]).absolute()
         try:
             with image.open("rb") as content:
-                return hashlib.file_digest(content, "sha256").hexdigest(), None
+                return hashlib.file_digest(content, "sha256").hexdigest(), None, path_to_uri(image)
         except OSError:
             raise ValueError("path cannot be read") from None
     if row.get("digest"):
         if not _DIGEST.fullmatch(row["digest"].lower()):
             raise ValueError("digest is not a SHA-256 in hexadecimal")
-        return row["digest"].lower(), None
+        return row["digest"].lower(), None, None
     if row.get("instance"):
-        return None, row["instance"]
+        return None, row["instance"], None
     raise ValueError("no path, digest or instance")

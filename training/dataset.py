@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,12 +122,16 @@ def as_classes(images: Iterable[LabelledImage], classes: tuple[str, ...]) -> lis
     return found
 
 
-def contradictions(images: list[LabelledImage], digests: list[str]) -> list[int]:
+def contradictions(
+    images: list[LabelledImage], digests: list[str], readings: Mapping[str, Set[str]] = MappingProxyType({})
+) -> list[int]:
     """Return the indices of images whose very same bytes carry another class elsewhere.
 
-    PNEUMONIA does not contradict a type of it.
+    `readings` are classes by digest that readers gave. PNEUMONIA does not contradict a type of it.
     """
     labels: dict[str, set[str]] = defaultdict(set)
+    for digest in digests:
+        labels[digest] |= readings.get(digest, set())
     for image, digest in zip(images, digests, strict=True):
         labels[digest].add(image.label)
     return [index for index, digest in enumerate(digests) if _contradict(labels[digest])]

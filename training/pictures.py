@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -42,9 +42,7 @@ class PictureSet:
         )
 
 
-def read_pictures(
-    images: Sequence[LabelledImage], *, threads: int = 4, on_read: Callable[[], None] = lambda: None
-) -> PictureSet:
+def read_pictures(images: Sequence[LabelledImage], *, threads: int = 4) -> PictureSet:
     """Read images through the one preprocessing, in order; 150 kB of memory each.
 
     A DICOM image's group is its Patient ID.
@@ -55,8 +53,6 @@ def read_pictures(
             return read_picture(image.path), read_attributes(image.path)
         except ImageProblem as problem:
             return problem, {}
-        finally:
-            on_read()
 
     pixels = np.empty((len(images), SIDE, SIDE, 3), dtype=np.uint8)
     found = PictureSet([], pixels, [], [], [])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,16 +99,16 @@ def prepare(
     labelled: Sequence[LabelledImage],
     classes: tuple[str, ...],
     recipe: Recipe,
-    on_read: Callable[[], None] = lambda: None,
+    readings: Mapping[str, Set[str]] = MappingProxyType({}),
 ) -> Prepared:
     """Read labelled images and split them.
 
-    Files whose labels contradict one another are left out and listed. Raises LabelledFolderMissing,
-    TooFewImages, TooFewLabelled.
+    Files whose labels contradict one another, or `readings` (classes by digest), are left out and
+    listed. Raises LabelledFolderMissing, TooFewImages, TooFewLabelled.
     """
     as_classes(labelled, classes)  # what can be known before anything is read
-    everything = read_pictures(labelled, on_read=on_read)
-    bad = set(contradictions(everything.images, everything.digests))
+    everything = read_pictures(labelled)
+    bad = set(contradictions(everything.images, everything.digests, readings))
     kept = [index for index in range(len(everything)) if index not in bad]
     labels = as_classes([everything.images[index] for index in kept], classes)
     names = {(image.path): image.label for image in labels}

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
+from sqlalchemy.exc import SQLAlchemyError
 
 from db.batches import LeaseLost
 from db.engine import Database
@@ -40,7 +41,7 @@ from training.plan import Plan
 from training.prepare import Prepared, prepare
 from training.report import build_report, write_report
 from training.settings import TrainingSettings
-from training.sources import labelled_images
+from training.sources import labelled_images, readings_by_digest
 from worker.allocator import keep_memory
 from worker.heartbeat import Heartbeat
 from worker.learner import ResidentLearner, best_device, positive_probability
@@ -66,10 +67,10 @@ class Interrupted(PneumoscreenError):
     code = "training-interrupted"
 
 
-class BackboneFailed(PneumoscreenError):
-    """Training a backbone failed for a reason that was not foreseen; the log has it."""
+class TrainingFailed(PneumoscreenError):
+    """Training failed for a reason that was not foreseen. The log has it; `retrain --resume` tries again."""
 
-    code = "backbone-failed"
+    code = "training-failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +148,13 @@ def train(database: Database, run_id: int, *, on_step: OnStep = lambda _: None) 
     except Interrupted:
         _finish(database, run_id, token, RunState.QUEUED)
         raise
-    except LeaseLost:
-        raise
+    except (LeaseLost, SQLAlchemyError):
+        raise  # without the job table nothing can be noted: the lease ends, and another worker goes on
     except PneumoscreenError as error:
         _finish(database, run_id, token, RunState.FAILED, error.code)
+        raise
+    except Exception:
+        _finish(database, run_id, token, RunState.FAILED, TrainingFailed.code)
         raise
 
 
@@ -190,7 +194,12 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if shutil.disk_usage(self.folder).free < _NEEDED_BYTES:
             raise DiskFull
-        prepared = prepare(labelled_images(self.database, self.plan), self.plan.classes, self.recipe)
+        prepared = prepare(
+            labelled_images(self.database, self.plan),
+            self.plan.classes,
+            self.recipe,
+            readings_by_digest(self.database, self.plan),
+        )
         outcomes: list[BackboneOutcome] = []
         failed: list[FailedBackbone] = []
         share = 1 / (len(weights) * self.recipe.seeds)
@@ -203,7 +212,7 @@ class _Run:
             result = self._one(replace(job, start=number * share), prepared)
             (outcomes if isinstance(result, BackboneOutcome) else failed).append(result)  # type: ignore[arg-type]
         if not outcomes:
-            raise BackboneFailed(", ".join(sorted({one.problem for one in failed})))
+            raise TrainingFailed(", ".join(sorted({one.problem for one in failed})))
         return self._conclude(prepared, outcomes, failed)
 
     def _initial(self, backbone: str) -> InitialWeights:
@@ -227,10 +236,10 @@ class _Run:
         except PneumoscreenError as error:
             problem = error.code
         except OSError as error:
-            problem = DiskFull.code if error.errno == errno.ENOSPC else BackboneFailed.code
+            problem = DiskFull.code if error.errno == errno.ENOSPC else TrainingFailed.code
             log.exception("training %s failed", backbone)
         except (RuntimeError, ValueError):  # torch's own, out of memory among them
-            problem = BackboneFailed.code
+            problem = TrainingFailed.code
             log.exception("training %s failed", backbone)
         else:
             _write_outcome(folder / "outcome.json", outcome)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 from db.engine import Database
 from db.labels import LabelledFile, labelled_files
 from db.uri import uri_to_path
@@ -12,8 +14,7 @@ from training.plan import Plan
 def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
     """Return the labelled images of a run.
 
-    From the job table come those that a cohort holds and whose readers agree; a file that a folder labels
-    otherwise is found out by its digest when both have been read (`training.prepare`).
+    From the job table come those whose file is known and whose readers agree.
     """
     found = find_labelled(plan.data) if plan.data is not None else []
     if plan.use_labels:
@@ -21,6 +22,14 @@ def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
             files = labelled_files(session)
         found += [_image(file) for file in files if file.uri is not None and not file.contradicts]
     return found
+
+
+def readings_by_digest(database: Database, plan: Plan) -> dict[str, Set[str]]:
+    """Return the classes that readers gave to files, by which `training.prepare` finds contradictions."""
+    if not plan.use_labels:
+        return {}
+    with database.read() as session:
+        return {file.digest: set(file.readings.values()) for file in labelled_files(session) if file.digest}
 
 
 def _image(file: LabelledFile) -> LabelledImage:

@@ -10,6 +10,7 @@ import typer
 
 from scheduler.cli.console import DISCLAIMER, console, errors, print_json, print_table
 from scheduler.cli.ready import ready_database
+from scheduler.cli.runs import print_runs
 
 if TYPE_CHECKING:
     from db.cohorts import Progress
@@ -69,11 +70,13 @@ def status(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far cohorts have come."""
+    """Show how far cohorts have come, and training runs that wait or are under way."""
     from db.cohorts import progress
+    from db.runs import open_runs
 
     with ready_database().read() as session:
         rows = progress(session, None if cohort is None else [cohort])
+        training = open_runs(session) if cohort is None else ()
     if as_json:
         print_json([progress_json(row) for row in rows])
         return
@@ -84,6 +87,8 @@ def status(
     )
     for row in rows if cohort is not None else ():
         print_problems(row)
+    if training:
+        print_runs(training)
 
 
 def watch(cohort: CohortName) -> None:

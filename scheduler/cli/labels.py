@@ -30,7 +30,7 @@ def import_(
         Path,
         typer.Argument(
             help="CSV with class (NORMAL, PNEUMONIA, BACTERIAL, VIRAL), one of path, digest or instance, and "
-            "if known reader and date.",
+            "if known reader, date and patient.",
             show_default=False,
         ),
     ],

@@ -62,11 +62,12 @@ def _validation(model: Model) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _measure(model: Model, name: str) -> str:
+def _measure(model: Model, name: str, *, interval: bool = False) -> str:
     one = _validation(model).get(name) or {}
     if one.get("value") is None:
         return ""
-    return f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+    value = f"{one['value']:.3f}"
+    return f"{value} ({one['low']:.3f} to {one['high']:.3f})" if interval else value
 
 
 def _as_json(model: Model) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def show(model: ModelName, as_json: AsJson = False) -> None:
         "classes": ", ".join(found.card["classes"]),
         "threshold": f"{found.threshold:.4f}",
         "preprocessing": found.card["preprocessing"],
-        **{name: _measure(found, name) for name in _MEASURES},
+        **{name: _measure(found, name, interval=True) for name in _MEASURES},
         **{name: value for name, value in found.card["training"].items() if isinstance(value, int | str)},
     }
     print_table(("fact", "value"), facts.items(), title=found.name)

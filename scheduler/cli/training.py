@@ -10,6 +10,7 @@ import typer
 from scheduler.cli.cohorts import AsJson
 from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.ready import ready_database
+from scheduler.cli.runs import print_runs
 
 if TYPE_CHECKING:
     from db.engine import Database
@@ -62,14 +63,14 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
     ] = "ask",
     queue: Annotated[bool, typer.Option("--queue", help="Let a training worker do it.")] = False,
     resume: Annotated[
-        int | None, typer.Option(help="Go on with a run that was stopped.", show_default=False)
+        int | None, typer.Option(help="Go on with a run that was stopped or failed.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare backbones on labelled images, write a report, and ask the gate about the winner."""
     from dataclasses import replace
 
-    from db.runs import open_run
+    from db.runs import open_run, reopen_run
     from training.dataset import parse_classes
     from training.plan import Plan, check_promote
     from training.recipe import find_recipe
@@ -93,6 +94,9 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
         _check_weights(plan)
         with database.write() as session:
             resume = open_run(session, plan.model_dump(mode="json"), for_worker=queue).id
+    else:
+        with database.write() as session:
+            reopen_run(session, resume, for_worker=queue)
     if queue:
         _queue(resume, as_json=as_json)
     else:
@@ -227,10 +231,7 @@ def runs(as_json: AsJson = False) -> None:
     if as_json:
         print_json([_run_json(run) for run in found])
         return
-    print_table(
-        ("run", "state", "recipe", "backbone", "epoch", "loss", "left", "problem"),
-        [_run_row(run) for run in found],
-    )
+    print_runs(found)
 
 
 def _run_json(run: TrainingRun) -> dict[str, Any]:
@@ -244,18 +245,3 @@ def _run_json(run: TrainingRun) -> dict[str, Any]:
         "created_at": run.created_at,
         "finished_at": run.finished_at,
     }
-
-
-def _run_row(run: TrainingRun) -> tuple[object, ...]:
-    progress = run.progress
-    left = progress.get("seconds_left")
-    return (
-        run.id,
-        run.state,
-        run.plan["recipe"]["name"],
-        progress.get("backbone", ""),
-        progress.get("epoch", ""),
-        f"{progress['valid_loss']:.4f}" if "valid_loss" in progress else "",
-        "" if left is None else f"{left // 60} min {left % 60} s",
-        run.problem or "",
-    )

@@ -13,6 +13,9 @@ from db.images import NewImage, add_images
 from db.labels import Reading, add_readings, labelled_files, new_since
 from db.tables import LabelClass
 from scheduler.labels import LabelRowsBad, LabelsUnreadable, import_labels
+from training.plan import Plan
+from training.recipe import find_recipe
+from training.sources import labelled_images
 
 DIGEST = "ab" * 32
 
@@ -118,3 +121,18 @@ def test_an_instance_and_a_digest_of_one_image_meet(database: Database, tmp_path
         (file,) = labelled_files(session)
     assert file.contradicts
     assert file.uri == "/data/a.dcm"
+
+
+def test_labels_by_path_are_trained_on_with_their_patients(
+    database: Database, home: Path, tmp_path: Path
+) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    rows = (("a.png", "NORMAL", "P7"), ("b.png", "VIRAL", "P7"), ("c.png", "NORMAL", ""))
+    import_labels(database, write(tmp_path / "r.csv", ("path", "class", "patient"), *rows))
+    plan = Plan(recipe=Plan.fields_of(find_recipe("clinical")), data=None, use_labels=True)
+    found = {image.path: image for image in labelled_images(database, plan)}
+    a, b, c = (found[tmp_path / name] for name in ("a.png", "b.png", "c.png"))
+    assert [image.label for image in (a, b, c)] == ["NORMAL", "VIRAL", "NORMAL"]
+    assert a.group == b.group != c.group
+    assert "P7" not in a.group

@@ -14,7 +14,7 @@ from db.engine import Database
 from db.migrate import upgrade
 from db.model_card import read_card
 from db.registry import ensure_champion, find_champion, find_model
-from db.runs import RunNotOpen, find_run
+from db.runs import RunNotOpen, find_run, reopen_run
 from db.states import ModelState, RunState
 from db.tables import Event, TrainingResult
 from training.dataset import LabelledFolderMissing
@@ -139,7 +139,7 @@ def test_a_failed_backbone_does_not_lose_the_others(
     finished = train(job_table, start(job_table, one, labelled, backbones=("alexnet", "resnet18")))
     assert [outcome.backbone for outcome in finished.outcomes] == ["resnet18"]
     assert [(failed.backbone, failed.problem) for failed in finished.failed] == [
-        ("alexnet", "backbone-failed")
+        ("alexnet", "training-failed")
     ]
     assert "alexnet" in finished.report.read_text()
 
@@ -162,6 +162,10 @@ def test_what_cannot_be_trained_on_is_said_before_the_first_epoch(
             run = find_run(session, run_id)
             assert (run.state, run.problem) == (RunState.FAILED, error.code)
         with pytest.raises(RunNotOpen):
+            train(job_table, run_id)
+        with job_table.write() as session:
+            reopen_run(session, run_id, for_worker=False)
+        with pytest.raises(error):
             train(job_table, run_id)
     large = replace(CLINICAL, batch_size=500)
     finished = start(job_table, large, labelled)

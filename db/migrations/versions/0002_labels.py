@@ -13,7 +13,8 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=True),
         sa.Column("instance_uid", sa.String(length=64), nullable=True),
-        sa.Column("image_id", sa.Integer(), nullable=True),
+        sa.Column("uri", sa.String(), nullable=True),
+        sa.Column("patient_key", sa.String(length=64), nullable=True),
         sa.Column(
             "class_name",
             sa.Enum(
@@ -35,9 +36,6 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "digest IS NOT NULL OR instance_uid IS NOT NULL", name=op.f("ck_labels_reference")
         ),
-        sa.ForeignKeyConstraint(
-            ["image_id"], ["images.id"], name=op.f("fk_labels_image_id"), ondelete="SET NULL"
-        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_labels")),
         sa.UniqueConstraint(
             "digest",
@@ -54,4 +52,3 @@ def upgrade() -> None:
             name=op.f("uq_labels_instance_uid_class_name_reader_read_on"),
         ),
     )
-    op.create_index(op.f("ix_labels_image_id"), "labels", ["image_id"], unique=False)

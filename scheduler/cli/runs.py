@@ -1,0 +1,34 @@
+"""Training runs as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from scheduler.cli.console import print_table
+
+if TYPE_CHECKING:
+    from db.tables import TrainingRun
+
+
+def print_runs(runs: Sequence[TrainingRun]) -> None:
+    """Print how far training runs have come, and how they ended."""
+    print_table(
+        ("run", "state", "recipe", "backbone", "epoch", "loss", "left", "problem"),
+        [_row(run) for run in runs],
+    )
+
+
+def _row(run: TrainingRun) -> tuple[object, ...]:
+    progress = run.progress
+    left = progress.get("seconds_left")
+    return (
+        run.id,
+        run.state,
+        run.plan["recipe"]["name"],
+        progress.get("backbone", ""),
+        progress.get("epoch", ""),
+        f"{progress['valid_loss']:.4f}" if "valid_loss" in progress else "",
+        "" if left is None else f"{left // 60} min {left % 60} s",
+        run.problem or "",
+    )

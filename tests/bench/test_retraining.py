@@ -1,0 +1,93 @@
+"""Seconds of `retrain --recipe thesis` for one backbone, against the thesis' script in plain fastai."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+#: Images of each class; with all 5,232 plain fastai takes most of an hour on two cores.
+IMAGES = {"NORMAL": int(os.environ.get("BENCH_IMAGES", "600")) // 2}
+IMAGES["PNEUMONIA"] = IMAGES["NORMAL"]
+#: What is promised.
+TARGET = 3.0
+#: Validation images that the two may see differently: on so few, chance alone does as much.
+TOLERANCE = 0.03
+
+pytestmark = [pytest.mark.bench, pytest.mark.shared]
+
+#: The thesis' notebook, with ResNet-50's weights from a file; nothing tuned.
+PLAIN = """
+import json, sys, time
+from pathlib import Path
+start = time.perf_counter()
+from worker.torchvision_pair import import_torchvision
+import_torchvision()
+from fastai.vision.all import *
+from safetensors.torch import load_file
+block = DataBlock(
+    blocks=(ImageBlock, CategoryBlock), get_items=get_image_files, splitter=RandomSplitter(0.2, seed=42),
+    get_y=parent_label, item_tfms=Resize(224), batch_tfms=Normalize.from_stats(*imagenet_stats))
+loaders = block.dataloaders(Path(sys.argv[1]), bs=20)
+def network(weights=None):
+    from torchvision.models import resnet50
+    built = resnet50()
+    built.load_state_dict({name: t.float() for name, t in load_file(sys.argv[2]).items()})
+    return built
+learner = vision_learner(loaders, resnet50, metrics=accuracy, pretrained=False)
+body = create_body(network(), cut=-2)
+learner.model[0].load_state_dict(body.state_dict())
+learner.freeze()
+with learner.no_bar(), learner.no_logging():
+    learner.fine_tune(1)
+seconds, accuracy = time.perf_counter() - start, float(learner.recorder.values[-1][-1])
+print(json.dumps({"seconds": seconds, "accuracy": accuracy}))
+"""
+
+
+def a_part_of(data: Path, folder: Path) -> Path:
+    """Copy the first images of each class."""
+    for label, count in IMAGES.items():
+        (folder / label).mkdir(parents=True)
+        for file in sorted((data / label).iterdir())[:count]:
+            shutil.copy(file, folder / label)
+    return folder
+
+
+def last_line(*command: str) -> str:
+    """Run a command and return the last line that it prints."""
+    return subprocess.run(
+        [sys.executable, *command], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.splitlines()[-1]
+
+
+def test_retraining_is_faster_than_plain_fastai_at_equal_accuracy(
+    shared: Path, home: Path, tmp_path: Path
+) -> None:
+    import time
+
+    data = a_part_of(shared / "chest_xray_224", tmp_path / "data")
+    weights = shared.parent / "weights"
+    plain = json.loads(last_line("-c", PLAIN, str(data), str(weights / "resnet50-imagenet.safetensors")))
+    command = ["-m", "scheduler", "retrain", str(data), "--recipe", "thesis", "--backbones", "resnet50"]
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, *command, "--epochs", "1", "--weights", str(weights)],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    report = json.loads((home / "training" / "run-1" / "report.json").read_text())
+    (backbone,) = report["backbones"]
+    accuracy = backbone["epochs"][-1]["accuracy"]
+    print(f"\nplain fastai  {plain['seconds']:7.1f} s   accuracy {plain['accuracy']:.4f}")
+    print(
+        f"retrain       {seconds:7.1f} s   accuracy {accuracy:.4f}, epochs alone {backbone['seconds']:.1f} s"
+    )
+    print(f"ratio         {plain['seconds'] / seconds:7.2f}")
+    assert abs(plain["accuracy"] - accuracy) <= TOLERANCE
+    assert plain["seconds"] / seconds >= TARGET
