@@ -14,7 +14,7 @@ batch   queued ──claim──► running ──complete──► done
 run     queued ──claim──► running ──finish──► done | failed
            ▲                 │
            ├──expired lease──┤ (on the training queue)
-           └────resume── stopped ◄── Ctrl-C, expired lease (of a command)
+           └────resume── stopped ◄── Ctrl-C, expired lease (of a command); failed
 ```
 """
 
