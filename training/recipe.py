@@ -60,7 +60,7 @@ RECIPES = {
     ),
     RecipeName.CLINICAL: Recipe(
         name=RecipeName.CLINICAL,
-        epochs=4,
+        epochs=5,
         batch_size=32,
         grouped=True,
         augmented=True,
