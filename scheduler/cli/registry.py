@@ -24,10 +24,10 @@ def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     models = typer.Typer(help="Which models there are, and which one screens.", no_args_is_help=True)
     models.command("list", epilog="Example: pneumoscreen models list --json")(list_)
-    models.command("show", epilog="Example: pneumoscreen models show resnet50-94bc792e057e")(show)
-    models.command("promote", epilog="Example: pneumoscreen models promote resnet50-94bc792e057e")(promote)
+    models.command("show", epilog="Example: pneumoscreen models show resnet50-8b7f4c4ca860")(show)
+    models.command("promote", epilog="Example: pneumoscreen models promote resnet50-8b7f4c4ca860")(promote)
     models.command("rollback", epilog="Example: pneumoscreen models rollback")(rollback)
-    models.command("import", epilog="Example: pneumoscreen models import /data/resnet50-94bc792e057e")(
+    models.command("import", epilog="Example: pneumoscreen models import /data/resnet50-8b7f4c4ca860")(
         import_
     )
     app.add_typer(models, name="models")
