@@ -163,7 +163,11 @@ def cohorts_to_dispatch(session: Session) -> list[int]:
     waiting = select(Image.id).where(Image.cohort_id == Cohort.id, Image.state == ImageState.PENDING).exists()
     query = (
         select(Cohort.id, Cohort.priority)
-        .where(Cohort.state != CohortState.CANCELLED, waiting)
+        .where(
+            Cohort.state != CohortState.CANCELLED,
+            or_(Cohort.hold_at.is_(None), Cohort.hold_at > database_now()),
+            waiting,
+        )
         .order_by(Cohort.priority.desc(), Cohort.id)
     )
     rows = session.execute(query).all()

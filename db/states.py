@@ -11,6 +11,10 @@ batch   queued ──claim──► running ──complete──► done
                              └──expired again──► split (its images go on in smaller batches)
         queued ──cancel──► cancelled
 
+night   waiting ──claim──► ingesting ──walked──► screening ──► done
+           ▲                   │                     └─end of window─► held ──► done
+           └───expired lease───┴──source away until the window's end─► failed
+
 run     queued ──claim──► running ──finish──► done | failed
            ▲                 │
            ├──expired lease──┤ (on the training queue)
@@ -79,6 +83,25 @@ class RunState(StrEnum):
     FAILED = "failed"
     #: Stopped by its user or lost with its command; `retrain --resume` goes on from its last epoch.
     STOPPED = "stopped"
+
+
+class NightState(StrEnum):
+    """What has become of one slot of a nightly schedule."""
+
+    #: The slot that had passed when the schedule was first seen: where counting begins. Nothing ran.
+    BASELINE = "baseline"
+    #: Waits for its source to be walked.
+    WAITING = "waiting"
+    #: Somebody walks its source.
+    INGESTING = "ingesting"
+    #: Its images are being screened.
+    SCREENING = "screening"
+    #: All its images have ended.
+    DONE = "done"
+    #: Its window ended first; what is left goes on in the next one.
+    HELD = "held"
+    #: Its source could not be walked; `problem` says why. The next slot finds what it missed.
+    FAILED = "failed"
 
 
 class ModelState(StrEnum):

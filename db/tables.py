@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db.clock import database_now
-from db.states import BatchState, CohortState, ImageState, ModelState, RunState
+from db.states import BatchState, CohortState, ImageState, ModelState, NightState, RunState
 
 
 class Table(DeclarativeBase):
@@ -64,6 +64,10 @@ class Cohort(Table):
     #: The model that was asked for; null means the champion of the day.
     model_id: Mapped[int | None] = mapped_column(ForeignKey("models.id"))
     state: Mapped[CohortState] = mapped_column(_states(CohortState))
+    #: The nightly schedule that it belongs to.
+    nightly: Mapped[str | None] = mapped_column(String(64), index=True)
+    #: From this moment on nothing more of it is handed out; null means never.
+    hold_at: Mapped[float | None]
     created_at: Mapped[float] = mapped_column(default=database_now())
 
 
@@ -143,7 +147,8 @@ class Image(Table):
 
     __tablename__ = "images"
     __table_args__ = (
-        UniqueConstraint("cohort_id", "uri", "frame"),
+        # By URI first: a nightly run asks which of a source's files any of its cohorts holds.
+        UniqueConstraint("uri", "frame", "cohort_id"),
         CheckConstraint("(state IN ('skipped', 'failed')) = (problem IS NOT NULL)", name="problem"),
         CheckConstraint("(state IN ('queued', 'running')) <= (batch_id IS NOT NULL)", name="batch"),
         Index(None, "cohort_id", "state", "id"),
@@ -247,6 +252,41 @@ class Label(Table):
     source: Mapped[str] = mapped_column(String(255))
     #: The same for all that came in together.
     created_at: Mapped[float] = mapped_column(default=database_now())
+
+
+class NightlyRun(Table):
+    """One slot of a nightly schedule."""
+
+    __tablename__ = "nightly_runs"
+    __table_args__ = (
+        # Two beats, a clock that jumps: one run per slot.
+        UniqueConstraint("name", "slot"),
+        Index(None, "state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    #: The schedule's name.
+    name: Mapped[str] = mapped_column(String(64))
+    #: When it was due.
+    slot: Mapped[float]
+    #: When it stops handing out batches; null means that it goes on until it is done.
+    window_ends: Mapped[float | None]
+    #: The schedule as it was at that moment.
+    plan: Mapped[dict[str, Any]] = mapped_column(JSON)
+    state: Mapped[NightState] = mapped_column(_states(NightState))
+    #: Null until the source was walked, and where it held nothing new.
+    cohort_id: Mapped[int | None] = mapped_column(ForeignKey("cohorts.id", ondelete="SET NULL"))
+    lease_token: Mapped[str | None] = mapped_column(String(32))
+    lease_until: Mapped[float | None]
+    rung_at: Mapped[float | None]
+    #: Why its source could not be walked: an error's code.
+    problem: Mapped[str | None] = mapped_column(String(64))
+    #: The morning's figures, as `scheduler.nightly.summary` counts them.
+    summary: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    #: When the summary was written and sent.
+    summarised_at: Mapped[float | None]
+    created_at: Mapped[float] = mapped_column(default=database_now())
+    finished_at: Mapped[float | None]
 
 
 class TrainingRun(Table):

@@ -1,4 +1,4 @@
-"""The doorbell: asks the stack to hand out batches now rather than at its next tick."""
+"""The doorbell: asks the stack to look at its work now rather than at its next tick."""
 
 from __future__ import annotations
 
@@ -9,14 +9,27 @@ log = logging.getLogger(__name__)
 
 def ask_for_batches() -> None:
     """Ask once, after what is to be screened has been committed; nobody there to hear it does no harm."""
+    from worker.app import DISPATCH
+
+    _ask(DISPATCH)
+
+
+def ask_for_nights() -> None:
+    """Ask for a look at the nightly runs."""
+    from worker.app import NIGHTLY
+
+    _ask(NIGHTLY)
+
+
+def _ask(task: str) -> None:
     from kombu.exceptions import OperationalError
 
-    from worker.app import DISPATCH, make_app
+    from worker.app import make_app
     from worker.settings import BrokerSettings
 
     # Not `worker.app.app`, whose broker is that of the moment when it was imported.
     app = make_app(BrokerSettings.read().broker_url.get_secret_value())
     try:
-        app.send_task(DISPATCH)
+        app.send_task(task)
     except OperationalError:
-        log.info("no broker to ask; the next tick hands out batches")
+        log.info("no broker to ask; the next tick does it")

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from db.cohorts import close_ingest, lock_cohort, open_cohort
 from db.engine import Database
 from db.images import add_images
 from db.registry import champion, find_model
 from db.states import CohortState
+from db.tables import Cohort
 from scheduler.doorbell import ask_for_batches
 from scheduler.ingest.source import Source, SourceEmpty
 from scheduler.settings import SchedulerSettings
@@ -38,12 +41,14 @@ def submit(
     source: Source,
     *,
     name: str,
-    described: str,
     priority: int = 0,
     model: str | None = None,
     on_found: Callable[[int], None] = lambda _: None,
+    on_open: Callable[[Session, Cohort], None] = lambda *_: None,
 ) -> Submitted:
     """Write a source's images into the job table under a cohort; `on_found` gets the count as it grows.
+
+    `on_open` gets the cohort in the transaction that opens it.
 
     Killed in the middle and run again it goes on: what is there stays. A source without an image
     leaves no cohort behind. Raises SourceEmpty, ModelUnknown, NoChampion, CohortHasOtherModel.
@@ -57,7 +62,8 @@ def submit(
         wanted = find_model(session, model) if model else None
         if wanted is None:
             champion(session)
-        cohort = open_cohort(session, name, source=described, priority=priority, model=wanted)
+        cohort = open_cohort(session, name, source=source.described, priority=priority, model=wanted)
+        on_open(session, cohort)
         cohort_id = cohort.id
     found = new = 0
     while chunk:

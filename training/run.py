@@ -25,6 +25,7 @@ from db.batches import LeaseLost
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.events import record
+from db.heartbeat import Heartbeat
 from db.registry import find_champion, find_model, import_model, promote
 from db.runs import RunNotOpen, claim_run, find_run, finish_run, keep_run, note_progress, note_result
 from db.settings import home
@@ -43,7 +44,6 @@ from training.report import build_report, write_report
 from training.settings import TrainingSettings
 from training.sources import labelled_images, readings_by_digest
 from worker.allocator import keep_memory
-from worker.heartbeat import Heartbeat
 from worker.learner import ResidentLearner, best_device, positive_probability
 
 log = logging.getLogger(__name__)

@@ -26,6 +26,8 @@ QUEUES = (INGEST, SCREEN, TRAINING, HOUSEKEEPING)
 SCREEN_BATCH = "screen.batch"
 DISPATCH = "housekeeping.dispatch"
 SWEEP = "housekeeping.sweep"
+NIGHTLY = "housekeeping.nightly"
+INGEST_NIGHT = "ingest.night"
 TRAIN = "training.run"
 TRIGGER = "training.trigger"
 
@@ -44,6 +46,7 @@ def make_app(broker_url: str) -> Celery:
         task_routes={
             "screen.*": {"queue": SCREEN},
             "training.*": {"queue": TRAINING},
+            "ingest.*": {"queue": INGEST},
             "housekeeping.*": {"queue": HOUSEKEEPING},
         },
         # A message that a dying worker had taken comes back; claims make a second delivery harmless.

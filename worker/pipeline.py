@@ -28,12 +28,12 @@ from db.batches import (
 )
 from db.engine import Database
 from db.errors import PneumoscreenError
+from db.heartbeat import Heartbeat
 from db.model_card import POSITIVE, ModelCard
 from db.problems import BrokenModelOutput, ImageProblem, OutOfMemory, ScreeningFailed
 from db.uri import uri_to_path
 from worker.adaptive import Row, native_bf16
 from worker.adaptive import predict as predict_rows
-from worker.heartbeat import Heartbeat
 from worker.imaging import PREPROCESSING, Limits, Picture, read_picture
 from worker.learner import ResidentLearner, best_device, positive_probability
 from worker.residents import Residents

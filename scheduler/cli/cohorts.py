@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scheduler.cli.console import DISCLAIMER, console, errors, print_json, print_table
+from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.ready import ready_database
 from scheduler.cli.runs import print_runs
+from scheduler.disclaimer import DISCLAIMER
 
 if TYPE_CHECKING:
     from db.cohorts import Progress
@@ -51,9 +52,7 @@ def submit(
 
     folder = FolderSource(source)
     database = ready_database(with_champion=True)
-    submitted = take_in(
-        database, folder, name=cohort, described=str(folder.path), priority=priority, model=model
-    )
+    submitted = take_in(database, folder, name=cohort, priority=priority, model=model)
     if as_json:
         print_json(asdict(submitted))
     else:

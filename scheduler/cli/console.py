@@ -11,9 +11,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-#: Stands under everything that shows a probability.
-DISCLAIMER = "Research and triage aid. Not a diagnosis: a clinician reads every image that matters."
-
 #: Tables and sentences for people.
 console = Console(highlight=False)
 #: Progress and warnings: standard error, so that `--json` can be piped.

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from scheduler.cli.cohorts import AsJson
-from scheduler.cli.console import DISCLAIMER, console, errors, print_json, print_table
+from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.ready import ready_database
+from scheduler.disclaimer import DISCLAIMER
 
 Labelled = Annotated[
     Path, typer.Argument(help="A folder that holds NORMAL/ and PNEUMONIA/.", show_default=False)

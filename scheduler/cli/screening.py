@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scheduler.cli.cohorts import AsJson, print_problems, progress_json
-from scheduler.cli.console import DISCLAIMER, console, errors, print_json, print_table
+from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.ready import ready_database
+from scheduler.disclaimer import DISCLAIMER
 
 if TYPE_CHECKING:
     from db.cohorts import Progress
@@ -59,7 +60,7 @@ def screen(
     folder = FolderSource(source)
     database = ready_database(with_champion=True)
     name = cohort or default_cohort(folder.path)
-    submitted = submit(database, folder, name=name, described=str(folder.path))
+    submitted = submit(database, folder, name=name)
     if not as_json:
         console.print(
             f"Cohort {name}: {submitted.found} images, {submitted.new} of them new; "
@@ -105,7 +106,7 @@ def demo(
     write_phantoms(source, images)
     console.print(f"{images} phantom chest X-rays (JPEG, PNG, DICOM CR and DX) in {source}", markup=False)
     database = ready_database(with_champion=True)
-    submitted = submit(database, FolderSource(source), name="demo", described=str(source))
+    submitted = submit(database, FolderSource(source), name="demo")
     with running_stack(database, keep=keep) as stack:
         finished = watch(database, submitted.cohort_id, errors, check=stack.check)
         _print_summary(database, finished, shown=images)

@@ -42,6 +42,11 @@ class FolderSource:
         if not os.access(self.path, os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0)):
             raise SourceUnreadable
 
+    @property
+    def described(self) -> str:
+        """The path."""
+        return str(self.path)
+
     def walk(self) -> Iterator[NewImage]:
         """Yield the images in the order of their paths.
 

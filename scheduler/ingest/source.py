@@ -36,6 +36,11 @@ class SourceUnsupported(PneumoscreenError):
 class Source(Protocol):
     """A place that images come from."""
 
+    @property
+    def described(self) -> str:
+        """Where it is, as a person would give it."""
+        ...
+
     #: Files that were seen and are not images, and so get no row; counts up while walking.
     ignored: int
 

@@ -68,7 +68,7 @@ def screen(database: Database, folder: Path, name: str) -> tuple[float, list[flo
     app = make_app(BrokerSettings.read().broker_url.get_secret_value())
     answers: list[float] = []
     start = time.perf_counter()
-    cohort = submit(database, FolderSource(folder), name=name, described="bench")
+    cohort = submit(database, FolderSource(folder), name=name)
     done = 0
     while done < cohort.found:
         asked = time.perf_counter()

@@ -79,7 +79,7 @@ def fastai_run(
 def screen_run(database: Database, folder: Path, name: str) -> float:
     """Take a cohort in, wait until it is screened, and return images per second of all of it."""
     start = time.perf_counter()
-    submitted = submit(database, FolderSource(folder), name=name, described="bench")
+    submitted = submit(database, FolderSource(folder), name=name)
     while True:
         with database.read() as session:
             done = session.scalars(

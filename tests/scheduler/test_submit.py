@@ -19,7 +19,7 @@ from scheduler.submit import default_cohort, submit
 
 
 def take_in(database: Database, folder: Path, **more: object) -> tuple[int, int]:
-    done = submit(database, FolderSource(folder), name="trial", described=str(folder), **more)  # type: ignore[arg-type]
+    done = submit(database, FolderSource(folder), name="trial", **more)  # type: ignore[arg-type]
     return done.found, done.new
 
 
@@ -73,10 +73,10 @@ def test_an_interrupted_submit_goes_on_where_it_stopped(
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "10")
     with pytest.raises(KeyboardInterrupt):
-        submit(database, Endless(database, break_at=35), name="trial", described="x")
+        submit(database, Endless(database, break_at=35), name="trial")
     with database.read() as session:
         assert (progress(session)[0].total, progress(session)[0].finished) == (30, False)
-    again = submit(database, Endless(database), name="trial", described="x")
+    again = submit(database, Endless(database), name="trial")
     assert (again.found, again.new) == (99, 69)
 
 
@@ -85,7 +85,7 @@ def test_a_cohort_cancelled_while_it_is_taken_in_stays_cancelled(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "10")
-    submit(database, Endless(database, cancel_at=35), name="trial", described="x")
+    submit(database, Endless(database, cancel_at=35), name="trial")
     with database.read() as session:
         now = progress(session)[0]
     assert (now.state, now.pending, now.problems, now.finished) == ("cancelled", 0, {"cancelled": 30}, True)

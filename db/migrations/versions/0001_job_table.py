@@ -122,7 +122,7 @@ def upgrade() -> None:
             ["study_id"], ["studies.id"], name=op.f("fk_images_study_id"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_images")),
-        sa.UniqueConstraint("cohort_id", "uri", "frame", name=op.f("uq_images_cohort_id_uri_frame")),
+        sa.UniqueConstraint("uri", "frame", "cohort_id", name=op.f("uq_images_uri_frame_cohort_id")),
     )
     op.create_index(op.f("ix_images_batch_id"), "images", ["batch_id"], unique=False)
     op.create_index(

@@ -1,4 +1,4 @@
-"""Keeps a lease while a batch is under way."""
+"""Keeps a lease while its holder works."""
 
 from __future__ import annotations
 

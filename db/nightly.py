@@ -1,0 +1,222 @@
+"""Nightly runs: one per slot of a schedule, opened, walked, held and concluded.
+
+As with batches, every change is guarded by the state and the lease token that it expects to find, so that
+any number of beats and schedulers may work at once.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, CursorResult, and_, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from db.batches import LeaseLost
+from db.clock import database_now
+from db.events import record
+from db.states import TERMINAL, CohortState, NightState
+from db.tables import Cohort, Image, NightlyRun
+
+#: States in which a run's cohort may still have images to screen.
+_OPEN = (NightState.SCREENING, NightState.HELD)
+
+
+def now(session: Session) -> float:
+    """Return the time by the database's clock."""
+    return float(session.scalars(select(database_now())).one())
+
+
+def open_slot(
+    session: Session, name: str, slot: float, *, plan: dict[str, Any], window_ends: float | None
+) -> int | None:
+    """Open the run of a slot; return its id, or None where the slot has one already or precedes the schedule.
+
+    The first slot that is seen of a name is where counting begins, and does not run.
+    """
+    first = session.scalar(select(func.min(NightlyRun.slot)).where(NightlyRun.name == name))
+    if first is not None and slot <= first:
+        return None
+    state = NightState.BASELINE if first is None else NightState.WAITING
+    run_id = _insert(session, name, slot, plan=plan, window_ends=window_ends, state=state)
+    return run_id if state is NightState.WAITING else None
+
+
+def open_now(session: Session, name: str, *, plan: dict[str, Any], window_ends: float | None) -> int:
+    """Open a run that somebody asked for, outside its schedule's slots."""
+    run_id = None
+    while run_id is None:
+        run_id = _insert(
+            session, name, now(session), plan=plan, window_ends=window_ends, state=NightState.WAITING
+        )
+    return run_id
+
+
+def _insert(session: Session, name: str, slot: float, **values: Any) -> int | None:
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    insert = (
+        dialect.insert(NightlyRun)
+        .values(name=name, slot=slot, **values)
+        .on_conflict_do_nothing()
+        .returning(NightlyRun.id)
+    )
+    run_id: int | None = session.scalar(insert)
+    if run_id is not None and values["state"] is NightState.WAITING:
+        record(session, "nightly.open", f"nightly:{run_id}")
+        _extend_held(session, name, values["window_ends"])
+    return run_id
+
+
+def _extend_held(session: Session, name: str, window_ends: float | None) -> None:
+    """Let what earlier nights have left go on in this night's window."""
+    session.execute(
+        update(Cohort)
+        .where(Cohort.nightly == name, Cohort.hold_at.is_not(None), _unfinished())
+        .values(hold_at=window_ends)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def claim_night(session: Session, run_id: int, *, lease_seconds: float) -> str | None:
+    """Take a run whose source is to be walked; return the lease token, or None where it is taken."""
+    token = secrets.token_hex(16)
+    lost = and_(NightlyRun.state == NightState.INGESTING, NightlyRun.lease_until < database_now())
+    taken = _change(
+        session,
+        NightlyRun.id == run_id,
+        or_(NightlyRun.state == NightState.WAITING, lost),
+        state=NightState.INGESTING,
+        lease_token=token,
+        lease_until=database_now() + lease_seconds,
+    )
+    return token if taken else None
+
+
+def keep_night(session: Session, run_id: int, token: str, *, lease_seconds: float) -> None:
+    """Put off the end of a lease. Raises LeaseLost."""
+    _as_holder(session, run_id, token, lease_until=database_now() + lease_seconds)
+
+
+def walked(session: Session, run_id: int, token: str, *, cohort_id: int | None) -> None:
+    """Note that a run's source was walked; `cohort_id` is None where nothing was new. Raises LeaseLost."""
+    _as_holder(
+        session, run_id, token,
+        state=NightState.SCREENING, cohort_id=cohort_id, problem=None, lease_token=None, lease_until=None,
+    )  # fmt: skip
+
+
+def not_walked(session: Session, run_id: int, token: str, problem: str, *, again: bool) -> None:
+    """Note that a run's source could not be walked, and whether to try again. Raises LeaseLost."""
+    _as_holder(
+        session, run_id, token,
+        state=NightState.WAITING if again else NightState.FAILED,
+        problem=problem, lease_token=None, lease_until=None,
+        # As if it had been rung for just now: the next try is as far off as a ring for a lost message.
+        rung_at=database_now(),
+        finished_at=None if again else database_now(),
+    )  # fmt: skip
+
+
+def attach(session: Session, cohort: Cohort, run: NightlyRun) -> None:
+    """Make a cohort one of a schedule's, screened within the run's window."""
+    cohort.nightly, cohort.hold_at = run.name, run.window_ends
+
+
+def nights_to_ring(session: Session, *, again_seconds: float) -> list[int]:
+    """Return waiting runs that nobody was told of, or nobody came for since, and those whose holder died."""
+    stale = or_(NightlyRun.rung_at.is_(None), NightlyRun.rung_at < database_now() - again_seconds)
+    lost = and_(NightlyRun.state == NightState.INGESTING, NightlyRun.lease_until < database_now())
+    query = select(NightlyRun.id).where(or_(NightlyRun.state == NightState.WAITING, lost), stale)
+    return list(session.scalars(query.order_by(NightlyRun.id)))
+
+
+def mark_nights_rung(session: Session, run_ids: Sequence[int]) -> None:
+    """Note that the ingest queue has been told of these runs."""
+    _change(session, NightlyRun.id.in_(run_ids), rung_at=database_now())
+
+
+def conclude_nights(session: Session) -> list[int]:
+    """End runs whose images have all ended, hold those whose window has; return what awaits a summary."""
+    cohort_done = or_(
+        NightlyRun.cohort_id.is_(None),
+        ~select(Cohort.id).where(Cohort.id == NightlyRun.cohort_id, _unfinished()).exists(),
+    )
+    _change(
+        session, NightlyRun.state.in_(_OPEN), cohort_done,
+        state=NightState.DONE, finished_at=func.coalesce(NightlyRun.finished_at, database_now()),
+    )  # fmt: skip
+    _change(
+        session, NightlyRun.state == NightState.SCREENING, NightlyRun.window_ends <= database_now(),
+        state=NightState.HELD, finished_at=database_now(),
+    )  # fmt: skip
+    awaits = select(NightlyRun.id).where(
+        NightlyRun.state.in_((NightState.DONE, NightState.HELD, NightState.FAILED)),
+        NightlyRun.summarised_at.is_(None),
+        or_(NightlyRun.lease_until.is_(None), NightlyRun.lease_until < database_now()),
+    )
+    return list(session.scalars(awaits.order_by(NightlyRun.id)))
+
+
+def claim_summary(session: Session, run_id: int, *, lease_seconds: float) -> bool:
+    """Take the writing of a run's summary; False where somebody else is at it or it is written."""
+    return _change(
+        session,
+        NightlyRun.id == run_id,
+        NightlyRun.summarised_at.is_(None),
+        or_(NightlyRun.lease_until.is_(None), NightlyRun.lease_until < database_now()),
+        lease_until=database_now() + lease_seconds,
+    )
+
+
+def note_summary(session: Session, run_id: int, summary: dict[str, Any]) -> None:
+    """Keep a run's figures: its summary has been written and sent."""
+    _change(
+        session, NightlyRun.id == run_id,
+        summary=summary, summarised_at=database_now(), lease_until=None,
+    )  # fmt: skip
+
+
+def find_night(session: Session, run_id: int) -> NightlyRun:
+    """Return a run by id."""
+    return session.get_one(NightlyRun, run_id)
+
+
+def history(session: Session, name: str | None = None, *, limit: int = 30) -> Sequence[NightlyRun]:
+    """Return the runs of one schedule or of all, the latest first."""
+    query = select(NightlyRun).where(NightlyRun.state != NightState.BASELINE)
+    if name is not None:
+        query = query.where(NightlyRun.name == name)
+    return session.scalars(query.order_by(NightlyRun.slot.desc()).limit(limit)).all()
+
+
+def known_uris(session: Session, name: str, uris: Sequence[str]) -> set[str]:
+    """Return those files that a cohort of the schedule holds already."""
+    query = (
+        select(Image.uri)
+        .join(Cohort, Cohort.id == Image.cohort_id)
+        .where(Image.uri.in_(uris), Cohort.nightly == name)
+    )
+    return set(session.scalars(query))
+
+
+def _unfinished() -> ColumnElement[bool]:
+    """Match cohorts that are being taken in, or that have images which have not ended."""
+    left = select(Image.id).where(Image.cohort_id == Cohort.id, Image.state.not_in(TERMINAL)).exists()
+    return or_(Cohort.state == CohortState.INGESTING, left)
+
+
+def _as_holder(session: Session, run_id: int, token: str, **values: Any) -> None:
+    held = and_(NightlyRun.state == NightState.INGESTING, NightlyRun.lease_token == token)
+    if not _change(session, NightlyRun.id == run_id, held, **values):
+        raise LeaseLost
+
+
+def _change(session: Session, *which: ColumnElement[bool], **values: Any) -> bool:
+    """Change the runs that match; return whether there were any."""
+    result = session.execute(
+        update(NightlyRun).where(*which).values(**values).execution_options(synchronize_session=False)
+    )
+    assert isinstance(result, CursorResult)  # noqa: S101  (for the type checker: updates always give one)
+    return result.rowcount > 0

@@ -1,0 +1,1 @@
+"""Screening at set times."""

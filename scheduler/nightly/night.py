@@ -1,0 +1,186 @@
+"""A night: opened when its slot comes, its source walked, concluded when its images or its window end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from kombu.exceptions import OperationalError
+
+from db.batches import LeaseLost
+from db.cohorts import CohortUnknown, close_ingest, find_cohort
+from db.engine import Database
+from db.errors import PneumoscreenError
+from db.heartbeat import Heartbeat
+from db.images import NewImage
+from db.nightly import (
+    attach,
+    claim_night,
+    find_night,
+    keep_night,
+    known_uris,
+    mark_nights_rung,
+    nights_to_ring,
+    not_walked,
+    now,
+    open_now,
+    open_slot,
+    walked,
+)
+from scheduler.ingest.folder import FolderSource
+from scheduler.ingest.source import Source, SourceEmpty
+from scheduler.nightly.schedule import Nightly, NightlySettings
+from scheduler.submit import submit
+
+log = logging.getLogger(__name__)
+
+#: Tells the ingest queue of a run.
+Ring = Callable[[int], None]
+
+#: Seconds that a source without a window is tried for.
+_PATIENCE = 43_200.0
+#: A lease is five heartbeats; walking a share that hangs is somebody else's after this long.
+_LEASE_SECONDS = 60.0
+#: Files looked up at a time.
+_LOOKUP = 1000
+
+
+def open_due(database: Database, settings: NightlySettings) -> list[int]:
+    """Open the run of each schedule's latest slot that has none; return the new ones.
+
+    A slot that passed while nothing ran is made up when this runs again; of several, the last alone, which
+    finds all that is new.
+    """
+    with database.read() as session:
+        moment = now(session)
+    return open_slots(database, settings.nightly, moment)
+
+
+def open_slots(database: Database, schedules: tuple[Nightly, ...], moment: float) -> list[int]:
+    """Open the runs that are due at a moment."""
+    opened = []
+    for schedule in schedules:
+        slot = schedule.latest_slot(moment)
+        with database.write() as session:
+            run_id = open_slot(
+                session,
+                schedule.name,
+                slot,
+                plan=schedule.as_json(),
+                window_ends=schedule.window_end(slot),
+            )
+        if run_id is not None:
+            opened.append(run_id)
+    return opened
+
+
+def run_now(database: Database, schedule: Nightly) -> int:
+    """Open a run of a schedule at once, without a window; return its id."""
+    with database.write() as session:
+        return open_now(session, schedule.name, plan=schedule.as_json(), window_ends=None)
+
+
+def ring_nights(database: Database, settings: NightlySettings, ring: Ring) -> int:
+    """Tell the ingest queue of runs whose source is to be walked; return how many."""
+    with database.read() as session:
+        run_ids = nights_to_ring(session, again_seconds=settings.nightly_retry_seconds)
+    try:
+        for run_id in run_ids:
+            ring(run_id)
+    except OperationalError:
+        log.warning("the broker is away; nightly runs wait for the next tick")
+        return 0
+    if run_ids:
+        with database.write() as session:
+            mark_nights_rung(session, run_ids)
+    return len(run_ids)
+
+
+class _NewOnly:
+    """What a source holds and no cohort of a schedule does yet."""
+
+    def __init__(self, source: Source, database: Database, name: str) -> None:
+        self._source, self._database, self._name = source, database, name
+        self.ignored = 0
+
+    @property
+    def described(self) -> str:
+        """Where it is."""
+        return self._source.described
+
+    def walk(self) -> Iterator[NewImage]:
+        """Yield the new images."""
+        images = self._source.walk()
+        while chunk := list(islice(images, _LOOKUP)):
+            self.ignored = self._source.ignored
+            with self._database.read() as session:
+                known = known_uris(session, self._name, [image.uri for image in chunk])
+            yield from (image for image in chunk if image.uri not in known)
+
+
+def walk_night(database: Database, settings: NightlySettings, run_id: int) -> bool:
+    """Take in what is new in a run's source; False where the run is not there to be taken up.
+
+    Killed in the middle and taken up again it goes on: what is there stays. A source that cannot be walked
+    is tried again until the window ends.
+    """
+    with database.write() as session:
+        token = claim_night(session, run_id, lease_seconds=_LEASE_SECONDS)
+    if token is None:
+        return False
+    keep = Heartbeat(
+        database,
+        f"nightly run {run_id}",
+        _LEASE_SECONDS,
+        lambda session: keep_night(session, run_id, token, lease_seconds=_LEASE_SECONDS),
+    )
+    try:
+        with keep as heartbeat:
+            cohort_id = _walk(database, run_id, heartbeat)
+        with database.write() as session:
+            walked(session, run_id, token, cohort_id=cohort_id)
+    except LeaseLost:
+        log.warning("nightly run %d was taken over", run_id)
+    except PneumoscreenError as error:
+        log.warning("nightly run %d: %s", run_id, error.code)
+        with database.write() as session:
+            run = find_night(session, run_id)
+            until = run.window_ends or run.slot + _PATIENCE
+            again = now(session) + settings.nightly_retry_seconds < until
+            not_walked(session, run_id, token, error.code, again=again)
+    return True
+
+
+def _walk(database: Database, run_id: int, heartbeat: Heartbeat) -> int | None:
+    """Walk a run's source; return the cohort, or None where nothing was new."""
+    with database.read() as session:
+        run = find_night(session, run_id)
+        schedule, slot = Nightly.model_validate(run.plan), run.slot
+    name = schedule.cohort_name(slot)
+    try:
+        return submit(
+            database,
+            _NewOnly(FolderSource(Path(schedule.source)), database, schedule.name),
+            name=name,
+            priority=schedule.priority,
+            model=schedule.model,
+            on_found=lambda _: heartbeat.check(),
+            on_open=lambda session, cohort: attach(session, cohort, find_night(session, run_id)),
+        ).cohort_id
+    except SourceEmpty:
+        return _taken_in_before(database, schedule.name, name)
+
+
+def _taken_in_before(database: Database, nightly: str, name: str) -> int | None:
+    """Return the cohort that an earlier try has filled with all there is, or None."""
+    with database.write() as session:
+        try:
+            cohort = find_cohort(session, name)
+        except CohortUnknown:
+            return None
+        if cohort.nightly != nightly:
+            return None
+        close_ingest(session, cohort.id)
+        return cohort.id

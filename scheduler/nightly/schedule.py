@@ -1,0 +1,134 @@
+"""Nightly schedules as `pneumoscreen.toml` has them, and the moments at which they are due."""
+
+from __future__ import annotations
+
+import datetime as dt
+import string
+from typing import Annotated, Any, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from db.errors import PneumoscreenError
+from db.settings import RoomSettings
+
+
+class NightlyUnknown(PneumoscreenError):
+    """There is no nightly schedule of that name. `pneumoscreen nightly list` lists them."""
+
+    code = "nightly-unknown"
+
+
+class Nightly(BaseModel):
+    """One schedule: `[[nightly]]` in `pneumoscreen.toml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: Short and lasting: runs and what is new are known by it.
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    #: What `submit` would be given.
+    source: Annotated[str, Field(min_length=1)]
+    #: When to begin: minute, hour, day of the month, month, day of the week.
+    cron: str = "0 22 * * *"
+    #: Time zone of `cron` and `until`.
+    time_zone: str = "UTC"
+    #: Time of day at which no more batches are handed out; what is left goes on in the next night.
+    until: dt.time | None = None
+    #: Name of each night's cohort; {name}, {date} and {time} of the slot are filled in.
+    cohort: str = "{name}-{date}"
+    #: Higher goes first.
+    priority: int = 0
+    #: Id of a model; by default the champion of the night.
+    model: str | None = None
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_exists(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("no such time zone") from None
+        return value
+
+    @field_validator("cron")
+    @classmethod
+    def _cron_is_read(cls, value: str) -> str:
+        try:
+            next(CronSim(value, dt.datetime(2024, 1, 1, tzinfo=dt.UTC)))
+        except (CronSimError, StopIteration):
+            raise ValueError("not a cron expression that ever comes") from None
+        return value
+
+    @field_validator("cohort")
+    @classmethod
+    def _cohort_is_filled_in(cls, value: str) -> str:
+        fields = {field for _, field, _, _ in string.Formatter().parse(value) if field is not None}
+        if not fields <= {"name", "date", "time"} or "date" not in fields:
+            raise ValueError("needs {date}, may have {name} and {time}")
+        return value
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone."""
+        return ZoneInfo(self.time_zone)
+
+    def latest_slot(self, now: float) -> float:
+        """Return the last moment, at `now` or before, at which it was due.
+
+        A time that daylight saving skips is due when the gap is over, one that comes twice is due once, as
+        Debian's cron has it.
+        """
+        # Backwards, CronSim begins before the moment that it is given.
+        after = dt.datetime.fromtimestamp(int(now) + 1, self.zone)
+        return next(CronSim(self.cron, after, reverse=True)).timestamp()
+
+    def next_slot(self, now: float) -> float:
+        """Return the next moment after `now` at which it is due."""
+        return next(CronSim(self.cron, dt.datetime.fromtimestamp(int(now), self.zone))).timestamp()
+
+    def window_end(self, slot: float) -> float | None:
+        """Return when the window ends that begins with a slot; None where it is open."""
+        if self.until is None:
+            return None
+        begin = dt.datetime.fromtimestamp(slot, self.zone)
+        end = dt.datetime.combine(begin.date(), self.until, self.zone)
+        if end <= begin:
+            end = dt.datetime.combine(begin.date() + dt.timedelta(days=1), self.until, self.zone)
+        return end.timestamp()
+
+    def cohort_name(self, slot: float) -> str:
+        """Return the name of a slot's cohort."""
+        local = dt.datetime.fromtimestamp(slot, self.zone)
+        return self.cohort.format(name=self.name, date=f"{local:%Y-%m-%d}", time=f"{local:%H%M%S}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a run keeps of it."""
+        return self.model_dump(mode="json")
+
+
+class NightlySettings(RoomSettings):
+    """Nightly screening."""
+
+    #: The schedules: `[[nightly]]` tables with `name`, `source`, `cron`, `time_zone`, `until`, `cohort`,
+    #: `priority` and `model`.
+    nightly: tuple[Nightly, ...] = ()
+    #: Seconds between two looks at whether one is due.
+    nightly_seconds: Annotated[float, Field(gt=0)] = 20.0
+    #: Seconds after which a source that could not be walked is tried again, until the window ends.
+    nightly_retry_seconds: Annotated[float, Field(gt=0)] = 300.0
+    #: Folder of the morning summaries. Empty: `nightly` in the data directory.
+    summaries_folder: str = ""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if len({one.name for one in self.nightly}) < len(self.nightly):
+            raise ValueError("two nightly schedules have one name")
+        return self
+
+    def find(self, name: str) -> Nightly:
+        """Return a schedule by name, or raise NightlyUnknown."""
+        for one in self.nightly:
+            if one.name == name:
+                return one
+        raise NightlyUnknown

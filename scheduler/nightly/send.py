@@ -1,0 +1,89 @@
+"""Sending a summary: by SMTP, to a webhook, to both or to nobody."""
+
+from __future__ import annotations
+
+import json
+import logging
+import smtplib
+import ssl
+import urllib.error
+import urllib.request
+from email.message import EmailMessage
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, HttpUrl, SecretStr
+
+from db.settings import RoomSettings
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS = 30.0
+
+
+class SendSettings(RoomSettings):
+    """Where morning summaries are sent."""
+
+    #: Mail server. Empty: no mail.
+    smtp_host: str = ""
+    smtp_port: Annotated[int, Field(gt=0, lt=65536)] = 587
+    #: `starttls`, `tls` from the first byte, or `none` on a network that you trust.
+    smtp_security: Literal["starttls", "tls", "none"] = "starttls"
+    #: Empty: no login.
+    smtp_user: str = ""
+    smtp_password: SecretStr = SecretStr("")
+    mail_from: str = "pneumoscreen@localhost"
+    mail_to: tuple[str, ...] = ()
+    #: Address that gets the figures as JSON by POST; it may hold a token.
+    webhook_url: SecretStr = SecretStr("")
+
+
+def send(settings: SendSettings, subject: str, text: str, html: str, figures: dict[str, Any]) -> bool:
+    """Send a summary wherever that is set up; return whether everything went out.
+
+    What a server answers is not logged: it may repeat what it was sent.
+    """
+    sent = True
+    if settings.smtp_host and settings.mail_to:
+        sent &= _attempt("mail", lambda: _mail(settings, subject, text, html))
+    if settings.webhook_url.get_secret_value():
+        sent &= _attempt("webhook", lambda: _post(settings.webhook_url.get_secret_value(), figures))
+    return sent
+
+
+def _attempt(what: str, act: Any) -> bool:
+    try:
+        act()
+    except (OSError, smtplib.SMTPException, ValueError) as error:
+        log.warning("the summary was not sent by %s: %s", what, type(error).__name__)
+        return False
+    return True
+
+
+def _mail(settings: SendSettings, subject: str, text: str, html: str) -> None:
+    message = EmailMessage()
+    message["Subject"], message["From"] = subject, settings.mail_from
+    message["To"] = ", ".join(settings.mail_to)
+    message.set_content(text)
+    message.add_alternative(html, subtype="html")
+    context = ssl.create_default_context()
+    if settings.smtp_security == "tls":
+        server: smtplib.SMTP = smtplib.SMTP_SSL(
+            settings.smtp_host, settings.smtp_port, timeout=_TIMEOUT_SECONDS, context=context
+        )
+    else:
+        server = smtplib.SMTP(settings.smtp_host, settings.smtp_port, timeout=_TIMEOUT_SECONDS)
+    with server:
+        if settings.smtp_security == "starttls":
+            server.starttls(context=context)
+        if settings.smtp_user:
+            server.login(settings.smtp_user, settings.smtp_password.get_secret_value())
+        server.send_message(message)
+
+
+def _post(url: str, figures: dict[str, Any]) -> None:
+    HttpUrl(url)  # no file: and the like
+    request = urllib.request.Request(  # noqa: S310  (checked above)
+        url, data=json.dumps(figures).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310
+        pass

@@ -1,0 +1,181 @@
+"""The morning summary: figures, page and text, written to a folder and sent where that is set up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from db.engine import Database
+from db.nightly import claim_summary, conclude_nights, find_night, history, note_summary, now
+from db.nights import BANDS, NightFigures, night_figures
+from db.problems import every_problem
+from db.settings import home
+from db.tables import NightlyRun
+from scheduler.disclaimer import DISCLAIMER
+from scheduler.nightly.schedule import Nightly, NightlySettings
+from scheduler.nightly.send import SendSettings, send
+
+log = logging.getLogger(__name__)
+
+#: Nights that one is compared with.
+NIGHTS = 30
+
+#: Seconds after which somebody else tries to send a summary that was not sent, and for how long in all.
+_LEASE_SECONDS = 300.0
+_PATIENCE = 86_400.0
+
+_TEMPLATE = Path(__file__).with_name("summary.html.jinja")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """One night, ready to be read."""
+
+    run_id: int
+    name: str
+    #: Local time of the slot and of the end.
+    slot: str
+    ended: str
+    state: str
+    problem: str | None
+    figures: NightFigures
+    #: Medians of the nights before: what, tonight's value, theirs.
+    compared: list[tuple[str, str, str]]
+    #: Images done in the nights before, oldest first, and tonight.
+    trend: list[int]
+
+    def as_text(self) -> str:
+        """Return it as plain text."""
+        one = self.figures
+        lines = [
+            f"Nightly run {self.run_id}, {self.name}, {self.slot}: {self.headline}",
+            "",
+            f"new {one.new}, done {one.done}, skipped {sum(one.skipped.values())}, "
+            f"failed {sum(one.failed.values())}, left for the next night {one.left}",
+            f"positive {one.positive}",
+            *(f"  P {low:.1f} to {low + 0.1:.1f}: {count}" for low, count in self.bands if count),
+            *(f"{state} {count}: {code}, {meaning}" for state, count, code, meaning in self.reasons),
+            *(f"{what} {tonight} (median of the last {len(self.trend) - 1} nights {before})"
+              for what, tonight, before in self.compared),
+            "",
+            DISCLAIMER,
+        ]  # fmt: skip
+        return "\n".join(lines) + "\n"
+
+    @property
+    def headline(self) -> str:
+        """What came of it, in a few words."""
+        if self.problem is not None:
+            return f"the source could not be walked ({self.problem})"
+        if self.state == "held":
+            return f"the window ended with {self.figures.left} images left, which go on in the next night"
+        return "done" if self.figures.new or self.figures.done else "nothing new"
+
+    @property
+    def bands(self) -> list[tuple[float, int]]:
+        """Lower edge and count of each tenth, the most probable first."""
+        return [(band / BANDS, self.figures.bands[band]) for band in reversed(range(BANDS))]
+
+    @property
+    def reasons(self) -> list[tuple[str, int, str, str]]:
+        """State, count, code and meaning of what was not screened."""
+        known = every_problem()
+        return [
+            (state, count, code, known[code].meaning() if code in known else "")
+            for state, problems in (("failed", self.figures.failed), ("skipped", self.figures.skipped))
+            for code, count in problems.items()
+        ]
+
+
+def make_summary(run: NightlyRun, figures: NightFigures, before: list[dict[str, Any]]) -> Summary:
+    """Put a night beside the nights before, the latest of them first."""
+    zone = Nightly.model_validate(run.plan).zone
+    return Summary(
+        run_id=run.id,
+        name=run.name,
+        slot=f"{datetime.fromtimestamp(run.slot, zone):%Y-%m-%d %H:%M %Z}",
+        ended=f"{datetime.fromtimestamp(run.finished_at or run.slot, zone):%Y-%m-%d %H:%M %Z}",
+        state=run.state,
+        problem=run.problem,
+        figures=figures,
+        compared=_compared(figures.as_json(), before),
+        trend=[one["done"] for one in reversed(before)] + [figures.done],
+    )
+
+
+def _compared(tonight: dict[str, Any], before: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, Callable[[dict[str, Any]], float | None], str]] = [
+        ("new", lambda one: one["new"], ".0f"),
+        ("done", lambda one: one["done"], ".0f"),
+        ("failed", lambda one: sum(one["failed"].values()), ".0f"),
+        ("share positive", lambda one: one["positive"] / one["done"] if one["done"] else None, ".1%"),
+        ("images/s", lambda one: one["images_per_second"], ".1f"),
+    ]
+    found = []
+    for what, value, form in rows:
+        theirs = [number for one in before if (number := value(one)) is not None]
+        ours = value(tonight)
+        if theirs and ours is not None:
+            found.append((what, format(ours, form), format(statistics.median(theirs), form)))
+    return found
+
+
+def page(summary: Summary) -> str:
+    """Return the summary as one HTML page that needs nothing else."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(s=summary, f=summary.figures, disclaimer=DISCLAIMER)
+
+
+def conclude(database: Database) -> list[int]:
+    """End nightly runs that are through or out of their window; return those that await a summary."""
+    with database.write() as session:
+        return conclude_nights(session)
+
+
+def summarise(database: Database, settings: NightlySettings, run_id: int) -> None:
+    """Write a night's summary, send it, and note both; what could not be sent is tried again for a day."""
+    with database.write() as session:
+        if not claim_summary(session, run_id, lease_seconds=_LEASE_SECONDS):
+            return
+    with database.read() as session:
+        run = find_night(session, run_id)
+        figures = night_figures(session, run)
+        before = [
+            one.summary
+            for one in history(session, run.name, limit=NIGHTS + 1)
+            if one.summary is not None and one.slot < run.slot
+        ][:NIGHTS]
+        summary = make_summary(run, figures, before)
+        late = (run.finished_at or run.slot) + _PATIENCE
+    _write(Path(settings.summaries_folder or home() / "nightly"), summary)
+    sent = send(
+        SendSettings.read(),
+        f"pneumoscreen, {summary.name}, {summary.slot}: {summary.headline}",
+        summary.as_text(),
+        page(summary),
+        figures.as_json() | {"run": run_id, "name": summary.name},
+    )
+    with database.write() as session:
+        if sent or now(session) > late:
+            note_summary(session, run_id, figures.as_json())
+
+
+def _write(folder: Path, summary: Summary) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    stem = f"{summary.name}-{summary.run_id:06d}"
+    content = {"html": page(summary), "txt": summary.as_text(), "json": json.dumps(summary.figures.as_json())}
+    for suffix, text in content.items():
+        partial = folder / f".{stem}.{suffix}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(folder / f"{stem}.{suffix}")
