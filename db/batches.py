@@ -7,8 +7,9 @@ changes is guarded by the state, and for a holder by the lease token, that it ex
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, CursorResult, func, or_, select, update
@@ -95,6 +96,18 @@ class Provenance:
     runtime: str
     preprocessing: str
     software: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What a batch took so far."""
+
+    #: Seconds that the worker waited for decoded pictures.
+    decode_seconds: float
+    #: Seconds of forward passes.
+    forward_seconds: float
+    #: The most that its process has held of its GPU's memory; None on a CPU.
+    gpu_memory_bytes: int | None
 
 
 def cut_batches(session: Session, cohort_id: int, *, batch_images: int, in_flight: int) -> list[int]:
@@ -251,11 +264,13 @@ def complete(
     screened: Sequence[Screened],
     not_screened: Sequence[NotScreened],
     provenance: Provenance,
+    effort: Effort,
 ) -> None:
     """Write a batch's predictions, the states of its images and its own, all or nothing.
 
     Raises LeaseLost, and the caller's transaction rolls back, where the lease is no longer held.
     """
+    start = time.monotonic()
     _as_holder(
         session,
         claimed.batch_id,
@@ -275,6 +290,8 @@ def complete(
         {"id": one.image_id, "state": one.problem.state, "problem": one.problem.code} for one in not_screened
     ]
     session.execute(update(Image), problems)
+    took = asdict(effort) | {"write_seconds": time.monotonic() - start}
+    session.execute(update(Batch).where(Batch.id == claimed.batch_id).values(**took))
 
 
 def _upsert_predictions(

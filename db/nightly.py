@@ -137,6 +137,11 @@ def mark_nights_rung(session: Session, run_ids: Sequence[int]) -> None:
     _change(session, NightlyRun.id.in_(run_ids), rung_at=database_now())
 
 
+def forget_night_rings(session: Session) -> None:
+    """Let every waiting run be rung for again, as when a broker starts empty."""
+    _change(session, NightlyRun.state == NightState.WAITING, rung_at=None)
+
+
 def conclude_nights(session: Session) -> list[int]:
     """End runs whose images have all ended, hold those whose window has; return what awaits a summary."""
     cohort_done = or_(

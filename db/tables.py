@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     Enum,
     Float,
@@ -140,6 +141,12 @@ class Batch(Table):
     rung_at: Mapped[float | None]
     created_at: Mapped[float] = mapped_column(default=database_now())
     finished_at: Mapped[float | None]
+    #: Seconds that the worker waited for decoded pictures, computed, and wrote.
+    decode_seconds: Mapped[float | None]
+    forward_seconds: Mapped[float | None]
+    write_seconds: Mapped[float | None]
+    #: The most that the worker's process has held of its GPU's memory; null on a CPU.
+    gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Image(Table):

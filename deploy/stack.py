@@ -20,8 +20,9 @@ from xmlrpc.client import Fault, ServerProxy
 
 from db.errors import PneumoscreenError
 from db.settings import home, secrets_folder
-from deploy.programs import FLOWER_USER, supervisor_config
+from deploy.programs import FLOWER_USER, programs, supervisor_config
 from deploy.settings import StackSettings
+from scheduler.metrics.settings import MetricsSettings
 
 #: Seconds that the stack may take to come up: mostly torch and the model, from a cold disk.
 _START_SECONDS = 180.0
@@ -88,6 +89,11 @@ class Stack:
         return f"http://127.0.0.1:{(self.run / 'flower.port').read_text(encoding='ascii')}"
 
     @property
+    def metrics_address(self) -> str:
+        """The metrics server's address on this machine."""
+        return f"http://127.0.0.1:{(self.run / 'metrics.port').read_text(encoding='ascii')}/metrics"
+
+    @property
     def flower_login(self) -> tuple[str, str]:
         """User and password of Flower."""
         return FLOWER_USER, StackSettings.read().flower_password.get_secret_value()
@@ -112,10 +118,12 @@ class Stack:
         _write_secret("broker_url", f"redis://:{password}@127.0.0.1:{broker_port}/0")
         if not settings.flower_password.get_secret_value():
             _write_secret("flower_password", secrets.token_urlsafe(12))
+        metrics_port = MetricsSettings.read().metrics_port or _free_port()
         _write(self.run / "flower.port", str(flower_port))
+        _write(self.run / "metrics.port", str(metrics_port))
         _write(self.run / "valkey.conf", _valkey_config(broker_port, password, self.home / "broker"))
         _write(self.run / "flowerconfig.py", self._flower_config(flower_port))
-        _write(self.run / "supervisord.conf", supervisor_config(self.run, self.logs, self.socket, settings))
+        _write(self.run / "supervisord.conf", self._supervisor_config(settings, metrics_port))
         self._spawn()
 
     def _make_socket_folder(self) -> None:
@@ -130,6 +138,10 @@ class Stack:
         return (
             f"address = '127.0.0.1'\nport = {port}\nbasic_auth = ['{user}:{password}']\npersistent = False\n"
         )
+
+    def _supervisor_config(self, settings: StackSettings, metrics_port: int) -> str:
+        what = programs(self.run, settings, metrics_port)
+        return supervisor_config(what, self.run, self.logs, self.socket, settings)
 
     def _spawn(self) -> None:
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.run / "supervisord.conf")]

@@ -166,6 +166,10 @@ def test_the_stack_is_closed_to_others_and_restarts_what_dies(job_table: Databas
     credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
     request.add_header("Authorization", f"Basic {credentials}")
     wait_for(lambda: b"screen@" in urllib.request.urlopen(request, timeout=10).read())
+    metrics = urllib.request.urlopen(done["metrics"], timeout=10).read().decode()
+    assert "pneumoscreen_broker_up 1.0" in metrics
+    for queue in ("screen", "training", "housekeeping", "ingest"):
+        assert f'pneumoscreen_workers{{queue="{queue}"}} 1.0' in metrics
     for private in (*(home / "secrets").iterdir(), home / "run" / "valkey.conf", home / "pneumoscreen.db"):
         assert private.stat().st_mode & 0o077 == 0, private.name
     for process in Stack().processes():

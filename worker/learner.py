@@ -68,6 +68,11 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def peak_gpu_memory() -> int | None:
+    """Return the most bytes that this process has held of its GPU; None on a CPU."""
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None
+
+
 class ResidentLearner:
     """A model in evaluation mode on its device, with its card."""
 

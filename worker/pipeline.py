@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from db.batches import (
     Claim,
+    Effort,
     Item,
     LeaseLost,
     NotScreened,
@@ -35,9 +36,10 @@ from db.uri import uri_to_path
 from worker.adaptive import Row, native_bf16
 from worker.adaptive import predict as predict_rows
 from worker.imaging import PREPROCESSING, Limits, Picture, read_picture
-from worker.learner import ResidentLearner, best_device, positive_probability
+from worker.learner import ResidentLearner, best_device, peak_gpu_memory, positive_probability
 from worker.residents import Residents
 from worker.settings import WorkerSettings
+from worker.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +93,20 @@ class Pipeline:
             raise
         screened: list[Screened] = []
         problems: list[NotScreened] = []
-        for decoded in self._decode(claimed.items):
+        decoding, computing = Stopwatch(), Stopwatch()
+        for decoded in decoding.each(self._decode(claimed.items)):
             heartbeat.check()
-            with self._device:
+            with self._device, computing:
                 results = predict(learner, decoded, adaptive=self._adaptive)
             screened += [result for result in results if isinstance(result, Screened)]
             problems += [result for result in results if isinstance(result, NotScreened)]
         with self.database.write() as session:
-            complete(session, claimed, screened, problems, provenance(learner))
+            effort = Effort(
+                decode_seconds=decoding.seconds,
+                forward_seconds=computing.seconds,
+                gpu_memory_bytes=peak_gpu_memory(),
+            )
+            complete(session, claimed, screened, problems, provenance(learner), effort)
         log.info("batch %d: %d screened, %d not", claimed.batch_id, len(screened), len(problems))
 
     def _decode(self, items: tuple[Item, ...]) -> Iterator[list[Decoded]]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from db.batches import forget_rings
 from db.engine import Database
+from db.nightly import forget_night_rings
 from db.runs import forget_run_rings
 from deploy.stack import Stack
 
@@ -30,6 +31,7 @@ def start_stack(database: Database, stack: Stack) -> None:
     with database.write() as session:
         forget_rings(session)
         forget_run_rings(session)
+        forget_night_rings(session)
     stack.start()
 
 

@@ -1,4 +1,4 @@
-"""Commands on the embedded stack: up, down, doctor."""
+"""Commands on what runs: up, down, doctor, metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scheduler.cli.cohorts import AsJson
-from scheduler.cli.console import console, print_json, print_table
+from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.ready import ready_database
 
 
@@ -18,6 +18,7 @@ def add_to(app: typer.Typer) -> None:
         (up, "pneumoscreen up"),
         (down, "pneumoscreen down"),
         (doctor, "pneumoscreen doctor --json"),
+        (metrics, "pneumoscreen metrics --port 9464"),
     ):
         app.command(epilog=f"Example: {example}")(command)
 
@@ -38,11 +39,19 @@ def up(
         stack.wait_ready(workers_answer)
     user, password = stack.flower_login
     if as_json:
-        print_json({"home": str(stack.home), "flower": stack.flower_address, "flower_user": user})
+        print_json(
+            {
+                "home": str(stack.home),
+                "flower": stack.flower_address,
+                "flower_user": user,
+                "metrics": stack.metrics_address,
+            }
+        )
     else:
         print_table(("process", "state", "pid"), [(p.name, p.state, p.pid) for p in stack.processes()])
         console.print(
             f"Flower: {stack.flower_address}  user {user}  password {password}\n"
+            f"Metrics: {stack.metrics_address}\n"
             f"Logs: {shlex.quote(str(stack.logs))}",
             markup=False,
         )
@@ -72,3 +81,28 @@ def doctor(as_json: AsJson = False) -> None:
             [(f.check, f.verdict, f.found, f.mend) for f in findings],
         )
     raise typer.Exit(2 if any(finding.verdict == "bad" for finding in findings) else 0)
+
+
+def metrics(
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen on; the setting by default.", show_default=False),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port to listen on; the setting by default.", show_default=False),
+    ] = None,
+) -> None:
+    """Serve /metrics for Prometheus, /healthz and /readyz, until it is stopped."""
+    from scheduler.metrics.serve import serve
+    from scheduler.metrics.settings import MetricsSettings
+
+    settings = MetricsSettings.read()
+    server = serve(
+        ready_database(),
+        host or settings.metrics_host,
+        settings.metrics_port if port is None else port,
+        settings.metrics_broker_seconds,
+    )
+    errors.print(f"http://{server.server_name}:{server.server_port}/metrics", markup=False)
+    server.serve_forever()

@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from db.batches import (
     ATTEMPTS,
     Claim,
+    Effort,
     LeaseLost,
     NotScreened,
     Provenance,
@@ -35,6 +36,7 @@ from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 
 PROVENANCE = Provenance(threshold=0.5, runtime="test", preprocessing="test", software="test")
+EFFORT = Effort(decode_seconds=0.5, forward_seconds=1.5, gpu_memory_bytes=None)
 
 
 def submit(database: Database, count: int, *, name: str = "trial", priority: int = 0) -> int:
@@ -70,7 +72,7 @@ def finish(database: Database, claimed: Claim, *, bad: int = 0) -> None:
     ]
     problems = [NotScreened(item.image_id, CorruptImage()) for item in claimed.items[:bad]]
     with database.write() as session:
-        complete(session, claimed, screened, problems, PROVENANCE)
+        complete(session, claimed, screened, problems, PROVENANCE, EFFORT)
 
 
 def lose(database: Database, batch_id: int) -> Claim:

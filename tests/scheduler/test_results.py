@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from db.batches import NotScreened, Provenance, Screened, claim, complete, cut_batches
+from db.batches import Effort, NotScreened, Provenance, Screened, claim, complete, cut_batches
 from db.cohorts import close_ingest, find_cohort, open_cohort
 from db.engine import Database
 from db.images import NewImage, add_images
@@ -55,6 +55,7 @@ def finished(database: Database, model: object) -> Database:
             ],
             [NotScreened(second, CorruptImage())],
             Provenance(threshold=0.5, runtime="r", preprocessing="p", software="s"),
+            Effort(decode_seconds=0.5, forward_seconds=1.5, gpu_memory_bytes=None),
         )
     return database
 

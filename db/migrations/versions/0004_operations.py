@@ -1,4 +1,4 @@
-"""Nightly schedules."""
+"""Nightly schedules, and what batches took."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,9 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
+    for name in ("decode_seconds", "forward_seconds", "write_seconds"):
+        op.add_column("batches", sa.Column(name, sa.Float(precision=53), nullable=True))
+    op.add_column("batches", sa.Column("gpu_memory_bytes", sa.BigInteger(), nullable=True))
     op.add_column("cohorts", sa.Column("nightly", sa.String(length=64), nullable=True))
     op.add_column("cohorts", sa.Column("hold_at", sa.Float(precision=53), nullable=True))
     op.create_index(op.f("ix_cohorts_nightly"), "cohorts", ["nightly"], unique=False)

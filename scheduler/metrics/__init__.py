@@ -1,0 +1,1 @@
+"""What monitoring asks: metrics for Prometheus, health and readiness."""

@@ -1,0 +1,144 @@
+"""Collecting metrics from the job table and the broker."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy.orm import Session
+
+from db import figures
+from db.engine import Database
+from db.settings import home
+from scheduler.metrics.broker import BrokerFigures
+
+PREFIX = "pneumoscreen"
+
+
+class JobTableCollector(Collector):
+    """Reads the job table at each scrape, and the broker now and then."""
+
+    def __init__(self, database: Database, ask_broker: Callable[[], BrokerFigures], seconds: float) -> None:
+        """Ask the broker at most once in `seconds`: workers take a second to answer."""
+        self._database, self._ask, self._seconds = database, ask_broker, seconds
+        self._broker: tuple[float, BrokerFigures] | None = None
+        #: Counts of cohorts that were finished when they were counted last.
+        self._finished: dict[int, figures.Counts] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        with self._database.read() as session:
+            yield from self._images(session)
+            yield from _batches(session)
+            yield from _nights_and_models(session)
+        yield from self._queues()
+        free = GaugeMetricFamily(f"{PREFIX}_disk_free_bytes", "Free disk of the data directory.")
+        free.add_metric([], shutil.disk_usage(home()).free)
+        yield free
+
+    def _images(self, session: Session) -> Iterator[Metric]:
+        active, finished = figures.cohort_ids(session)
+        for known in set(self._finished) - set(finished):
+            del self._finished[known]  # retried, or pruned
+        for cohort_id in finished:
+            if cohort_id not in self._finished:
+                self._finished[cohort_id] = figures.count_images(session, cohort_id)
+        counts = self._finished | {one: figures.count_images(session, one) for one in active}
+        images = GaugeMetricFamily(
+            f"{PREFIX}_images", "Images by cohort (row id) and state.", labels=("cohort", "state")
+        )
+        problems: Counter[tuple[str, str]] = Counter()
+        for cohort_id, found in sorted(counts.items()):
+            states: Counter[str] = Counter()
+            for (state, problem), count in found.items():
+                states[state] += count
+                if problem:
+                    problems[state, problem] += count
+            for state, count in sorted(states.items()):
+                images.add_metric([str(cohort_id), state], count)
+        yield images
+        ended = GaugeMetricFamily(
+            f"{PREFIX}_problem_images", "Images not screened, by state and code.", labels=("state", "code")
+        )
+        for (state, code), count in sorted(problems.items()):
+            ended.add_metric([state, code], count)
+        yield ended
+        yield _gauge(
+            "oldest_pending_seconds",
+            "Age of the oldest cohort that has images to screen; 0 where there are none.",
+            figures.oldest_pending_seconds(session),
+        )
+
+    def _queues(self) -> Iterator[Metric]:
+        if self._broker is None or time.monotonic() - self._broker[0] > self._seconds:
+            self._broker = time.monotonic(), self._ask()
+        found = self._broker[1]
+        yield _gauge("broker_up", "Whether the broker answers.", found.up)
+        messages = GaugeMetricFamily(
+            f"{PREFIX}_queue_messages",
+            "Messages in the broker: ready ones wait in the queue, unacked ones are with a worker.",
+            labels=("queue", "state"),
+        )
+        workers = GaugeMetricFamily(f"{PREFIX}_workers", "Workers that answer, by queue.", labels=("queue",))
+        for queue, (ready, unacked) in found.messages.items():
+            messages.add_metric([queue, "ready"], ready)
+            messages.add_metric([queue, "unacked"], unacked)
+        for queue, count in found.workers.items():
+            workers.add_metric([queue], count)
+        yield messages
+        yield workers
+
+
+def _batches(session: Session) -> Iterator[Metric]:
+    states = GaugeMetricFamily(f"{PREFIX}_batches", "Batches by state.", labels=("state",))
+    for state, count in figures.batches_by_state(session).items():
+        states.add_metric([state], count)
+    yield states
+    took = figures.effort(session)
+    seconds = CounterMetricFamily(
+        f"{PREFIX}_batch_seconds",
+        "What finished batches took: waiting for decoded pictures, forward passes, writing back.",
+        labels=("step",),
+    )
+    for step in ("decode", "forward", "write"):
+        seconds.add_metric([step], getattr(took, f"{step}_seconds"))
+    yield seconds
+    yield _counter("batches_finished", "Finished batches.", took.batches)
+    yield _counter("images_finished", "Images of finished batches.", took.images)
+    yield _counter("leases_lost", "Leases that ended without a result.", figures.leases_lost(session))
+    since = figures.seconds_since_a_batch(session)
+    if since is not None:
+        yield _gauge("seconds_since_batch", "Seconds since a batch was finished.", since)
+    memory = GaugeMetricFamily(
+        f"{PREFIX}_gpu_memory_bytes", "The most that a worker has held of its GPU.", labels=("worker",)
+    )
+    for worker, size in figures.gpu_memory(session).items():
+        memory.add_metric([worker], size)
+    yield memory
+
+
+def _nights_and_models(session: Session) -> Iterator[Metric]:
+    yield _gauge(
+        "nightly_runs_late",
+        "Nightly runs whose source has not been walked a quarter of an hour after their time.",
+        figures.nights_late(session),
+    )
+    runs = GaugeMetricFamily(f"{PREFIX}_training_runs", "Training runs by state.", labels=("state",))
+    for state, count in figures.training_runs(session).items():
+        runs.add_metric([state], count)
+    yield runs
+    champion = InfoMetricFamily(f"{PREFIX}_champion", "The model that screens.")
+    champion.add_metric([], {"model": figures.champion_name(session) or ""})
+    yield champion
+
+
+def _gauge(name: str, says: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"{PREFIX}_{name}", says, value=value)
+
+
+def _counter(name: str, says: str, value: float) -> Metric:
+    return CounterMetricFamily(f"{PREFIX}_{name}", says, value=value)

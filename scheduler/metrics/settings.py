@@ -1,0 +1,20 @@
+"""Settings of the metrics server."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from db.settings import RoomSettings
+
+
+class MetricsSettings(RoomSettings):
+    """The metrics server: `/metrics`, `/healthz` and `/readyz`."""
+
+    #: Address that it listens on. It has no login: open it to the monitoring network alone.
+    metrics_host: str = "127.0.0.1"
+    #: Port; the embedded stack takes a free one where this is 0.
+    metrics_port: Annotated[int, Field(ge=0, lt=65536)] = 0
+    #: Seconds for which workers and queues that were asked for are not asked for again.
+    metrics_broker_seconds: Annotated[float, Field(gt=0)] = 15.0
