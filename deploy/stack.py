@@ -20,8 +20,9 @@ from xmlrpc.client import Fault, ServerProxy
 
 from db.errors import PneumoscreenError
 from db.settings import home, secrets_folder
-from deploy.programs import FLOWER_USER, programs, supervisor_config
+from deploy.programs import Ports, programs, supervisor_config
 from deploy.settings import StackSettings
+from scheduler.flower.settings import FlowerSettings
 from scheduler.metrics.settings import MetricsSettings
 
 #: Seconds that the stack may take to come up: mostly torch and the model, from a cold disk.
@@ -96,7 +97,8 @@ class Stack:
     @property
     def flower_login(self) -> tuple[str, str]:
         """User and password of Flower."""
-        return FLOWER_USER, StackSettings.read().flower_password.get_secret_value()
+        settings = FlowerSettings.read()
+        return settings.flower_user, settings.flower_password.get_secret_value()
 
     # -- starting and stopping
 
@@ -114,16 +116,20 @@ class Stack:
         settings = StackSettings.read()
         broker_port = _free_port()
         password = secrets.token_urlsafe(24)
-        flower_port = settings.flower_port or _free_port()
         _write_secret("broker_url", f"redis://:{password}@127.0.0.1:{broker_port}/0")
-        if not settings.flower_password.get_secret_value():
+        flower = FlowerSettings.read()
+        if not flower.flower_password.get_secret_value():
             _write_secret("flower_password", secrets.token_urlsafe(12))
-        metrics_port = MetricsSettings.read().metrics_port or _free_port()
-        _write(self.run / "flower.port", str(flower_port))
-        _write(self.run / "metrics.port", str(metrics_port))
+        if not flower.flower_cookie_secret.get_secret_value():
+            _write_secret("flower_cookie_secret", secrets.token_urlsafe(48))
+        ports = Ports(
+            flower=flower.flower_port or _free_port(),
+            metrics=MetricsSettings.read().metrics_port or _free_port(),
+        )
+        _write(self.run / "flower.port", str(ports.flower))
+        _write(self.run / "metrics.port", str(ports.metrics))
         _write(self.run / "valkey.conf", _valkey_config(broker_port, password, self.home / "broker"))
-        _write(self.run / "flowerconfig.py", self._flower_config(flower_port))
-        _write(self.run / "supervisord.conf", self._supervisor_config(settings, metrics_port))
+        _write(self.run / "supervisord.conf", self._supervisor_config(settings, ports))
         self._spawn()
 
     def _make_socket_folder(self) -> None:
@@ -133,14 +139,8 @@ class Stack:
             # Somebody else made a folder of that name: they could pose as supervisord.
             raise StackFailed("the folder for the control socket belongs to somebody else")
 
-    def _flower_config(self, port: int) -> str:
-        user, password = self.flower_login
-        return (
-            f"address = '127.0.0.1'\nport = {port}\nbasic_auth = ['{user}:{password}']\npersistent = False\n"
-        )
-
-    def _supervisor_config(self, settings: StackSettings, metrics_port: int) -> str:
-        what = programs(self.run, settings, metrics_port)
+    def _supervisor_config(self, settings: StackSettings, ports: Ports) -> str:
+        what = programs(self.run, settings, ports)
         return supervisor_config(what, self.run, self.logs, self.socket, settings)
 
     def _spawn(self) -> None:

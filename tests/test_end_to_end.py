@@ -29,6 +29,7 @@ from db.states import ImageState
 from db.tables import Batch, Image, Prediction, TrainingResult, TrainingRun
 from deploy.phantom import write_phantoms
 from deploy.stack import Stack
+from worker.app import QUEUES
 
 CLI = [sys.executable, "-m", "scheduler"]
 
@@ -151,6 +152,13 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(job_table: Database, 
         assert session.scalars(select(func.count()).select_from(Prediction)).one() == 150
 
 
+def ask(url: str, headers: dict[str, str], content: bytes | None = None) -> bytes:
+    """Send a request and return the answer's body."""
+    request = urllib.request.Request(url, content, headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return bytes(answer.read())
+
+
 def test_the_stack_is_closed_to_others_and_restarts_what_dies(job_table: Database, home: Path) -> None:
     done = json.loads(run("up", "--json").stdout)
     again = run("up")
@@ -166,9 +174,14 @@ def test_the_stack_is_closed_to_others_and_restarts_what_dies(job_table: Databas
     credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
     request.add_header("Authorization", f"Basic {credentials}")
     wait_for(lambda: b"screen@" in urllib.request.urlopen(request, timeout=10).read())
+    lengths = json.loads(ask(done["flower"] + "/api/queues/length", request.headers))["active_queues"]
+    assert {one["name"] for one in lengths} == set(QUEUES)
+    for closed, status in (("/api/task/send-task/screen.batch", 403), ("/metrics", 404)):
+        with pytest.raises(urllib.error.HTTPError, match=str(status)):
+            ask(done["flower"] + closed, request.headers, b"{}" if status == 403 else None)
     metrics = urllib.request.urlopen(done["metrics"], timeout=10).read().decode()
     assert "pneumoscreen_broker_up 1.0" in metrics
-    for queue in ("screen", "training", "housekeeping", "ingest"):
+    for queue in QUEUES:
         assert f'pneumoscreen_workers{{queue="{queue}"}} 1.0' in metrics
     for private in (*(home / "secrets").iterdir(), home / "run" / "valkey.conf", home / "pneumoscreen.db"):
         assert private.stat().st_mode & 0o077 == 0, private.name

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.pages import print_pages
 from scheduler.cli.ready import ready_database
 from scheduler.cli.runs import print_runs
 from scheduler.disclaimer import DISCLAIMER
@@ -88,6 +89,8 @@ def status(
         print_problems(row)
     if training:
         print_runs(training)
+    if cohort is None:
+        print_pages()
 
 
 def watch(cohort: CohortName) -> None:

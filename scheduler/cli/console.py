@@ -28,7 +28,15 @@ def print_table(
     """Print a table; None prints as nothing. Cells are text, whatever brackets a file name holds."""
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=title,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        # Ten columns of counts must fit into 80 characters.
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:

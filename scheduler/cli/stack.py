@@ -9,6 +9,7 @@ import typer
 
 from scheduler.cli.cohorts import AsJson
 from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.pages import print_pages
 from scheduler.cli.ready import ready_database
 
 
@@ -37,24 +38,19 @@ def up(
         start_stack(database, stack)
     if wait:
         stack.wait_ready(workers_answer)
-    user, password = stack.flower_login
     if as_json:
         print_json(
             {
                 "home": str(stack.home),
                 "flower": stack.flower_address,
-                "flower_user": user,
+                "flower_user": stack.flower_login[0],
                 "metrics": stack.metrics_address,
             }
         )
     else:
         print_table(("process", "state", "pid"), [(p.name, p.state, p.pid) for p in stack.processes()])
-        console.print(
-            f"Flower: {stack.flower_address}  user {user}  password {password}\n"
-            f"Metrics: {stack.metrics_address}\n"
-            f"Logs: {shlex.quote(str(stack.logs))}",
-            markup=False,
-        )
+        print_pages()
+        console.print(f"Logs: {shlex.quote(str(stack.logs))}", markup=False)
 
 
 def down(as_json: AsJson = False) -> None:

@@ -13,7 +13,7 @@ from worker.app import QUEUES, make_app
 from worker.settings import BrokerSettings
 
 #: Where kombu's Redis transport keeps messages that a worker has taken and not acknowledged.
-_UNACKED = "unacked"
+UNACKED = "unacked"
 
 _ANSWER_SECONDS = 1.0
 
@@ -36,7 +36,7 @@ def ask_broker() -> BrokerFigures:
         with app.connection_for_read() as connection:
             channel = connection.default_channel
             ready = {queue: channel._size(queue) for queue in QUEUES}
-            taken = Counter(_queue_of(value) for value in channel.client.hvals(_UNACKED))
+            taken = Counter(queue_of(value) for value in channel.client.hvals(UNACKED))
         answers = app.control.inspect(timeout=_ANSWER_SECONDS).active_queues() or {}
     except (OperationalError, RedisError, OSError):
         return BrokerFigures(up=False, workers=dict.fromkeys(QUEUES, 0))
@@ -48,7 +48,7 @@ def ask_broker() -> BrokerFigures:
     )
 
 
-def _queue_of(value: bytes | str) -> str:
+def queue_of(value: bytes | str) -> str:
     """Return the queue of an unacknowledged message: kombu keeps [message, exchange, routing key]."""
     try:
         return str(json.loads(value)[2])

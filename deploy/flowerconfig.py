@@ -1,0 +1,31 @@
+"""Flower's configuration: `celery -A scheduler.tasks flower --conf=deploy/flowerconfig.py`.
+
+Everything that differs from site to site is in the settings.
+"""
+
+from db.settings import SettingsInvalid, home
+from scheduler.flower.close import close, redact
+from scheduler.flower.settings import FlowerSettings
+
+_settings = FlowerSettings.read()
+if not _settings.flower_password.get_secret_value():
+    raise SettingsInvalid("PNEUMOSCREEN_FLOWER_PASSWORD")
+close(metrics=_settings.flower_metrics)
+if _settings.flower_persistent:
+    (home() / "flower").mkdir(parents=True, exist_ok=True, mode=0o700)
+
+address = _settings.flower_host
+port = _settings.flower_port or 5555
+basic_auth = [f"{_settings.flower_user}:{_settings.flower_password.get_secret_value()}"]
+read_only = _settings.flower_read_only
+format_task = redact
+tasks_columns = "name,args,state,received,started,runtime,worker"
+natural_time = True
+# A worker that has gone stays in view for a day.
+purge_offline_workers = 86_400
+max_tasks = 100_000
+persistent = _settings.flower_persistent
+db = str(home() / "flower" / "state")
+state_save_interval = 60_000
+if _settings.flower_cookie_secret.get_secret_value():
+    cookie_secret = _settings.flower_cookie_secret.get_secret_value()

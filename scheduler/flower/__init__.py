@@ -1,0 +1,1 @@
+"""Flower, which shows workers, tasks and queues: its settings and its limits."""
