@@ -37,7 +37,9 @@ class JobTableCollector(Collector):
             yield from _nights_and_models(session)
         yield from self._queues()
         free = GaugeMetricFamily(f"{PREFIX}_disk_free_bytes", "Free disk of the data directory.")
-        free.add_metric([], shutil.disk_usage(home()).free)
+        # With a job table elsewhere the data directory may not have been needed yet.
+        there = next(folder for folder in (home(), *home().parents) if folder.exists())
+        free.add_metric([], shutil.disk_usage(there).free)
         yield free
 
     def _images(self, session: Session) -> Iterator[Metric]:
