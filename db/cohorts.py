@@ -28,6 +28,12 @@ class CohortHasOtherModel(PneumoscreenError):
     code = "cohort-has-other-model"
 
 
+class CohortArchived(PneumoscreenError):
+    """The cohort's rows were moved to an archive, a Parquet file. Read that, or submit under a new name."""
+
+    code = "cohort-archived"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """How far a cohort has come. The states always add up to `total`."""
@@ -45,6 +51,8 @@ class Progress:
     failed: int
     #: Number of images per problem code.
     problems: dict[str, int]
+    #: Whether its rows are in an archive, and no longer here.
+    archived: bool = False
 
     @property
     def ended(self) -> int:
@@ -70,9 +78,11 @@ def open_cohort(
 ) -> Cohort:
     """Return the cohort of that name, made if there is none, ready to take images in.
 
-    Safe to repeat: submitting a source again adds what is new. Raises CohortHasOtherModel.
+    Safe to repeat: submitting a source again adds what is new. Raises CohortHasOtherModel, CohortArchived.
     """
     cohort = session.scalar(select(Cohort).where(Cohort.name == name))
+    if cohort is not None and cohort.archived is not None:
+        raise CohortArchived
     model_id = model.id if model is not None else None
     if cohort is None:
         cohort = Cohort(
@@ -162,6 +172,8 @@ def progress(session: Session, names: Sequence[str] | None = None) -> list[Progr
 
 
 def _count(session: Session, cohort: Cohort) -> Progress:
+    if cohort.archived is not None:
+        return Progress(**cohort.archived | {"archived": True})
     rows = session.execute(
         select(Image.state, Image.problem, func.count())
         .where(Image.cohort_id == cohort.id)
@@ -180,6 +192,7 @@ def _count(session: Session, cohort: Cohort) -> Progress:
         priority=cohort.priority,
         total=sum(states.values()),
         problems=dict(sorted(problems.items())),
+        archived=False,
         **{state.value: count for state, count in states.items()},
     )
 

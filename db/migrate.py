@@ -37,12 +37,12 @@ def current_revision(database: Database) -> str | None:
         return session.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def upgrade(database: Database) -> None:
+def upgrade(database: Database, *, to: str | None = None) -> None:
     """Create or upgrade the tables where they are behind; safe to run from several processes at once.
 
     Raises DatabaseTooNew.
     """
-    current, head = current_revision(database), head_revision()
+    current, head = current_revision(database), to or head_revision()
     if current == head:
         return
     if current is not None and current > head:
@@ -57,4 +57,4 @@ def upgrade(database: Database) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, head)

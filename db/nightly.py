@@ -18,7 +18,7 @@ from db.batches import LeaseLost
 from db.clock import database_now
 from db.events import record
 from db.states import TERMINAL, CohortState, NightState
-from db.tables import Cohort, Image, NightlyRun
+from db.tables import Cohort, Image, NightlyRun, NightlySeen
 
 #: States in which a run's cohort may still have images to screen.
 _OPEN = (NightState.SCREENING, NightState.HELD)
@@ -203,7 +203,8 @@ def known_uris(session: Session, name: str, uris: Sequence[str]) -> set[str]:
         .join(Cohort, Cohort.id == Image.cohort_id)
         .where(Image.uri.in_(uris), Cohort.nightly == name)
     )
-    return set(session.scalars(query))
+    archived = select(NightlySeen.uri).where(NightlySeen.uri.in_(uris), NightlySeen.name == name)
+    return {*session.scalars(query), *session.scalars(archived)}
 
 
 def _unfinished() -> ColumnElement[bool]:

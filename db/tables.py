@@ -69,6 +69,8 @@ class Cohort(Table):
     nightly: Mapped[str | None] = mapped_column(String(64), index=True)
     #: From this moment on nothing more of it is handed out; null means never.
     hold_at: Mapped[float | None]
+    #: Counts by state and problem of a cohort whose rows were moved to an archive; null until then.
+    archived: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[float] = mapped_column(default=database_now())
 
 
@@ -294,6 +296,15 @@ class NightlyRun(Table):
     summarised_at: Mapped[float | None]
     created_at: Mapped[float] = mapped_column(default=database_now())
     finished_at: Mapped[float | None]
+
+
+class NightlySeen(Table):
+    """A file that a nightly schedule took in and whose row was moved to an archive."""
+
+    __tablename__ = "nightly_seen"
+
+    uri: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
 
 
 class TrainingRun(Table):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
+from db.cohorts import CohortArchived
 from db.errors import PneumoscreenError
 from db.results import ResultRow, cohort_results
 from db.tables import Cohort
@@ -44,9 +45,11 @@ def check_output(out: Path) -> None:
 def write_results(session: Session, cohort: Cohort, out: Path) -> int:
     """Write a cohort's rows to a CSV, Parquet or JSON file and return how many; whole or not at all.
 
-    Raises OutputFormatUnknown, OutputUnwritable.
+    Raises OutputFormatUnknown, OutputUnwritable, CohortArchived.
     """
     check_output(out)
+    if cohort.archived is not None:
+        raise CohortArchived
     partial = out.with_name(f".{out.name}.partial")
     try:
         rows = _WRITERS[out.suffix.lower()](partial, cohort_results(session, cohort))

@@ -1,4 +1,4 @@
-"""Nightly schedules, and what batches took."""
+"""Nightly schedules, archives, and what batches took."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,6 +13,13 @@ def upgrade() -> None:
     op.add_column("batches", sa.Column("gpu_memory_bytes", sa.BigInteger(), nullable=True))
     op.add_column("cohorts", sa.Column("nightly", sa.String(length=64), nullable=True))
     op.add_column("cohorts", sa.Column("hold_at", sa.Float(precision=53), nullable=True))
+    op.add_column("cohorts", sa.Column("archived", sa.JSON(none_as_null=True), nullable=True))
+    op.create_table(
+        "nightly_seen",
+        sa.Column("uri", sa.String(), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.PrimaryKeyConstraint("uri", "name", name=op.f("pk_nightly_seen")),
+    )
     op.create_index(op.f("ix_cohorts_nightly"), "cohorts", ["nightly"], unique=False)
     op.create_table(
         "nightly_runs",

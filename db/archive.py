@@ -1,0 +1,110 @@
+"""Moving finished cohorts out of the job table: what goes into an archive, and what stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import delete, func, literal, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from db.clock import database_now
+from db.cohorts import lock_cohort, progress
+from db.errors import PneumoscreenError
+from db.events import record
+from db.states import TERMINAL, CohortState
+from db.tables import Batch, Cohort, Image, Model, NightlySeen, Prediction, Study
+
+_FETCH = 5_000
+
+
+class CohortNotFinished(PneumoscreenError):
+    """Something of the cohort is to be screened again. It stays where it is."""
+
+    code = "cohort-not-finished"
+
+
+def cohorts_to_archive(session: Session, *, older_than_seconds: float) -> Sequence[Cohort]:
+    """Return cohorts that were submitted so long ago, that are finished, and whose rows are still here."""
+    left = select(Image.id).where(Image.cohort_id == Cohort.id, Image.state.not_in(TERMINAL)).exists()
+    query = select(Cohort).where(
+        Cohort.created_at < database_now() - older_than_seconds,
+        Cohort.archived.is_(None),
+        Cohort.state != CohortState.INGESTING,
+        ~left,
+    )
+    return session.scalars(query.order_by(Cohort.id)).all()
+
+
+def archive_rows(session: Session, cohort_id: int) -> Iterator[dict[str, Any]]:
+    """Yield everything that is known of a cohort's images: a row per image and prediction."""
+    query = (
+        select(
+            Image.id.label("image"),
+            Study.study_uid.label("study"),
+            Study.patient_key.label("patient"),
+            Image.series_uid.label("series"),
+            Image.instance_uid.label("instance"),
+            Image.uri.label("source"),
+            Image.frame,
+            Image.digest,
+            Image.state,
+            Image.problem.label("error"),
+            Prediction.probability,
+            Prediction.label,
+            Prediction.threshold,
+            Prediction.types,
+            Model.name.label("model"),
+            Model.weights_digest,
+            Prediction.precision,
+            Prediction.runtime,
+            Prediction.preprocessing,
+            Prediction.software,
+            Prediction.input_digest,
+            Prediction.created_at.label("predicted_at"),
+        )
+        .outerjoin(Study, Study.id == Image.study_id)
+        .outerjoin(Prediction, Prediction.image_id == Image.id)
+        .outerjoin(Model, Model.id == Prediction.model_id)
+        .where(Image.cohort_id == cohort_id)
+        .order_by(Image.id, Prediction.id)
+        .execution_options(yield_per=_FETCH)
+    )
+    for row in session.execute(query).mappings():
+        yield dict(row)
+
+
+def _count_rows(session: Session, cohort_id: int) -> int:
+    query = (
+        select(func.count())
+        .select_from(Image)
+        .outerjoin(Prediction, Prediction.image_id == Image.id)
+        .where(Image.cohort_id == cohort_id)
+    )
+    return session.scalars(query).one()
+
+
+def remove_rows(session: Session, cohort_id: int, *, rows: int) -> None:
+    """Delete the rows of a cohort that is in an archive; its name and its counts stay.
+
+    `rows` is how many the archive holds. What a nightly schedule has taken in stays known to it. Raises
+    CohortNotFinished where something was retried or added meanwhile.
+    """
+    cohort = lock_cohort(session, cohort_id)
+    (counts,) = progress(session, [cohort.name])
+    if not counts.finished or rows != _count_rows(session, cohort_id):
+        raise CohortNotFinished
+    if cohort.nightly is not None:
+        dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+        seen = select(Image.uri, literal(cohort.nightly)).where(Image.cohort_id == cohort_id).distinct()
+        session.execute(
+            dialect.insert(NightlySeen).from_select(["uri", "name"], seen).on_conflict_do_nothing()
+        )
+    cohort.archived = {name: value for name, value in asdict(counts).items() if name != "archived"}
+    of_cohort = select(Image.id).where(Image.cohort_id == cohort_id)
+    session.execute(delete(Prediction).where(Prediction.image_id.in_(of_cohort)))
+    for table in (Image, Study, Batch):
+        session.execute(delete(table).where(table.cohort_id == cohort_id))
+    record(session, "cohort.archive", f"cohort:{cohort_id}", rows=rows)

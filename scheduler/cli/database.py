@@ -1,0 +1,90 @@
+"""Commands on the job table: upgrade, backup, restore, prune."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scheduler.cli.cohorts import AsJson
+from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.ready import ready_database
+
+File = Annotated[Path, typer.Argument(help="File of the backup.", show_default=False, dir_okay=False)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    database = typer.Typer(help="The job table: upgrade, backup, restore, prune.", no_args_is_help=True)
+    database.command("upgrade", epilog="Example: pneumoscreen db upgrade")(upgrade)
+    database.command("backup", epilog="Example: pneumoscreen db backup /backup/2026-05-01.tar")(backup)
+    database.command("restore", epilog="Example: pneumoscreen db restore /backup/2026-05-01.tar")(restore)
+    database.command("prune", epilog="Example: pneumoscreen db prune /archive --days 365")(prune)
+    app.add_typer(database, name="db")
+
+
+def upgrade(as_json: AsJson = False) -> None:
+    """Create or upgrade the tables for this version. Other commands do it too, where it is needed."""
+    from db.migrate import current_revision
+
+    revision = current_revision(ready_database())
+    if as_json:
+        print_json({"revision": revision})
+    else:
+        console.print(f"The job table has revision {revision}.")
+
+
+def backup(
+    file: File,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Leave out the key of the patients' pseudonyms.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write job table, models and site key to one file, while the system runs."""
+    from db.backup import backup as write
+
+    contents = write(ready_database(), file, with_key=not without_key)
+    if as_json:
+        print_json(asdict(contents))
+        return
+    console.print(f"{sum(contents.rows.values())} rows and {len(contents.models)} models written.")
+    if contents.has_key:
+        errors.print(
+            "The backup holds the key of the patients' pseudonyms: keep it as you keep patient data, or "
+            "use --without-key and keep site.key elsewhere."
+        )
+
+
+def restore(file: File, as_json: AsJson = False) -> None:
+    """Fill an empty job table and data directory from a backup, of SQLite or PostgreSQL alike."""
+    from db.backup import restore as read
+    from db.engine import Database
+
+    contents = read(Database(), file)
+    if as_json:
+        print_json(asdict(contents))
+    else:
+        console.print(f"{sum(contents.rows.values())} rows and {len(contents.models)} models restored.")
+
+
+def prune(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of the archive.", show_default=False, file_okay=False)
+    ],
+    days: Annotated[
+        float, typer.Option(min=0, help="Age of the cohorts that are moved.", show_default=False)
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Move finished cohorts older than so many days out of the job table, into a Parquet file each."""
+    from scheduler.archive import prune as move
+
+    moved = move(ready_database(), folder, days=days)
+    if as_json:
+        print_json([asdict(one) | {"file": str(one.file)} for one in moved])
+        return
+    print_table(("cohort", "rows", "file"), [(one.cohort, one.rows, one.file.name) for one in moved])
+    console.print(f"{len(moved)} cohorts moved.")

@@ -1,0 +1,214 @@
+"""Backup and restore, within and across kinds of database; archives."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import func, select, update
+
+from db.backup import BackupUnreadable, BackupUnwritable, DatabaseNotEmpty, backup, restore
+from db.batches import Effort, NotScreened, Provenance, Screened, claim, complete, cut_batches
+from db.cohorts import CohortArchived, close_ingest, find_cohort, open_cohort, progress, retry
+from db.engine import Database
+from db.images import NewImage, add_images
+from db.labels import Reading, add_readings
+from db.migrate import current_revision, head_revision, upgrade
+from db.nightly import known_uris
+from db.problems import CorruptImage
+from db.registry import ensure_champion, find_champion
+from db.settings import DatabaseSettings
+from db.tables import Batch, Cohort, Image, LabelClass, Prediction, Table
+from scheduler.archive import prune
+from scheduler.ingest.pseudonym import pseudonym
+from scheduler.results import write_results
+
+
+@pytest.fixture
+def filled(database: Database, artefact: Path) -> Database:
+    """Fill a job table with two cohorts, of which one is finished."""
+    ensure_champion(database, artefact)
+    pseudonym("P1")  # makes the site's key
+    with database.write() as session:
+        for name, cut in (("done", True), ("open", False)):
+            cohort = open_cohort(session, name, source="/data")
+            places = ((f"/data/{number}.dcm", f"1.{number}") for number in range(3))
+            images = [NewImage(uri=uri, study_uid="1.2", instance_uid=uid) for uri, uid in places]
+            add_images(session, cohort.id, images)
+            close_ingest(session, cohort.id)
+            if cut:
+                (batch_id,) = cut_batches(session, cohort.id, batch_images=9, in_flight=1)
+                claimed = claim(session, batch_id, owner="tester", lease_seconds=60)
+                assert claimed is not None
+                *good, bad = (item.image_id for item in claimed.items)
+                complete(
+                    session,
+                    claimed,
+                    [
+                        Screened(
+                            image_id=one,
+                            probability=0.1234567890123,
+                            label="NORMAL",
+                            precision="bf16",
+                            input_digest="d",
+                            types={"VIRAL": 0.1},
+                        )
+                        for one in good
+                    ],
+                    [NotScreened(bad, CorruptImage())],
+                    Provenance(threshold=0.5, runtime="r", preprocessing="p", software="s"),
+                    Effort(decode_seconds=0.1, forward_seconds=0.2, gpu_memory_bytes=None),
+                )
+        add_readings(session, [Reading(digest="0" * 64, class_name=LabelClass.VIRAL, reader="A", source="f")])
+    return database
+
+
+def rows(database: Database) -> dict[str, list[tuple[object, ...]]]:
+    """Return everything that a database holds."""
+    with database.read() as session:
+        return {
+            table.name: [tuple(row) for row in session.execute(select(table).order_by(*table.primary_key))]
+            for table in Table.metadata.sorted_tables
+        }
+
+
+@pytest.fixture
+def elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Callable[[str], Database]:
+    """Give an empty data directory and database of a kind."""
+
+    def make(kind: str) -> Database:
+        from tests.conftest import postgres_url
+
+        home = tmp_path / "elsewhere"
+        monkeypatch.setenv("PNEUMOSCREEN_HOME", str(home))
+        url = f"sqlite:///{home / 'x.db'}"
+        if kind == "postgresql":
+            url = postgres_url(request.getfixturevalue("postgres"), "restored")
+        database = Database(DatabaseSettings(database_url=url))  # type: ignore[arg-type]
+        request.addfinalizer(database.close)
+        return database
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_backup_is_restored_into_either_kind_of_database(
+    filled: Database, elsewhere: Callable[[str], Database], kind: str, tmp_path: Path, home: Path
+) -> None:
+    file = tmp_path / "b.tar"
+    contents = backup(filled, file)
+    assert contents.rows["images"] == 6
+    assert file.stat().st_mode & 0o077 == 0
+    before = rows(filled)
+    other = elsewhere(kind)
+    restore(other, file)
+    assert rows(other) == before
+    assert current_revision(other) == head_revision()
+    assert (tmp_path / "elsewhere" / "site.key").read_bytes() == (home / "site.key").read_bytes()
+    with other.read() as session:
+        champion = find_champion(session)
+        assert champion is not None
+        assert (other.models_folder / champion.name / "model.safetensors").is_file()
+    with other.write() as session:  # new rows get ids of their own
+        cohort = open_cohort(session, "later", source="/data")
+        assert cohort.id == 3
+        assert add_images(session, cohort.id, [NewImage(uri="/new.png")]) == 1
+    with pytest.raises(DatabaseNotEmpty):
+        restore(other, file)
+
+
+def test_a_backup_of_an_older_version_is_upgraded(
+    home: Path, elsewhere: Callable[[str], Database], tmp_path: Path
+) -> None:
+    old = Database()
+    upgrade(old, to="0001")
+    with old.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO cohorts (name, source, priority, state, created_at)"
+            " VALUES ('c', '/d', 0, 'ready', 1.5)"
+        )
+    backup(old, tmp_path / "old.tar")
+    new = elsewhere("sqlite")
+    upgrade(new)  # a newer revision, but empty
+    restore(new, tmp_path / "old.tar")
+    assert current_revision(new) == head_revision()
+    with new.read() as session:
+        assert find_cohort(session, "c").nightly is None
+
+
+def test_what_is_no_backup_is_refused_and_nothing_is_overwritten(
+    filled: Database, elsewhere: Callable[[str], Database], tmp_path: Path
+) -> None:
+    file = tmp_path / "b.tar"
+    backup(filled, file, with_key=False)
+    with pytest.raises(BackupUnwritable):
+        backup(filled, file)
+    with pytest.raises(BackupUnwritable):
+        backup(filled, tmp_path / "gone" / "b.tar")
+    with tarfile.open(file) as archive:
+        assert "site.key" not in archive.getnames()
+        manifest = json.loads(archive.extractfile("manifest.json").read())  # type: ignore[union-attr]
+    assert not manifest["has_key"]
+    cut = tmp_path / "cut.tar"
+    cut.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    (tmp_path / "text.tar").write_text("no")
+    other = elsewhere("sqlite")
+    for wrong in (cut, tmp_path / "text.tar", tmp_path / "missing.tar"):
+        with pytest.raises(BackupUnreadable):
+            restore(other, wrong)
+    restore(other, file)
+
+
+def test_finished_cohorts_move_to_an_archive_and_stay_known(filled: Database, tmp_path: Path) -> None:
+    with filled.write() as session:
+        session.execute(update(Cohort).values(nightly="ward", created_at=Cohort.created_at - 86_400 * 10))
+    assert prune(filled, tmp_path / "archive", days=20) == []
+    (moved,) = prune(filled, tmp_path / "archive", days=5)
+    assert (moved.cohort, moved.rows) == ("done", 3)
+    found = pq.read_table(moved.file).to_pylist()
+    assert [row["state"] for row in found] == ["done", "done", "failed"]
+    assert found[0]["probability"] == 0.1234567890123
+    assert json.loads(found[0]["types"]) == {"VIRAL": 0.1}
+    assert found[2]["error"] == "corrupt-image"
+    assert len(found[0]["weights_digest"]) == 64
+    assert moved.file.stat().st_mode & 0o077 == 0
+    with filled.read() as session:
+        assert session.scalars(select(func.count()).select_from(Prediction)).one() == 0
+        assert session.scalars(select(func.count()).select_from(Image)).one() == 3
+        assert session.scalars(select(func.count()).select_from(Batch)).one() == 0
+        (counts, _) = progress(session)
+        assert (counts.total, counts.done, counts.failed, counts.archived) == (3, 2, 1, True)
+        assert known_uris(session, "ward", ["/data/0.dcm", "/data/9.dcm"]) == {"/data/0.dcm"}
+        with pytest.raises(CohortArchived):
+            write_results(session, find_cohort(session, "done"), tmp_path / "r.csv")
+    with filled.write() as session, pytest.raises(CohortArchived):
+        open_cohort(session, "done", source="/data")
+    assert prune(filled, tmp_path / "archive", days=5) == []
+
+
+def test_a_cohort_that_is_retried_while_it_is_archived_stays(
+    filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import scheduler.archive as module
+
+    real = module._write
+
+    def retried_meanwhile(*arguments: object) -> int:
+        count = real(*arguments)  # type: ignore[arg-type]
+        with filled.write() as session:
+            retry(session, find_cohort(session, "done"))
+        return count
+
+    monkeypatch.setattr(module, "_write", retried_meanwhile)
+    with filled.write() as session:
+        session.execute(update(Cohort).values(created_at=1.0))
+    assert prune(filled, tmp_path, days=5) == []
+    assert list(tmp_path.glob("*.parquet")) == []
+    with filled.read() as session:
+        assert session.scalars(select(func.count()).select_from(Prediction)).one() == 2
