@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -20,6 +21,14 @@ def path_to_uri(path: Path) -> str:
     except UnicodeEncodeError:
         return _FILE + quote_from_bytes(os.fsencode(path))
     return name
+
+
+def map_path(path: Path, elsewhere: Mapping[str, str]) -> Path:
+    """Return where this host has a path: the longest beginning that `elsewhere` names is exchanged."""
+    for folder in sorted(elsewhere, key=len, reverse=True):
+        if path.is_relative_to(folder):
+            return Path(elsewhere[folder]) / path.relative_to(folder)
+    return path
 
 
 def uri_to_path(uri: str) -> Path:

@@ -25,10 +25,9 @@ def _ask(task: str) -> None:
     from kombu.exceptions import OperationalError
 
     from worker.app import make_app
-    from worker.settings import BrokerSettings
 
     # Not `worker.app.app`, whose broker is that of the moment when it was imported.
-    app = make_app(BrokerSettings.read().broker_url.get_secret_value())
+    app = make_app()
     try:
         app.send_task(task)
     except OperationalError:

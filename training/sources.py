@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from pathlib import Path
 
 from db.engine import Database
 from db.labels import LabelledFile, labelled_files
-from db.uri import uri_to_path
+from db.uri import map_path, uri_to_path
 from training.dataset import LabelledImage, find_labelled, patient_group
 from training.plan import Plan
+from worker.settings import WorkerSettings
 
 
 def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
@@ -20,7 +22,12 @@ def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
     if plan.use_labels:
         with database.read() as session:
             files = labelled_files(session)
-        found += [_image(file) for file in files if file.uri is not None and not file.contradicts]
+        elsewhere = WorkerSettings.read().path_map
+        found += [
+            _image(file, map_path(uri_to_path(file.uri), elsewhere))
+            for file in files
+            if file.uri is not None and not file.contradicts
+        ]
     return found
 
 
@@ -32,7 +39,6 @@ def readings_by_digest(database: Database, plan: Plan) -> dict[str, Set[str]]:
         return {file.digest: set(file.readings.values()) for file in labelled_files(session) if file.digest}
 
 
-def _image(file: LabelledFile) -> LabelledImage:
-    path = uri_to_path(file.uri or "")
+def _image(file: LabelledFile, path: Path) -> LabelledImage:
     group = f"patient {file.patient}" if file.patient else patient_group(path)
     return LabelledImage(path=path, label=file.class_name, group=group)

@@ -36,9 +36,10 @@ TRIGGER = "training.trigger"
 _VISIBILITY_SECONDS = 3600
 
 
-def make_app(broker_url: str) -> Celery:
+def make_app(broker: BrokerSettings | None = None) -> Celery:
     """Return the application for a broker; nothing connects before it is used."""
-    app = Celery("pneumoscreen", broker=broker_url)
+    broker = broker or BrokerSettings.read()
+    app = Celery("pneumoscreen", broker=broker.broker_url.get_secret_value())
     app.conf.update(
         task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
         task_create_missing_queues=False,
@@ -66,6 +67,7 @@ def make_app(broker_url: str) -> Celery:
             "socket_keepalive": True,
             "health_check_interval": 10,
         },
+        broker_use_ssl=broker.tls,
         broker_connection_retry_on_startup=True,
         # Never give up on the broker: it may be down for a night.
         broker_connection_max_retries=None,
@@ -81,4 +83,4 @@ def make_app(broker_url: str) -> Celery:
     return app
 
 
-app = make_app(BrokerSettings.read().broker_url.get_secret_value())
+app = make_app()

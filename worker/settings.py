@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import ssl
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr
 
@@ -15,6 +16,23 @@ class BrokerSettings(RoomSettings):
     #: URL of a Redis or Valkey server, `redis://` or, with TLS, `rediss://`. The embedded stack
     #: writes its own into the secrets folder.
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    #: File with the certificates that a `rediss://` broker's is checked against. Empty: the system's.
+    broker_ca_file: str = ""
+    #: Files with a certificate of our own and its key, where the broker asks for one.
+    broker_cert_file: str = ""
+    broker_key_file: str = ""
+
+    @property
+    def tls(self) -> dict[str, Any] | None:
+        """What kombu and redis need to know of TLS; None for `redis://`. The broker is always checked."""
+        if not self.broker_url.get_secret_value().startswith("rediss://"):
+            return None
+        files = {
+            "ssl_ca_certs": self.broker_ca_file,
+            "ssl_certfile": self.broker_cert_file,
+            "ssl_keyfile": self.broker_key_file,
+        }
+        return {"ssl_cert_reqs": ssl.CERT_REQUIRED} | {name: file for name, file in files.items() if file}
 
 
 class WorkerSettings(RoomSettings):
@@ -32,6 +50,9 @@ class WorkerSettings(RoomSettings):
     #: that differ by less than 0.01, all of them next to 0 or 1. `fp32` computes everything in fp32.
     #: Each prediction says which it was.
     precision: Literal["adaptive", "fp32"] = "adaptive"
+    #: Where this host has what others have elsewhere: the beginning of a path in the job table, and what
+    #: stands there here, as in `{"/mnt/pacs" = "/data/pacs"}`. The longest beginning counts.
+    path_map: Annotated[dict[str, str], Field(default_factory=dict)]
     #: Largest width times height that is decoded, in pixels: a decompression bomb is refused before
     #: it takes memory. The largest radiography detectors have about 20 million.
     max_pixels: Annotated[int, Field(ge=1)] = 100_000_000

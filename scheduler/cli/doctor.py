@@ -97,9 +97,10 @@ def _broker() -> Iterator[Finding]:
     from deploy.stack import Stack
     from worker.settings import BrokerSettings
 
-    url = BrokerSettings.read().broker_url.get_secret_value()
+    broker = BrokerSettings.read()
+    url = broker.broker_url.get_secret_value()
     try:
-        with Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3) as client:
+        with Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3, **broker.tls or {}) as client:
             client.ping()
     except AuthenticationError:
         yield Finding(

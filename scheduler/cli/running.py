@@ -41,11 +41,10 @@ def workers_answer() -> bool:
     from redis.exceptions import RedisError
 
     from worker.app import make_app
-    from worker.settings import BrokerSettings
 
     # Not `worker.app.app`, whose broker is that of the moment when it was imported: each start of the
     # stack has a new one.
-    app = make_app(BrokerSettings.read().broker_url.get_secret_value())
+    app = make_app()
     try:
         replies = app.control.ping(timeout=1.0)
     except (OperationalError, RedisError, OSError):

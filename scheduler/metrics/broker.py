@@ -10,7 +10,6 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from worker.app import QUEUES, make_app
-from worker.settings import BrokerSettings
 
 #: Where kombu's Redis transport keeps messages that a worker has taken and not acknowledged.
 UNACKED = "unacked"
@@ -31,7 +30,7 @@ class BrokerFigures:
 
 def ask_broker() -> BrokerFigures:
     """Count messages and workers. A queue's length alone hides what workers have taken."""
-    app = make_app(BrokerSettings.read().broker_url.get_secret_value())
+    app = make_app()
     try:
         with app.connection_for_read() as connection:
             channel = connection.default_channel

@@ -30,7 +30,6 @@ from scheduler.cli.running import start_stack, workers_answer
 from scheduler.ingest.folder import FolderSource
 from scheduler.submit import submit
 from worker.app import make_app
-from worker.settings import BrokerSettings
 
 POOLS = {
     "solo": ["--pool=solo"],
@@ -65,7 +64,7 @@ def screening_worker(options: list[str], log: Path) -> Iterator[None]:
 
 def screen(database: Database, folder: Path, name: str) -> tuple[float, list[float]]:
     """Screen a cohort; return images per second, and how long the worker took to answer meanwhile."""
-    app = make_app(BrokerSettings.read().broker_url.get_secret_value())
+    app = make_app()
     answers: list[float] = []
     start = time.perf_counter()
     cohort = submit(database, FolderSource(folder), name=name)
