@@ -323,10 +323,11 @@ def _upsert_predictions(
     session.execute(upsert, rows)
 
 
-def give_back(session: Session, batch_id: int, token: str) -> None:
+def give_back(session: Session, batch_id: int, token: str, *, wait: bool = True) -> None:
     """Let the batch be claimed again, as when its model cannot be loaded here. Raises LeaseLost.
 
-    The claim is not counted against the batch, and the doorbell rings for it again only after a while.
+    The claim is not counted against the batch, and the doorbell rings for it again only after a while,
+    unless it need not `wait`.
     """
     _as_holder(
         session,
@@ -336,7 +337,7 @@ def give_back(session: Session, batch_id: int, token: str) -> None:
         attempt=Batch.attempt - 1,
         lease_token=None,
         lease_until=None,
-        rung_at=database_now(),
+        rung_at=database_now() if wait else None,
     )
     _move_images(session, batch_id, Image.state == ImageState.RUNNING, state=ImageState.QUEUED)
 

@@ -34,6 +34,10 @@ class Heartbeat:
         self._lost = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease of {name}", daemon=True)
 
+    def lose(self) -> None:
+        """Give the lease up: the next `check` raises LeaseLost."""
+        self._lost.set()
+
     def check(self) -> None:
         """Raise LeaseLost where the lease is known to be lost, so that no more work goes into the batch."""
         if self._lost.is_set():

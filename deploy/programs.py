@@ -81,7 +81,7 @@ def programs(run: Path, settings: StackSettings, ports: Ports) -> list[Program]:
         Program(
             name="flower",
             command=_celery(
-                "scheduler.tasks", "flower", f"--conf={_FOLDER / 'flowerconfig.py'}",
+                "scheduler.tasks", "flower", f"--conf={_FOLDER / 'flower' / 'flowerconfig.py'}",
                 "--address=127.0.0.1", f"--port={ports.flower}",
             ),
             priority=3,

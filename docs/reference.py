@@ -67,9 +67,9 @@ def settings() -> str:
         comments = _comments(Path(str(importlib.import_module(room.__module__).__file__)))
         parts.append(f"## {title}\n\n| setting | default | meaning |\n| --- | --- | --- |")
         for name, field in room.model_fields.items():
-            default = (
-                field.default.get_secret_value() if isinstance(field.default, SecretStr) else field.default
-            )
+            default = field.get_default(call_default_factory=True)
+            if isinstance(default, SecretStr):
+                default = default.get_secret_value()
             parts.append(f"| `{ENV_PREFIX}{name.upper()}` | `{default!r}` | {comments[name]} |")
         parts.append("")
     return "\n".join(parts)

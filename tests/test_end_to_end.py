@@ -159,6 +159,27 @@ def ask(url: str, headers: dict[str, str], content: bytes | None = None) -> byte
         return bytes(answer.read())
 
 
+@pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]])
+def test_a_worker_that_may_not_finish_gives_its_batches_back_at_once(
+    job_table: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: list[signal.Signals]
+) -> None:
+    # Were the lease to end by itself, it would be long after this test.
+    monkeypatch.setenv("PNEUMOSCREEN_LEASE_SECONDS", "600")
+    write_phantoms(tmp_path / "x-rays", 200)
+    run("up")
+    run("submit", str(tmp_path / "x-rays"), "--cohort", "trial")
+    wait_for(lambda: done_images(job_table) >= 10)
+    worker = pid_of("worker")
+    for number in signals:
+        os.kill(worker, number)
+        time.sleep(0.2)
+    wait_for(lambda: pid_of("worker") not in (0, worker))
+    run("watch", "trial")
+    with job_table.read() as session:
+        assert session.scalars(select(func.count()).select_from(Prediction)).one() == 200
+        assert session.scalars(select(func.max(Batch.attempt))).one() == 1, "a batch given back was counted"
+
+
 def test_the_stack_is_closed_to_others_and_restarts_what_dies(job_table: Database, home: Path) -> None:
     done = json.loads(run("up", "--json").stdout)
     again = run("up")

@@ -26,7 +26,7 @@ ALLOWED = {
         "scheduler.metrics.settings",
     ),
     # What Flower runs when it starts.
-    "deploy.flowerconfig": ("db.settings", "scheduler.flower"),
+    "deploy.flower.flowerconfig": ("db.settings", "scheduler.flower"),
 }
 
 #: Libraries that are not for a room.

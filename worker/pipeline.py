@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 
 import numpy as np
@@ -61,6 +62,8 @@ class Pipeline:
         # One forward pass at a time: while one batch computes, the next decodes.
         self._device = threading.Lock()
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
+        #: What is being screened now.
+        self._held: dict[int, tuple[Claim, Heartbeat]] = {}
 
     def screen(self, batch_id: int) -> None:
         """Screen one batch, or do nothing where it is not there to be claimed: late or doubled messages are.
@@ -80,9 +83,20 @@ class Pipeline:
                 lease_seconds,
                 lambda session: keep(session, batch_id, claimed.token, lease_seconds=lease_seconds),
             ) as heartbeat:
+                self._held[batch_id] = claimed, heartbeat
                 self._screen_claimed(claimed, heartbeat)
         except LeaseLost:
             log.warning("lease of batch %d was lost; its results are dropped", batch_id)
+        finally:
+            self._held.pop(batch_id, None)
+
+    def give_up(self) -> None:
+        """Give every batch that is being screened back at once, so that another worker takes it up."""
+        for claimed, heartbeat in list(self._held.values()):
+            heartbeat.lose()
+            with suppress(LeaseLost), self.database.write() as session:
+                give_back(session, claimed.batch_id, claimed.token, wait=False)
+            log.warning("batch %d was given back", claimed.batch_id)
 
     def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat) -> None:
         try:

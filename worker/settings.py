@@ -18,8 +18,9 @@ class BrokerSettings(RoomSettings):
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     #: File with the certificates that a `rediss://` broker's is checked against. Empty: the system's.
     broker_ca_file: str = ""
-    #: Files with a certificate of our own and its key, where the broker asks for one.
+    #: File with a certificate of our own, where the broker asks for one.
     broker_cert_file: str = ""
+    #: Its key.
     broker_key_file: str = ""
 
     @property

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
-from celery.signals import worker_init
+from celery.signals import worker_init, worker_ready, worker_shutting_down
 from kombu.exceptions import OperationalError
 
 from db.engine import Database
@@ -40,6 +43,29 @@ def screen_batch(batch_id: int) -> None:
         app.send_task(DISPATCH)
     except OperationalError:
         log.warning("the broker is away; the next tick hands out more batches")
+
+
+_terms = itertools.count(1)
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _count_terms(sig: str = "", **_: Any) -> None:
+    """Take a second TERM for a QUIT: Celery ignores it."""
+    if sig == "SIGTERM" and next(_terms) == 2:
+        os.kill(os.getpid(), signal.SIGQUIT)
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _give_up_at_quit(**_: Any) -> None:
+    """Give batches back before Celery's own handler, which waits for them."""
+    its_own = signal.getsignal(signal.SIGQUIT)
+
+    def give_up(number: int, frame: Any) -> None:
+        _pipeline().give_up()
+        if callable(its_own):
+            its_own(number, frame)
+
+    signal.signal(signal.SIGQUIT, give_up)
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]

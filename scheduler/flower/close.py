@@ -1,4 +1,4 @@
-"""What Flower leaves open, closed. `deploy/flowerconfig.py` calls it before Flower starts.
+"""What Flower leaves open, closed. `deploy/flower/flowerconfig.py` calls it before Flower starts.
 
 Flower (2.2) lets read-only users send tasks over its API, answers `/metrics` without a login, lists the
 queues of those workers alone that were up before it, and counts as a queue's length what waits in it, not

@@ -16,6 +16,7 @@ class FlowerSettings(RoomSettings):
     flower_host: str = "127.0.0.1"
     #: Port of Flower; the embedded stack takes a free one where this is 0.
     flower_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    #: User that logs in to Flower.
     flower_user: str = "pneumoscreen"
     #: Flower's password. The embedded stack makes one at first start and keeps it in the secrets folder;
     #: without one Flower does not start.

@@ -16,5 +16,5 @@ class MetricsSettings(RoomSettings):
     metrics_host: str = "127.0.0.1"
     #: Port; the embedded stack takes a free one where this is 0.
     metrics_port: Annotated[int, Field(ge=0, lt=65536)] = 0
-    #: Seconds for which workers and queues that were asked for are not asked for again.
+    #: Seconds between two questions to the broker and the workers; scrapes between them get the last answer.
     metrics_broker_seconds: Annotated[float, Field(gt=0)] = 15.0

@@ -25,13 +25,17 @@ class SendSettings(RoomSettings):
 
     #: Mail server. Empty: no mail.
     smtp_host: str = ""
+    #: Port of the mail server.
     smtp_port: Annotated[int, Field(gt=0, lt=65536)] = 587
     #: `starttls`, `tls` from the first byte, or `none` on a network that you trust.
     smtp_security: Literal["starttls", "tls", "none"] = "starttls"
     #: Empty: no login.
     smtp_user: str = ""
+    #: Password of the login.
     smtp_password: SecretStr = SecretStr("")
+    #: Sender of the mail.
     mail_from: str = "pneumoscreen@localhost"
+    #: Receivers, as in `["radiology@example.org"]`. Empty: no mail.
     mail_to: tuple[str, ...] = ()
     #: Address that gets the figures as JSON by POST; it may hold a token.
     webhook_url: SecretStr = SecretStr("")

@@ -1,4 +1,4 @@
-"""Flower's configuration: `celery -A scheduler.tasks flower --conf=deploy/flowerconfig.py`.
+"""Flower's configuration: `celery -A scheduler.tasks flower --conf=deploy/flower/flowerconfig.py`.
 
 Everything that differs from site to site is in the settings.
 """
