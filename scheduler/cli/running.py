@@ -37,6 +37,12 @@ def start_stack(database: Database, stack: Stack) -> None:
 
 def workers_answer() -> bool:
     """Tell whether a screening worker and housekeeping answer through the broker."""
+    # One of several on a host is `screen-1@host`.
+    return {"screen", "housekeeping"} <= {name.split("@")[0].split("-")[0] for name in answering()}
+
+
+def answering() -> set[str]:
+    """Return the workers that answer through the broker, as in `screen@host`."""
     from kombu.exceptions import OperationalError
     from redis.exceptions import RedisError
 
@@ -48,6 +54,5 @@ def workers_answer() -> bool:
     try:
         replies = app.control.ping(timeout=1.0)
     except (OperationalError, RedisError, OSError):
-        return False
-    names = {name.split("@")[0] for reply in replies for name in reply}
-    return {"screen", "housekeeping"} <= names
+        return set()
+    return {name for reply in replies for name in reply}

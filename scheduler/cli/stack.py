@@ -1,4 +1,4 @@
-"""Commands on what runs: up, down, doctor, metrics."""
+"""Commands on what runs: up, down, doctor, metrics, alive."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def add_to(app: typer.Typer) -> None:
         (down, "pneumoscreen down"),
         (doctor, "pneumoscreen doctor --json"),
         (metrics, "pneumoscreen metrics --port 9464"),
+        (alive, "pneumoscreen alive screen"),
     ):
         app.command(epilog=f"Example: {example}")(command)
 
@@ -102,3 +103,16 @@ def metrics(
     )
     errors.print(f"http://{server.server_name}:{server.server_port}/metrics", markup=False)
     server.serve_forever()
+
+
+def alive(
+    worker: Annotated[str, typer.Argument(help="screen, training or housekeeping.", show_default=False)],
+) -> None:
+    """Ask this host's worker of a kind whether it answers, and end with 2 where it does not."""
+    import socket
+
+    from scheduler.cli.running import answering
+
+    if f"{worker}@{socket.gethostname()}" not in answering():
+        errors.print("no answer")
+        raise typer.Exit(2)

@@ -1,0 +1,35 @@
+# syntax=docker/dockerfile:1
+# Training worker: one run at a time, resumed from its last epoch when it is stopped. Torch's own wheel brings
+# CUDA, the host brings the driver (NVIDIA Container Toolkit). Build from the project's root:
+#   docker build -f deploy/docker/training.Dockerfile -t pneumoscreen-training .
+FROM python:3.11-slim AS build
+WORKDIR /src
+RUN python -m venv /opt/pneumoscreen \
+    && /opt/pneumoscreen/bin/pip install --no-cache-dir torch==2.13.0 torchvision==0.28.0
+COPY pyproject.toml README.md LICENSE ./
+COPY db db
+COPY worker worker
+COPY scheduler scheduler
+COPY training training
+COPY deploy deploy
+RUN /opt/pneumoscreen/bin/pip install --no-cache-dir ".[worker]"
+
+FROM python:3.11-slim
+COPY --from=build /opt/pneumoscreen /opt/pneumoscreen
+RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin pneumoscreen \
+    && install -d -o pneumoscreen -m 0700 /data
+ENV PATH=/opt/pneumoscreen/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PNEUMOSCREEN_HOME=/data \
+    PNEUMOSCREEN_SECRETS=/run/secrets \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 10001
+WORKDIR /data
+VOLUME /data
+# TERM hands the run to another worker at its next step; its checkpoints must lie on a shared volume.
+STOPSIGNAL SIGTERM
+CMD ["celery", "-A", "training.tasks", "worker", "-Q", "training", "-n", "training@%h", "--pool=threads", "--concurrency=1", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
+HEALTHCHECK --interval=60s --timeout=20s --start-period=60s --retries=3 \
+    CMD ["pneumoscreen", "alive", "training"]
