@@ -58,6 +58,7 @@ class Claim:
     """A batch that this worker holds."""
 
     batch_id: int
+    cohort_id: int
     model_id: int
     #: Shown with every write; whoever claims next has another one.
     token: str
@@ -228,7 +229,7 @@ def claim(session: Session, batch_id: int, *, owner: str, lease_seconds: float) 
             lease_owner=owner,
             lease_until=database_now() + lease_seconds,
         )
-        .returning(Batch.model_id)
+        .returning(Batch.cohort_id, Batch.model_id)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if taken is None:
@@ -247,6 +248,7 @@ def claim(session: Session, batch_id: int, *, owner: str, lease_seconds: float) 
     )
     return Claim(
         batch_id=batch_id,
+        cohort_id=taken.cohort_id,
         model_id=taken.model_id,
         token=token,
         items=tuple(Item(*row) for row in rows),

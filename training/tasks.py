@@ -45,11 +45,13 @@ def train_run(run_id: int) -> None:
     try:
         finished = train(_database(), run_id, on_step=go_on)
     except RunNotOpen:
-        log.info("run %d is not there to be taken up", run_id)
+        log.info("run %d is not there to be taken up", run_id, extra={"run": run_id})
     except Interrupted:
-        log.warning("run %d waits for another worker; it goes on from its last epoch", run_id)
+        log.warning(
+            "run %d waits for another worker; it goes on from its last epoch", run_id, extra={"run": run_id}
+        )
     except LeaseLost:
-        log.warning("lease of run %d was lost", run_id)
+        log.warning("lease of run %d was lost", run_id, extra={"run": run_id})
     else:
         log.info("run %d: %d backbones trained, winner %s", run_id, len(finished.outcomes), finished.winner)
 
@@ -67,4 +69,4 @@ def trigger_run() -> None:
 
     run_id = trigger(_database(), settings)
     if run_id is not None:
-        log.info("run %d: enough new labels", run_id)
+        log.info("run %d: enough new labels", run_id, extra={"run": run_id})

@@ -8,7 +8,10 @@ from __future__ import annotations
 from celery import Celery
 from kombu.entity import Queue
 
+from worker import logs
 from worker.settings import BrokerSettings
+
+__all__ = ["app", "logs", "make_app"]
 
 #: Walks a source.
 INGEST = "ingest"

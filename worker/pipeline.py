@@ -74,7 +74,7 @@ class Pipeline:
         with self.database.write() as session:
             claimed = claim(session, batch_id, owner=self._owner, lease_seconds=lease_seconds)
         if claimed is None:
-            log.info("batch %d is not there to be claimed", batch_id)
+            log.info("batch %d is not there to be claimed", batch_id, extra={"batch": batch_id})
             return
         try:
             with Heartbeat(
@@ -86,7 +86,7 @@ class Pipeline:
                 self._held[batch_id] = claimed, heartbeat
                 self._screen_claimed(claimed, heartbeat)
         except LeaseLost:
-            log.warning("lease of batch %d was lost; its results are dropped", batch_id)
+            log.warning("lease of batch %d was lost; its results are dropped", batch_id, extra=ids(claimed))
         finally:
             self._held.pop(batch_id, None)
 
@@ -96,7 +96,7 @@ class Pipeline:
             heartbeat.lose()
             with suppress(LeaseLost), self.database.write() as session:
                 give_back(session, claimed.batch_id, claimed.token, wait=False)
-            log.warning("batch %d was given back", claimed.batch_id)
+            log.warning("batch %d was given back", claimed.batch_id, extra=ids(claimed))
 
     def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat) -> None:
         try:
@@ -121,7 +121,13 @@ class Pipeline:
                 gpu_memory_bytes=peak_gpu_memory(),
             )
             complete(session, claimed, screened, problems, provenance(learner), effort)
-        log.info("batch %d: %d screened, %d not", claimed.batch_id, len(screened), len(problems))
+        log.info(
+            "batch %d: %d screened, %d not",
+            claimed.batch_id,
+            len(screened),
+            len(problems),
+            extra=ids(claimed) | {"screened": len(screened), "not_screened": len(problems)},
+        )
 
     def _decode(self, items: tuple[Item, ...]) -> Iterator[list[Decoded]]:
         """Yield the pictures of one forward pass after another, the decoders being one pass ahead."""
@@ -142,8 +148,14 @@ class Pipeline:
         except ImageProblem as problem:
             return problem
         except Exception as error:  # an unforeseen error costs this image alone, and is logged
-            log.error("image %d: %s", item.image_id, type(error).__name__)
+            kind = type(error).__name__
+            log.error("image %d: %s", item.image_id, kind, extra={"image": item.image_id, "error": kind})
             return ScreeningFailed()
+
+
+def ids(claimed: Claim) -> dict[str, int]:
+    """Return the row ids that a log line of a batch carries."""
+    return {"cohort": claimed.cohort_id, "batch": claimed.batch_id}
 
 
 def provenance(learner: ResidentLearner) -> Provenance:

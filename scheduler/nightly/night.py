@@ -142,9 +142,9 @@ def walk_night(database: Database, settings: NightlySettings, run_id: int) -> bo
         with database.write() as session:
             walked(session, run_id, token, cohort_id=cohort_id)
     except LeaseLost:
-        log.warning("nightly run %d was taken over", run_id)
+        log.warning("nightly run %d was taken over", run_id, extra={"night": run_id})
     except PneumoscreenError as error:
-        log.warning("nightly run %d: %s", run_id, error.code)
+        log.warning("nightly run %d: %s", run_id, error.code, extra={"night": run_id, "code": error.code})
         with database.write() as session:
             run = find_night(session, run_id)
             until = run.window_ends or run.slot + _PATIENCE

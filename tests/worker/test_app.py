@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
 import subprocess
 import sys
+from datetime import datetime
+
+import pytest
 
 from worker.app import QUEUES, SCREEN_BATCH, app
+from worker.logs import set_format
 
 
 def test_the_application_imports_no_torch() -> None:
@@ -29,3 +36,16 @@ def test_a_batch_goes_to_the_screening_queue_as_its_id_alone() -> None:
     assert route["queue"].name == "screen"
     assert worker.tasks.screen_batch.name == SCREEN_BATCH
     assert {queue.name for queue in app.conf.task_queues} == set(QUEUES)
+
+
+def test_logs_are_json_where_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_LOG_FORMAT", "json")
+    lines = io.StringIO()
+    logger = logging.Logger("worker.pipeline")
+    logger.addHandler(logging.StreamHandler(lines))
+    set_format(logger)
+    logger.info("batch %d: %d screened", 7, 16, extra={"cohort": 3, "batch": 7})
+    record = json.loads(lines.getvalue())
+    assert (record["message"], record["cohort"], record["batch"]) == ("batch 7: 16 screened", 3, 7)
+    assert (record["level"], record["logger"]) == ("INFO", "worker.pipeline")
+    assert datetime.fromisoformat(record["time"]).tzinfo is not None
