@@ -1,0 +1,32 @@
+"""Three hosts, one of them cut off the network for a while."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.three_hosts import may_make_namespaces, play
+
+pytestmark = pytest.mark.skipif(not may_make_namespaces(), reason="no network namespaces may be made")
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Give a folder that PostgreSQL's user can reach, which pytest's own is not."""
+    folder = Path(tempfile.mkdtemp(prefix="pneumoscreen-hosts-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_every_image_is_screened_once_while_a_host_comes_and_goes(open_folder: Path, artefact: Path) -> None:
+    found: dict[str, Any] = play(open_folder, artefact, 400)
+    assert (found["total"], found["done"], found["failed"], found["skipped"]) == (400, 400, 0, 0)
+    assert found["predictions"] == 400
+    assert set(found["shares"]) == {"one", "two"}
+    assert found["attempts"] > 1, "nothing was lost by being cut off"
