@@ -79,7 +79,8 @@ class Prepared:
             groups=self.groups[chosen],
             digests=tuple(self.pictures.digests[index] for index in chosen),
             pixels=self.pictures.pixels[chosen],
-            subgroups={name: values for name, values in attributes.items() if any(values)},
+            # An attribute that all images share tells nothing apart.
+            subgroups={name: values for name, values in attributes.items() if len(set(values)) > 1},
         )
 
     def summary(self) -> DataSummary:
