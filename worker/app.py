@@ -69,6 +69,10 @@ def make_app(broker: BrokerSettings | None = None) -> Celery:
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
+            # Whoever rings finds the broker at once or leaves it to the next tick; kombu would try
+            # for seconds. A worker's own loop, which waits for ever, is not told by these.
+            "max_retries": 1,
+            "interval_start": 0.1,
         },
         broker_use_ssl=broker.tls,
         broker_connection_retry_on_startup=True,

@@ -71,7 +71,7 @@ def test_a_year_has_one_run_a_night_whatever_the_clocks_and_the_beats_do(databas
         if now > jump:  # the clock goes back for an hour, and forward again
             jump = next(jumps, end)
             open_slots(database, (MADRID,), now - 3600)
-        now += 2 * 3600
+        now += 4 * 3600
     with database.read() as session:
         slots = [run.slot for run in history(session, limit=1000)]
     nights = Counter(dt.datetime.fromtimestamp(slot, MADRID.zone).date() for slot in slots)
@@ -212,6 +212,8 @@ def screen(database: Database, run_id: int, probabilities: list[float]) -> None:
     """Write what workers would: a prediction for each of a run's first images, and one failure."""
     with database.write() as session:
         run = find_night(session, run_id)
+        # A run that takes a minute, and ends now.
+        run.created_at -= 60
         model_id = session.scalars(select(Model.id)).one()
         batch = Batch(
             cohort_id=run.cohort_id, model_id=model_id, state="done", size=len(probabilities),
@@ -235,9 +237,6 @@ def screen(database: Database, run_id: int, probabilities: list[float]) -> None:
             image.state, image.problem = ImageState.FAILED, "corrupt-image"
     with database.write() as session:
         assert conclude_nights(session) == [run_id]
-        session.execute(
-            update(NightlyRun).where(NightlyRun.id == run_id).values(finished_at=run.created_at + 60)
-        )
 
 
 def test_the_summary_says_what_the_night_came_to(
@@ -247,6 +246,9 @@ def test_the_summary_says_what_the_night_came_to(
     walk_night(with_champion, settings(ward), run_id)
     screen(with_champion, run_id, [0.97, 0.2])
     summarise(with_champion, settings(ward), run_id)
+    with with_champion.write() as session:  # the night before
+        session.execute(update(NightlyRun).values(created_at=0, finished_at=1))
+        session.execute(update(Batch).values(finished_at=1))
     with with_champion.read() as session:
         figures = find_night(session, run_id).summary
     assert figures is not None

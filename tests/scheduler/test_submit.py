@@ -53,6 +53,7 @@ class Endless:
     """A source that is interrupted, or cancelled, on its way."""
 
     ignored = 0
+    described = "/data"
 
     def __init__(self, database: Database, *, cancel_at: int = 0, break_at: int = 0) -> None:
         self.database, self.cancel_at, self.break_at = database, cancel_at, break_at
