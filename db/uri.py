@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from db.remote import is_remote
+
 _FILE = "file://"
 
 
@@ -23,8 +25,20 @@ def path_to_uri(path: Path) -> str:
     return name
 
 
-def map_path(path: Path, elsewhere: Mapping[str, str]) -> Path:
-    """Return where this host has a path: the longest beginning that `elsewhere` names is exchanged."""
+def locate(uri: str, elsewhere: Mapping[str, str]) -> Path | str:
+    """Return where this host has a file, a path or a URL.
+
+    The longest beginning that `elsewhere` names is exchanged: a folder that is mounted somewhere else, or
+    a URL that is mounted here.
+    """
+    if is_remote(uri):
+        for start in sorted(elsewhere, key=len, reverse=True):
+            if uri.startswith(start.rstrip("/") + "/"):
+                rest = uri.removeprefix(start.rstrip("/") + "/")
+                there = elsewhere[start].rstrip("/")
+                return f"{there}/{rest}" if is_remote(there) else Path(there, rest)
+        return uri
+    path = uri_to_path(uri)
     for folder in sorted(elsewhere, key=len, reverse=True):
         if path.is_relative_to(folder):
             return Path(elsewhere[folder]) / path.relative_to(folder)

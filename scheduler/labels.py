@@ -13,6 +13,7 @@ from pathlib import Path
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.labels import Reading, add_readings, known_instances, labelled_files
+from db.remote import is_remote, read_file
 from db.tables import LabelClass
 from db.uri import path_to_uri
 from scheduler.ingest.pseudonym import pseudonym
@@ -20,6 +21,9 @@ from scheduler.ingest.source import SourceMissing, SourceUnreadable
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _READER_LENGTH = 64
+
+#: Bytes of the largest image behind a URL.
+_LARGEST = 512 << 20
 
 
 class LabelsUnreadable(PneumoscreenError):
@@ -138,11 +142,14 @@ def _reading(row: dict[str, str], file: Path) -> Reading:
 def _reference(row: dict[str, str], file: Path) -> tuple[str | None, str | None, str | None]:
     """Return the digest, SOP Instance UID and URI that a row tells; a path is read and digested."""
     if row.get("path"):
-        image = (file.parent / row["path"]).absolute()
         try:
-            with image.open("rb") as content:
-                return hashlib.file_digest(content, "sha256").hexdigest(), None, path_to_uri(image)
-        except OSError:
+            if is_remote(row["path"]):
+                content = read_file(row["path"], limit=_LARGEST)
+                return hashlib.sha256(content).hexdigest(), None, row["path"]
+            image = (file.parent / row["path"]).absolute()
+            with image.open("rb") as opened:
+                return hashlib.file_digest(opened, "sha256").hexdigest(), None, path_to_uri(image)
+        except (OSError, PneumoscreenError):
             raise ValueError("path cannot be read") from None
     if row.get("digest"):
         if not _DIGEST.fullmatch(row["digest"].lower()):

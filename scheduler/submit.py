@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from sqlalchemy.orm import Session
 
@@ -81,7 +81,7 @@ def submit(
     return Submitted(cohort_id=cohort_id, cohort=name, found=found, new=new, ignored=source.ignored)
 
 
-def default_cohort(source: Path) -> str:
+def default_cohort(source: Source) -> str:
     """Return a cohort name that is the same whenever the same source is screened."""
-    where = source.expanduser().resolve()
-    return f"{where.name or 'root'}-{hashlib.sha256(os.fsencode(where)).hexdigest()[:6]}"
+    where = source.described.rstrip("/")
+    return f"{PurePosixPath(where).name or 'root'}-{hashlib.sha256(os.fsencode(where)).hexdigest()[:6]}"

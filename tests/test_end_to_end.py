@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from db.states import ImageState
 from db.tables import Batch, Image, Prediction, TrainingResult, TrainingRun
 from deploy.phantom import write_phantoms
 from deploy.stack import Stack
+from tests.waiting import wait_for
 from worker.app import QUEUES
 
 CLI = [sys.executable, "-m", "scheduler"]
@@ -60,13 +61,6 @@ def job_table(home: Path, artefact: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 def broker(home: Path) -> Redis:
     return Redis.from_url((home / "secrets" / "pneumoscreen_broker_url").read_text())
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)
 
 
 def done_images(database: Database) -> int:

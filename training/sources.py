@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Set
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from db.engine import Database
 from db.labels import LabelledFile, labelled_files
-from db.uri import map_path, uri_to_path
+from db.problems import ImageProblem
+from db.remote import read_file
+from db.settings import home
+from db.uri import locate
 from training.dataset import LabelledImage, find_labelled, patient_group
 from training.plan import Plan
 from worker.settings import WorkerSettings
@@ -24,7 +31,7 @@ def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
             files = labelled_files(session)
         elsewhere = WorkerSettings.read().path_map
         found += [
-            _image(file, map_path(uri_to_path(file.uri), elsewhere))
+            _image(file, _at_hand(locate(file.uri, elsewhere)))
             for file in files
             if file.uri is not None and not file.contradicts
         ]
@@ -42,3 +49,22 @@ def readings_by_digest(database: Database, plan: Plan) -> dict[str, Set[str]]:
 def _image(file: LabelledFile, path: Path) -> LabelledImage:
     group = f"patient {file.patient}" if file.patient else patient_group(path)
     return LabelledImage(path=path, label=file.class_name, group=group)
+
+
+def _at_hand(where: Path | str) -> Path:
+    """Return a file's path on this machine; what is behind a URL is fetched, once.
+
+    A file that cannot be fetched is left out by the reader of all of them, which says so.
+    """
+    if isinstance(where, Path):
+        return where
+    folder = home() / "fetched" / hashlib.sha256(where.encode()).hexdigest()[:32]
+    # The name stays: it may carry the patient group.
+    path = folder / unquote(PurePosixPath(urlsplit(where).path).name)
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        partial = folder / f".partial.{os.getpid()}"
+        with suppress(ImageProblem):
+            partial.write_bytes(read_file(where, limit=WorkerSettings.read().max_file_bytes))
+            partial.replace(path)
+    return path

@@ -33,7 +33,7 @@ from db.errors import PneumoscreenError
 from db.heartbeat import Heartbeat
 from db.model_card import POSITIVE, ModelCard
 from db.problems import BrokenModelOutput, ImageProblem, OutOfMemory, ScreeningFailed
-from db.uri import map_path, uri_to_path
+from db.uri import locate
 from worker.adaptive import Row, native_bf16
 from worker.adaptive import predict as predict_rows
 from worker.imaging import PREPROCESSING, Limits, Picture, read_picture
@@ -143,8 +143,7 @@ class Pipeline:
 
     def _read(self, item: Item) -> Picture | ImageProblem:
         try:
-            path = map_path(uri_to_path(item.uri), self._settings.path_map)
-            return read_picture(path, limits=self._limits)
+            return read_picture(locate(item.uri, self._settings.path_map), limits=self._limits)
         except ImageProblem as problem:
             return problem
         except Exception as error:  # an unforeseen error costs this image alone, and is logged

@@ -51,8 +51,8 @@ class WorkerSettings(RoomSettings):
     #: that differ by less than 0.01, all of them next to 0 or 1. `fp32` computes everything in fp32.
     #: Each prediction says which it was.
     precision: Literal["adaptive", "fp32"] = "adaptive"
-    #: Where this host has what others have elsewhere: the beginning of a path in the job table, and what
-    #: stands there here, as in `{"/mnt/pacs" = "/data/pacs"}`. The longest beginning counts.
+    #: Where this host has what others have elsewhere: the beginning of a path or URL in the job table, and
+    #: what stands there here, as in `{"/mnt/pacs" = "/data/pacs"}`. The longest beginning counts.
     path_map: Annotated[dict[str, str], Field(default_factory=dict)]
     #: Largest width times height that is decoded, in pixels: a decompression bomb is refused before
     #: it takes memory. The largest radiography detectors have about 20 million.

@@ -10,7 +10,7 @@ COPY scheduler scheduler
 COPY training training
 COPY deploy deploy
 RUN python -m venv /opt/pneumoscreen \
-    && /opt/pneumoscreen/bin/pip install --no-cache-dir .
+    && /opt/pneumoscreen/bin/pip install --no-cache-dir ".[remote]"
 
 FROM python:3.11-slim
 COPY --from=build /opt/pneumoscreen /opt/pneumoscreen

@@ -12,7 +12,7 @@ COPY worker worker
 COPY scheduler scheduler
 COPY training training
 COPY deploy deploy
-RUN /opt/pneumoscreen/bin/pip install --no-cache-dir ".[worker]"
+RUN /opt/pneumoscreen/bin/pip install --no-cache-dir ".[worker,remote]"
 
 FROM python:3.11-slim
 COPY --from=build /opt/pneumoscreen /opt/pneumoscreen

@@ -36,7 +36,7 @@ def add_to(app: typer.Typer) -> None:
 
 def submit(
     source: Annotated[
-        Path, typer.Argument(help="A folder of any depth, or one image file.", show_default=False)
+        str, typer.Argument(help="A folder of any depth, an image file or a URL.", show_default=False)
     ],
     cohort: Annotated[
         str, typer.Option(help="Name of the cohort; images are added to one that exists.", show_default=False)
@@ -48,12 +48,12 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Take a source in; the workers screen it while you do something else."""
-    from scheduler.ingest.folder import FolderSource
+    from scheduler.ingest import open_source
     from scheduler.submit import submit as take_in
 
-    folder = FolderSource(source)
+    place = open_source(source)
     database = ready_database(with_champion=True)
-    submitted = take_in(database, folder, name=cohort, priority=priority, model=model)
+    submitted = take_in(database, place, name=cohort, priority=priority, model=model)
     if as_json:
         print_json(asdict(submitted))
     else:

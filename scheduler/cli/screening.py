@@ -33,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
 
 def screen(
     source: Annotated[
-        Path, typer.Argument(help="A folder of any depth, or one image file.", show_default=False)
+        str, typer.Argument(help="A folder of any depth, an image file or a URL.", show_default=False)
     ],
     cohort: Annotated[
         str | None,
@@ -50,17 +50,17 @@ def screen(
     Ctrl-C stops cleanly; the same command goes on where it stopped, and screens nothing twice.
     """
     from scheduler.cli.running import running_stack
-    from scheduler.ingest.folder import FolderSource
+    from scheduler.ingest import open_source
     from scheduler.results import check_output
     from scheduler.submit import default_cohort, submit
     from scheduler.watch import watch
 
     if out is not None:
         check_output(out)
-    folder = FolderSource(source)
+    place = open_source(source)
     database = ready_database(with_champion=True)
-    name = cohort or default_cohort(folder.path)
-    submitted = submit(database, folder, name=name)
+    name = cohort or default_cohort(place)
+    submitted = submit(database, place, name=name)
     if not as_json:
         console.print(
             f"Cohort {name}: {submitted.found} images, {submitted.new} of them new; "
@@ -94,7 +94,7 @@ def demo(
     from deploy.phantom import write_phantoms
     from deploy.stack import Stack
     from scheduler.cli.running import running_stack
-    from scheduler.ingest.folder import FolderSource
+    from scheduler.ingest import open_source
     from scheduler.submit import submit
     from scheduler.watch import watch
 
@@ -106,7 +106,7 @@ def demo(
     write_phantoms(source, images)
     console.print(f"{images} phantom chest X-rays (JPEG, PNG, DICOM CR and DX) in {source}", markup=False)
     database = ready_database(with_champion=True)
-    submitted = submit(database, FolderSource(source), name="demo")
+    submitted = submit(database, open_source(str(source)), name="demo")
     with running_stack(database, keep=keep) as stack:
         finished = watch(database, submitted.cohort_id, errors, check=stack.check)
         _print_summary(database, finished, shown=images)

@@ -1,1 +1,22 @@
-"""Takes sources in: one module per kind of source."""
+"""Where images come from: one module per kind of source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from db.remote import is_remote
+from scheduler.ingest.source import Source
+
+
+def open_source(where: str) -> Source:
+    """Return the source that a path or a URL names.
+
+    Raises SourceMissing, SourceUnreadable, SourceUnsupported, RemoteUrlInvalid.
+    """
+    if is_remote(where):
+        from scheduler.ingest.remote import RemoteSource
+
+        return RemoteSource(where)
+    from scheduler.ingest.folder import FolderSource
+
+    return FolderSource(Path(where))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from db.problems import CorruptImage, FileUnreadable, FileVanished
 from scheduler.ingest.pseudonym import pseudonym
@@ -29,7 +30,7 @@ class Identity:
     patient_key: str | None
 
 
-def read_identity(path: Path) -> Identity:
+def read_identity(file: Path | BinaryIO) -> Identity:
     """Read the identifiers of a DICOM file.
 
     SOP Instance UID (0008,0018), Study and Series Instance UID (0020,000D and 000E), and Patient ID
@@ -41,7 +42,7 @@ def read_identity(path: Path) -> Identity:
         with warnings.catch_warnings():
             # What is odd about a header is said to the worker's log, not to the user's terminal.
             warnings.simplefilter("ignore")
-            header = dcmread(path, stop_before_pixels=True, force=True, specific_tags=_WANTED)
+            header = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_WANTED)
             media = header.file_meta.get("MediaStorageSOPClassUID") if hasattr(header, "file_meta") else None
             patient = header.get("PatientID")
             return Identity(

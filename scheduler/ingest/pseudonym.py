@@ -27,10 +27,10 @@ def pseudonym(patient_id: str) -> str:
 def _site_key(file: Path) -> bytes:
     """Return the site's key, made at first use; keep `site.key` with the backups of the job table."""
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = file.with_name(f".site.key.{os.getpid()}")
+    partial = file.with_name(f".site.key.{secrets.token_hex(8)}")
     partial.touch(mode=0o600)
     partial.write_bytes(secrets.token_bytes(_KEY_BYTES))
-    # Linking fails where a key is there: of two processes that start at once, both use the first one's.
+    # Linking fails where a key is there: of two that start at once, both use the first one's.
     with suppress(FileExistsError):
         os.link(partial, file)
     partial.unlink()

@@ -28,7 +28,7 @@ class SourceEmpty(PneumoscreenError):
 
 
 class SourceUnsupported(PneumoscreenError):
-    """The source is neither a folder nor an image file. Give a folder, or one image file."""
+    """The source is neither a folder nor an image file. Give a folder, one image file or a URL."""
 
     code = "source-unsupported"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
 
 from kombu.exceptions import OperationalError
 
@@ -29,7 +28,7 @@ from db.nightly import (
     open_slot,
     walked,
 )
-from scheduler.ingest.folder import FolderSource
+from scheduler.ingest import open_source
 from scheduler.ingest.source import Source, SourceEmpty
 from scheduler.nightly.schedule import Nightly, NightlySettings
 from scheduler.submit import submit
@@ -162,7 +161,7 @@ def _walk(database: Database, run_id: int, heartbeat: Heartbeat) -> int | None:
     try:
         return submit(
             database,
-            _NewOnly(FolderSource(Path(schedule.source)), database, schedule.name),
+            _NewOnly(open_source(schedule.source), database, schedule.name),
             name=name,
             priority=schedule.priority,
             model=schedule.model,

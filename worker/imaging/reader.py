@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanished
+from db.remote import read_file
 from worker.imaging.dicom import decode_dicom, is_dicom
 from worker.imaging.limits import Limits
 from worker.imaging.picture import Picture
@@ -20,12 +21,15 @@ from worker.imaging.raster import decode_raster
 _DEFAULTS = Limits()
 
 
-def read_picture(path: Path, *, limits: Limits = _DEFAULTS) -> Picture:
-    """Read one image file; what kind it is, its content says and not its name.
+def read_picture(where: Path | str, *, limits: Limits = _DEFAULTS) -> Picture:
+    """Read one image file, by its path or URL; what kind it is, its content says and not its name.
 
     Raises ImageProblem for whatever the file may be. Several threads may read at once.
     """
-    content = _read(path, limits)
+    if isinstance(where, str):
+        content = read_file(where, limit=limits.max_file_bytes)
+    else:
+        content = _read(where, limits)
     return Picture(pixels=decode(content, limits), digest=hashlib.sha256(content).hexdigest())
 
 

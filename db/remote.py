@@ -1,0 +1,221 @@
+"""Files behind a URL: `s3://`, `http://`, `https://` and `sftp://`, through fsspec.
+
+Addresses stand in the job table, so they hold no password: credentials come from where each protocol's
+own tools take them (the AWS variables and profiles, ssh keys and known hosts).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from io import BytesIO
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+from db.errors import PneumoscreenError
+from db.problems import FileTooLarge, FileUnreadable, FileVanished
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+_SCHEMES = frozenset({"s3", "http", "https", "sftp"})
+
+#: Seconds to wait before the second and the third try.
+_PAUSES = (0.5, 2.0)
+
+#: Seconds after which a server that says nothing has not answered.
+_SILENCE = 60
+
+_CHUNK = 1 << 20
+
+_Result = TypeVar("_Result")
+
+
+class RemoteUrlInvalid(PneumoscreenError):
+    """The address is not an s3, http, https or sftp URL without password, query and `..`. Correct it."""
+
+    code = "remote-url-invalid"
+
+
+class RemoteUnsupported(PneumoscreenError):
+    """The package that speaks this protocol is missing: install `pneumoscreen[remote]`; sftp: `paramiko`."""
+
+    code = "remote-unsupported"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file that a listing names."""
+
+    url: str
+    #: Bytes; None where the listing does not say.
+    size: int | None
+
+
+def is_remote(name: str) -> bool:
+    """Tell a URL from a path; `file:` URIs are paths."""
+    return "://" in name and not name.startswith("file://")
+
+
+def check_url(url: str) -> None:
+    """Raise RemoteUrlInvalid for what could lead elsewhere than it says, or tells a password."""
+    try:
+        parts = urlsplit(url)
+        port_is_number = parts.port is None or parts.port > 0
+    except ValueError:
+        raise RemoteUrlInvalid from None
+    fits = (
+        parts.scheme in _SCHEMES
+        and bool(parts.hostname)
+        and port_is_number
+        and parts.password is None
+        and not parts.query
+        and not parts.fragment
+        # fsspec joins file systems with this: file::s3://... would open what it should not.
+        and "::" not in url
+        and ".." not in parts.path.split("/")
+    )
+    if not fits:
+        raise RemoteUrlInvalid
+
+
+def list_files(url: str) -> Iterator[RemoteFile]:
+    """Yield the files below a folder, folder by folder, in the order of their names.
+
+    A web server's folder is a page of links; those that leave it are not followed. Raises
+    RemoteUrlInvalid, RemoteUnsupported, FileNotFoundError, OSError.
+    """
+    folders = [_file_system(url)._strip_protocol(url).rstrip("/") + "/"]
+    while folders:
+        folder = folders.pop()
+        below = []
+        for entry in sorted(_patiently(url, partial(_entries, folder=folder)), key=itemgetter("name")):
+            name = str(entry["name"])
+            if not _is_inside(name, folder):
+                continue
+            if entry["type"] == "directory":
+                below.append(name.rstrip("/") + "/")
+            else:
+                yield RemoteFile(_address(url, name), entry.get("size"))
+        folders += reversed(below)
+
+
+def read_file(url: str, *, limit: int) -> bytes:
+    """Return a file's bytes. Raises FileTooLarge over `limit` bytes, FileVanished, FileUnreadable."""
+    content = _read(url, limit + 1)
+    if len(content) > limit:
+        raise FileTooLarge
+    return content
+
+
+def read_start(url: str, size: int) -> bytes:
+    """Return at most `size` bytes from the beginning of a file. Raises FileVanished, FileUnreadable."""
+    return _read(url, size)
+
+
+def _read(url: str, size: int) -> bytes:
+    # No block size: one request that streams, whether or not the web server knows ranges.
+    how: dict[str, Any] = {"block_size": 0} if url.startswith("http") else {}
+
+    def read(files: AbstractFileSystem) -> bytes:
+        with files.open(files._strip_protocol(url), "rb", **how) as file:
+            if url.startswith("sftp:"):
+                # Otherwise every 32 KiB wait for the ones before.
+                file.prefetch(min(file.stat().st_size, size))
+            return _up_to(file, size)
+
+    try:
+        return _patiently(url, read)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileVanished from None
+    except Exception as error:
+        # Each protocol's library has errors of its own; none of their texts may leave here.
+        raise FileUnreadable(type(error).__name__) from None
+
+
+def _up_to(file: BinaryIO, size: int) -> bytes:
+    """Return the first bytes of a stream, which gives as many at a time as it pleases."""
+    content = BytesIO()
+    while (missing := size - content.tell()) > 0 and (part := file.read(min(missing, _CHUNK))):
+        content.write(part)
+    return content.getvalue()
+
+
+def _entries(files: AbstractFileSystem, *, folder: str) -> list[dict[str, Any]]:
+    return list(files.ls(folder, detail=True))
+
+
+def _patiently(url: str, ask: Callable[[AbstractFileSystem], _Result]) -> _Result:
+    """Ask up to three times: networks and servers have moments. What is not there stays so."""
+    for pause in _PAUSES:
+        files = _file_system(url)
+        try:
+            return ask(files)
+        except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError):
+            raise
+        except Exception:  # each protocol's library has errors of its own
+            _forget(files)
+            time.sleep(pause)
+    return ask(_file_system(url))
+
+
+def _forget(files: AbstractFileSystem) -> None:
+    """Let the next try make a connection of its own: broken ones are kept, too."""
+    type(files).clear_instance_cache()
+    _shared.cache_clear()
+
+
+def _file_system(url: str) -> AbstractFileSystem:
+    """Return the connection to where a URL leads: one for all threads, for SFTP one for each."""
+    check_url(url)
+    parts = urlsplit(url)
+    try:
+        if parts.scheme == "sftp":
+            from db.sftp import KnownHostFileSystem
+
+            there = {"host": parts.hostname, "port": parts.port or 22, "timeout": _SILENCE}
+            return KnownHostFileSystem(**there, **({"username": parts.username} if parts.username else {}))
+        return _shared("http" if parts.scheme == "https" else parts.scheme, os.getpid())
+    except ImportError:
+        raise RemoteUnsupported(parts.scheme) from None
+
+
+@cache
+def _shared(scheme: str, _process: int) -> AbstractFileSystem:
+    """Return this process' connections by HTTP or S3, which threads may share."""
+    import fsspec
+
+    # A listing must not be that of the night before.
+    how: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
+    if scheme == "s3":
+        waits = {"connect_timeout": _SILENCE, "read_timeout": _SILENCE}
+        return fsspec.filesystem("s3", config_kwargs=waits, **how)
+    import aiohttp
+
+    patience = aiohttp.ClientTimeout(total=None, connect=_SILENCE, sock_read=_SILENCE)
+    return fsspec.filesystem("http", client_kwargs={"timeout": patience}, **how)
+
+
+def _is_inside(name: str, folder: str) -> bool:
+    """Tell whether a listed name lies below its folder; web pages link to anything, sorted tables too."""
+    inner = name.removeprefix(folder)
+    return (
+        name.startswith(folder)
+        and bool(inner.strip("/"))
+        and not {".", ".."} & set(inner.split("/"))
+        and not {"?", "#"} & set(inner if name.startswith("http") else "")
+    )
+
+
+def _address(url: str, name: str) -> str:
+    """Return the URL of a name that a file system lists: it leaves out the scheme, and sftp the host."""
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        return f"s3://{name}"
+    if parts.scheme == "sftp":
+        return f"sftp://{parts.netloc}{name}"
+    return name

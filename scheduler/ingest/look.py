@@ -1,0 +1,63 @@
+"""What a file is taken for, by its name and its beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+from db.images import NewImage
+from db.problems import ImageProblem
+from scheduler.ingest.dicom import DICOMDIR, Identity
+
+#: Files with these endings are taken for images, whatever is in them: a broken one gets a row.
+RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp"})
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
+
+#: A DICOM file has 128 free bytes and then these four (PS3.10 section 7.1).
+_PREAMBLE, _MAGIC = 128, b"DICM"
+
+#: Bytes that tell a DICOM file.
+START_BYTES = _PREAMBLE + len(_MAGIC)
+
+#: What an old one without them begins with: an element of group 0002 or 0008, in either byte order.
+_FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
+
+
+def look(
+    name: str, uri: str, start: Callable[[], bytes], identity: Callable[[], Identity]
+) -> NewImage | None:
+    """Return a file's image, or None where it is none.
+
+    `start` gives the file's first START_BYTES bytes and `identity` its DICOM identifiers; both may raise
+    ImageProblem, which is the image's reason.
+    """
+    suffix = PurePosixPath(name).suffix.lower()
+    if name.startswith("."):
+        return None
+    expected = suffix in RASTER_SUFFIXES | DICOM_SUFFIXES
+    try:
+        beginning = start()
+        dicom = beginning[_PREAMBLE:] == _MAGIC
+        expected = expected or dicom
+        if dicom or suffix in DICOM_SUFFIXES:
+            return _dicom(uri, identity())
+        if suffix in RASTER_SUFFIXES:
+            return NewImage(uri=uri)
+        if beginning[:2] in _FIRST_GROUPS and (found := identity()).instance_uid:
+            return _dicom(uri, found)
+    except ImageProblem as problem:
+        if expected:
+            return NewImage(uri=uri, state=problem.state, problem=problem.code)
+    return None
+
+
+def _dicom(uri: str, identity: Identity) -> NewImage | None:
+    if identity.sop_class == DICOMDIR:
+        return None
+    return NewImage(
+        uri=uri,
+        study_uid=identity.study_uid,
+        series_uid=identity.series_uid,
+        instance_uid=identity.instance_uid,
+        patient_key=identity.patient_key,
+    )

@@ -1,0 +1,115 @@
+"""Folders and files behind a URL."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from io import BytesIO
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from db.errors import PneumoscreenError
+from db.images import NewImage
+from db.problems import CorruptImage, EmptyFile
+from db.remote import RemoteFile, check_url, list_files, read_file, read_start
+from scheduler.ingest.dicom import Identity, read_identity
+from scheduler.ingest.look import DICOM_SUFFIXES, RASTER_SUFFIXES, START_BYTES, look
+from scheduler.ingest.source import SourceMissing, SourceUnreadable
+
+#: Files that are looked at side by side: the answer of a distant server takes its time. An SSH server takes
+#: few connections at once (OpenSSH's MaxStartups).
+_SIDE_BY_SIDE, _SIDE_BY_SIDE_SFTP = 16, 4
+
+#: Bytes that hold the identifiers of nearly every DICOM file: they come before anything large.
+_HEAD_BYTES = 1 << 20
+
+#: Largest DICOM file that is read whole for its identifiers.
+_WHOLE_BYTES = 512 << 20
+
+
+class RemoteSource:
+    """The images below a URL, or the one image that it names."""
+
+    def __init__(self, url: str) -> None:
+        """Raise RemoteUrlInvalid where the URL cannot be used."""
+        check_url(url)
+        self.ignored = 0
+        self._url = url
+
+    @property
+    def described(self) -> str:
+        """The URL."""
+        return self._url
+
+    def walk(self) -> Iterator[NewImage]:
+        """Yield the images folder by folder, in the order of their names."""
+        side_by_side = _SIDE_BY_SIDE_SFTP if self._url.startswith("sftp:") else _SIDE_BY_SIDE
+        with ThreadPoolExecutor(side_by_side, thread_name_prefix="look") as threads:
+            looking: deque[Future[NewImage | None]] = deque()
+            try:
+                for file in self._files():
+                    looking.append(threads.submit(_look, file))
+                    if len(looking) > 4 * side_by_side:
+                        yield from self._kept([looking.popleft()])
+                yield from self._kept(looking)
+            finally:
+                for future in looking:
+                    future.cancel()
+
+    def _kept(self, looking: Iterable[Future[NewImage | None]]) -> Iterator[NewImage]:
+        for future in looking:
+            image = future.result()
+            if image is None:
+                self.ignored += 1
+            else:
+                yield image
+
+    def _files(self) -> Iterator[RemoteFile]:
+        """Yield what is there. Raises SourceMissing, SourceUnreadable."""
+        if PurePosixPath(_name(self._url)).suffix.lower() in RASTER_SUFFIXES | DICOM_SUFFIXES:
+            yield RemoteFile(self._url, None)
+            return
+        try:
+            yield from list_files(self._url)
+        except (FileNotFoundError, NotADirectoryError):
+            raise SourceMissing from None
+        except PneumoscreenError:
+            raise
+        except Exception as error:
+            # Each protocol's library has errors of its own; their texts may tell what they should not.
+            raise SourceUnreadable(type(error).__name__) from None
+
+
+def _look(file: RemoteFile) -> NewImage | None:
+    return look(_name(file.url), file.url, partial(_start, file), partial(_identity, file))
+
+
+def _start(file: RemoteFile) -> bytes:
+    """Return the bytes that tell a DICOM file; a raster's name is enough, which saves a request for each.
+
+    Raises EmptyFile, FileVanished, FileUnreadable.
+    """
+    if file.size is None or file.size:
+        if PurePosixPath(_name(file.url)).suffix.lower() in RASTER_SUFFIXES:
+            return b""
+        if start := read_start(file.url, START_BYTES):
+            return start
+    raise EmptyFile
+
+
+def _identity(file: RemoteFile) -> Identity:
+    """Read a DICOM file's identifiers. Raises FileVanished, FileUnreadable, FileTooLarge, CorruptImage."""
+    head = read_start(file.url, _HEAD_BYTES)
+    try:
+        return read_identity(BytesIO(head))
+    except CorruptImage:
+        if len(head) < _HEAD_BYTES:
+            raise
+    return read_identity(BytesIO(read_file(file.url, limit=_WHOLE_BYTES)))
+
+
+def _name(url: str) -> str:
+    parts = urlsplit(url)
+    return unquote(PurePosixPath(parts.path).name) or parts.hostname or "root"

@@ -1,0 +1,217 @@
+"""Images behind URLs."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from db.engine import Database
+from db.errors import PneumoscreenError
+from db.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanished
+from db.remote import RemoteUrlInvalid, check_url, list_files, read_file
+from db.uri import locate
+from scheduler.ingest import open_source
+from scheduler.ingest.source import SourceMissing, SourceUnreadable
+from scheduler.labels import import_labels
+from tests.scheduler.remotes import SftpServer, WebServer, make_ssh_user, s3_server, web_server
+from training.plan import Plan
+from training.recipe import find_recipe
+from training.sources import labelled_images
+from worker.imaging import Limits, read_picture
+
+
+@pytest.fixture(scope="module")
+def study(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the phantoms, with what lies about beside them in real folders."""
+    folder = tmp_path_factory.mktemp("remote") / "study"
+    shutil.copytree(phantoms, folder)
+    (folder / "jpeg" / "notes.txt").write_text("not an image")
+    (folder / "jpeg" / "empty.jpg").touch()
+    (folder / "jpeg" / "a name & äöü 100%.jpg").write_bytes(next((phantoms / "jpeg").iterdir()).read_bytes())
+    return folder
+
+
+@pytest.fixture
+def sftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SftpServer]:
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    server = SftpServer()
+    make_ssh_user(tmp_path / "user", server, known=True)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def s3(study: Path) -> Iterator[str]:
+    with s3_server(study) as address:
+        yield address
+
+
+@pytest.fixture
+def web(study: Path) -> Iterator[str]:
+    with web_server(study) as address:
+        yield address
+
+
+@pytest.fixture(params=["web", "s3", "sftp"])
+def url(request: pytest.FixtureRequest, study: Path) -> str:
+    """Return where the study lies on each kind of server."""
+    server = request.getfixturevalue(request.param)
+    return f"sftp://reader@127.0.0.1:{server.port}{study}" if request.param == "sftp" else server
+
+
+def test_a_server_gives_the_images_that_its_folder_gives(url: str, study: Path) -> None:
+    remote, folder = open_source(url), open_source(str(study))
+    there, here = list(remote.walk()), list(folder.walk())
+    assert len(there) == 12
+    facts = [
+        Counter((i.study_uid, i.series_uid, i.instance_uid, i.patient_key) for i in images)
+        for images in (there, here)
+    ]
+    assert facts[0] == facts[1]
+    # A web server's list tells no sizes: there, the worker finds that a file is empty.
+    assert sum(image.problem == "empty-file" for image in there) == (0 if url.startswith("http") else 1)
+    assert remote.ignored == folder.ignored == 1
+    assert [image.uri for image in open_source(url).walk()] == [image.uri for image in there]
+
+
+def test_a_worker_sees_the_same_pixels(url: str, study: Path) -> None:
+    uris = [image.uri for image in open_source(url).walk() if not image.uri.endswith("empty.jpg")]
+    there = {read_picture(uri).digest for uri in uris}
+    local = [image for image in open_source(str(study)).walk() if image.problem is None]
+    here = {read_picture(Path(image.uri)).digest: read_picture(Path(image.uri)).pixels for image in local}
+    assert there == set(here)
+    picture = read_picture(uris[0])
+    assert np.array_equal(picture.pixels, here[picture.digest])
+
+
+def test_a_url_may_name_one_image(url: str) -> None:
+    uris = [image.uri for image in open_source(url).walk() if image.uri.endswith(".jpg")]
+    assert [image.uri for image in open_source(uris[0]).walk()] == [uris[0]]
+
+
+def test_labels_may_name_images_by_url(database: Database, url: str, study: Path, tmp_path: Path) -> None:
+    uri = next(image.uri for image in open_source(url).walk() if image.uri.endswith(".png"))
+    (tmp_path / "labels.csv").write_text(f"path,class\n{uri},NORMAL\n{uri}x,NORMAL\n")
+    imported = import_labels(database, tmp_path / "labels.csv", skip_bad=True)
+    assert (imported.new, len(imported.bad)) == (1, 1)
+    plan = Plan(recipe=Plan.fields_of(find_recipe("thesis")), data=None, use_labels=True)
+    for _ in range(2):  # fetched, and then at hand
+        (image,) = labelled_images(database, plan)
+        assert image.path.name == Path(uri).name
+        assert read_picture(image.path).digest == read_picture(uri).digest
+
+
+def test_what_is_not_there_is_said(url: str) -> None:
+    with pytest.raises(SourceMissing):
+        list(open_source(url + "/nowhere").walk())
+    with pytest.raises(FileVanished):
+        read_picture(url + "/jpeg/gone.jpg")
+    with pytest.raises(EmptyFile):
+        read_picture(url + "/jpeg/empty.jpg")
+
+
+def test_a_file_over_the_limit_is_refused(url: str) -> None:
+    uri = next(image.uri for image in open_source(url).walk() if image.uri.endswith(".png"))
+    size = len(read_file(uri, limit=1 << 30))
+    assert len(read_file(uri, limit=size)) == size
+    with pytest.raises(FileTooLarge):
+        read_picture(uri, limits=Limits(max_file_bytes=size - 1))
+
+
+def test_a_server_that_stumbles_is_asked_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.remote._PAUSES", (0.01, 0.01))
+    with web_server(study) as address:
+        uri = next(image.uri for image in open_source(address).walk() if image.uri.endswith(".png"))
+        WebServer.failures = 2
+        assert read_picture(uri).digest
+        WebServer.failures = 9
+        with pytest.raises(FileUnreadable):
+            read_picture(uri)
+        with pytest.raises(SourceUnreadable):
+            list(open_source(address).walk())
+
+
+def test_links_that_leave_a_folder_are_not_followed(tmp_path: Path) -> None:
+    inner = tmp_path / "top" / "inner"
+    inner.mkdir(parents=True)
+    (tmp_path / "top" / "outside.jpg").write_bytes(b"\xff\xd8\xff")
+    (inner / "inside.jpg").write_bytes(b"\xff\xd8\xff")
+    links = (
+        "../outside.jpg",
+        "/outside.jpg",
+        "http://elsewhere.example/a.jpg",
+        "?C=M;O=D",
+        "./",
+        "inside.jpg",
+    )
+    (inner / "index.html").write_text("".join(f'<a href="{link}">x</a>' for link in links))
+    with web_server(tmp_path / "top") as address:
+        assert [file.url for file in list_files(address + "/inner")] == [address + "/inner/inside.jpg"]
+
+
+def test_an_sftp_server_with_another_key_is_not_talked_to(
+    sftp: SftpServer, study: Path, tmp_path: Path
+) -> None:
+    make_ssh_user(tmp_path / "user", sftp, known=False)
+    with pytest.raises(SourceUnreadable, match="SSHException"):
+        list(open_source(f"sftp://reader@127.0.0.1:{sftp.port}{study}").walk())
+
+
+def test_a_cut_sftp_connection_is_made_again(
+    sftp: SftpServer, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.remote._PAUSES", (0.01, 0.01))
+    address = f"sftp://reader@127.0.0.1:{sftp.port}{study}"
+    uri = next(image.uri for image in open_source(address).walk() if image.uri.endswith(".png"))
+    assert read_picture(uri).digest
+    sftp.cut()
+    assert read_picture(uri).digest
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://host/x",
+        "memory://x",
+        "zip://a.dcm::s3://bucket/x.zip",
+        "s3://bucket/../other/x",
+        "sftp://user:secret@host/x",
+        "https://host/x?token=secret",
+        "http:///x",
+        "sftp://host:port/x",
+    ],
+)
+def test_addresses_that_could_mean_anything_else_are_refused(url: str) -> None:
+    with pytest.raises(RemoteUrlInvalid) as caught:
+        open_source(url)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(RemoteUrlInvalid):
+        check_url(url)
+
+
+def test_a_server_that_is_not_there_is_an_error_with_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.remote._PAUSES", (0.01, 0.01))
+    with pytest.raises(PneumoscreenError) as caught:
+        list(open_source("http://127.0.0.1:9/study").walk())
+    assert caught.value.code == "source-unreadable"
+
+
+@pytest.mark.parametrize(
+    ("uri", "elsewhere", "expected"),
+    [
+        ("s3://study/a/b.dcm", {}, "s3://study/a/b.dcm"),
+        ("s3://study/a/b.dcm", {"s3://study": "/mnt/study"}, Path("/mnt/study/a/b.dcm")),
+        ("s3://study/a/b.dcm", {"s3://study/": "/mnt", "s3://study/a": "/a"}, Path("/a/b.dcm")),
+        ("http://one/a.png", {"http://one": "https://two/x"}, "https://two/x/a.png"),
+        ("s3://studying/b.dcm", {"s3://study": "/mnt"}, "s3://studying/b.dcm"),
+        ("/data/a.png", {"/data": "/mnt/share"}, Path("/mnt/share/a.png")),
+        ("/database/a.png", {"/data": "/mnt/share"}, Path("/database/a.png")),
+    ],
+)
+def test_a_host_may_have_files_elsewhere(uri: str, elsewhere: dict[str, str], expected: Path | str) -> None:
+    assert locate(uri, elsewhere) == expected
