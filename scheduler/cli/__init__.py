@@ -19,6 +19,13 @@ EXIT_USAGE = 2
 #: As shells have it: 128 + SIGINT.
 EXIT_INTERRUPTED = 130
 
+
+class PackageMissing(PneumoscreenError):
+    """A package is missing. Install `pneumoscreen[worker]` for a worker, `pneumoscreen[local]` for it all."""
+
+    code = "package-missing"
+
+
 app = typer.Typer(
     name="pneumoscreen",
     help="Batch screening of chest X-rays for pneumonia. A research and triage aid, never a diagnosis.",
@@ -36,8 +43,14 @@ def main() -> NoReturn:
     try:
         app()
     except PneumoscreenError as error:
-        sys.stderr.write(f"error [{error.code}]: {error}\n")
-        sys.exit(EXIT_USAGE)
+        _complain(error)
+    except ModuleNotFoundError as error:
+        _complain(PackageMissing(f"no {error.name}"))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
+
+
+def _complain(error: PneumoscreenError) -> NoReturn:
+    sys.stderr.write(f"error [{error.code}]: {error}\n")
+    sys.exit(EXIT_USAGE)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -145,6 +146,10 @@ def _model() -> Iterator[Finding]:
 
 
 def _machine() -> Iterator[Finding]:
+    if find_spec("torch") is None:
+        mend = "This machine does not screen. For a worker install pneumoscreen[worker]."
+        yield Finding("torch", "note", "not installed", mend)
+        return
     done = subprocess.run(
         [sys.executable, "-m", "worker.selfcheck"],
         capture_output=True,

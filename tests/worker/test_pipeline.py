@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from db.batches import claim, cut_batches, expire
 from db.cohorts import close_ingest, open_cohort, progress
@@ -234,3 +234,17 @@ def test_two_threads_share_one_learner(database: Database, files: list[Path]) ->
     assert len(batch_ids) == 3
     with database.read() as session:
         assert progress(session)[0].done == 40
+
+
+@pytest.mark.usefixtures("model")
+def test_a_worker_goes_on_beside_tables_of_a_newer_version(database: Database, files: list[Path]) -> None:
+    batch_id = submit(database, files)
+    pipeline = Pipeline(database, WorkerSettings())
+    with database.write() as session:
+        # What a later migration may do while old workers are restarted one by one.
+        for table in ("images", "batches", "predictions", "cohorts", "models"):
+            session.execute(text(f"ALTER TABLE {table} ADD COLUMN of_later INTEGER NOT NULL DEFAULT 0"))
+        session.execute(text("CREATE TABLE later (id INTEGER PRIMARY KEY)"))
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    pipeline.screen(batch_id)
+    assert set(outcomes(database).values()) == {ImageState.DONE}
