@@ -1,7 +1,10 @@
 #!/bin/sh
-# Makes the passwords, keys and certificates that compose.yaml and the Kubernetes manifests take. Once: what
-# is there already stays.
+# Makes the passwords, keys and certificates of an installation, in secrets/ beside it. Once: what is there
+# already stays.
+#   make-secrets.sh [BROKER_HOST [DATABASE_HOST]]     by default compose.yaml's: valkey, postgres
 set -eu
+broker=${1:-valkey}
+database=${2:-postgres}
 cd "$(dirname "$0")"
 umask 077
 mkdir -p secrets
@@ -14,8 +17,8 @@ keep postgres_password "$(word)"
 keep valkey_password "$(word)"
 keep grafana_password "$(word)"
 keep pneumoscreen_flower_password "$(word)"
-keep pneumoscreen_database_url "postgresql://pneumoscreen:$(cat postgres_password)@postgres:5432/pneumoscreen"
-keep pneumoscreen_broker_url "rediss://pneumoscreen:$(cat valkey_password)@valkey:6379/0"
+keep pneumoscreen_database_url "postgresql://pneumoscreen:$(cat postgres_password)@$database:5432/pneumoscreen"
+keep pneumoscreen_broker_url "rediss://pneumoscreen:$(cat valkey_password)@$broker:6379/0"
 # What Celery needs, and nothing that administers the server.
 keep valkey.acl "user default off
 user pneumoscreen on >$(cat valkey_password) ~* &* +@all -@admin -@dangerous +info +keys
@@ -23,7 +26,7 @@ user pneumoscreen on >$(cat valkey_password) ~* &* +@all -@admin -@dangerous +in
 if [ ! -s valkey.crt ]; then
     openssl req -x509 -newkey rsa:3072 -nodes -days 3650 -subj "/CN=pneumoscreen CA" \
         -keyout ca.key -out ca.crt 2>/dev/null
-    openssl req -newkey rsa:3072 -nodes -subj "/CN=valkey" -addext "subjectAltName=DNS:valkey,DNS:localhost" \
+    openssl req -newkey rsa:3072 -nodes -subj "/CN=$broker" -addext "subjectAltName=DNS:$broker,DNS:localhost" \
         -keyout valkey.key -out valkey.csr 2>/dev/null
     openssl x509 -req -in valkey.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 \
         -copy_extensions copy -out valkey.crt 2>/dev/null
