@@ -174,6 +174,8 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(job_table: Database, 
     write_copies(tmp_path / "x-rays", 250)
     out = tmp_path / "results.json"
     command = ["screen", str(tmp_path / "x-rays"), "--out", str(out)]
+    # Tests that run in the background of a shell would hand on that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*CLI, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
