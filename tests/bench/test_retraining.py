@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-#: Images of each class; with all 5,232 plain fastai takes most of an hour on two cores.
-IMAGES = {"NORMAL": int(os.environ.get("BENCH_IMAGES", "600")) // 2}
-IMAGES["PNEUMONIA"] = IMAGES["NORMAL"]
+#: Images of each class, all of them by default, which takes plain fastai half an hour on two cores. After one
+#: epoch on a few hundred, accuracy says nothing: three seeds gave 0.82, 0.95 and 0.91 on 600.
+IMAGES = int(os.environ.get("BENCH_IMAGES", "10000")) // 2
 #: What is promised.
 TARGET = 3.0
-#: Validation images that the two may see differently: on so few, chance alone does as much.
+#: How far the two accuracies may lie apart: chance does as much.
 TOLERANCE = 0.03
 
 pytestmark = [pytest.mark.bench, pytest.mark.shared]
@@ -52,9 +52,9 @@ print(json.dumps({"seconds": seconds, "accuracy": accuracy}))
 
 def a_part_of(data: Path, folder: Path) -> Path:
     """Copy the first images of each class."""
-    for label, count in IMAGES.items():
+    for label in ("NORMAL", "PNEUMONIA"):
         (folder / label).mkdir(parents=True)
-        for file in sorted((data / label).iterdir())[:count]:
+        for file in sorted((data / label).iterdir())[:IMAGES]:
             shutil.copy(file, folder / label)
     return folder
 
