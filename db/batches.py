@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
-from db.cohorts import lock_cohort
+from db.cohorts import cancel, lock_cohort
 from db.errors import PneumoscreenError
 from db.problems import Cancelled, ImageProblem, WorkerLost
 from db.registry import champion
@@ -329,7 +329,7 @@ def give_back(session: Session, batch_id: int, token: str, *, wait: bool = True)
     """Let the batch be claimed again, as when its model cannot be loaded here. Raises LeaseLost.
 
     The claim is not counted against the batch, and the doorbell rings for it again only after a while,
-    unless it need not `wait`.
+    unless it need not `wait`. Of a cohort that was cancelled meanwhile nothing is handed out again.
     """
     _as_holder(
         session,
@@ -342,6 +342,10 @@ def give_back(session: Session, batch_id: int, token: str, *, wait: bool = True)
         rung_at=database_now() if wait else None,
     )
     _move_images(session, batch_id, Image.state == ImageState.RUNNING, state=ImageState.QUEUED)
+    batch = session.get_one(Batch, batch_id)
+    cohort = lock_cohort(session, batch.cohort_id)
+    if cohort.state is CohortState.CANCELLED:
+        cancel(session, cohort)
 
 
 def expire(session: Session) -> int:

@@ -1,0 +1,48 @@
+"""What holds of a job table at any moment, and once everything has ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sqlalchemy import func, select
+
+from db.cohorts import progress
+from db.engine import Database
+from db.states import IN_FLIGHT, TERMINAL, BatchState, ImageState
+from db.tables import Batch, Event, Image, Prediction
+
+
+def check(database: Database, *, ended: bool = False) -> None:
+    """Assert that nothing is lost, twice or half written; with `ended`, that nothing is under way either."""
+    with database.read() as session:
+        images = session.execute(
+            select(Image.id, Image.state, Image.problem, Image.batch_id, Image.cohort_id)
+        ).all()
+        batches = {batch.id: batch for batch in session.scalars(select(Batch))}
+        predictions = Counter(session.scalars(select(Prediction.image_id)))
+        pairs = session.execute(
+            select(func.count())
+            .select_from(Prediction)
+            .group_by(Prediction.image_id, Prediction.model_id)
+            .having(func.count() > 1)
+        ).all()
+        submitted = set(session.scalars(select(Event.subject).where(Event.action == "cohort.submit")))
+        counted = progress(session)
+    assert pairs == [], "an image has two predictions by one model"
+    for image in images:
+        assert (image.state is ImageState.DONE) <= (predictions[image.id] > 0), "done without a prediction"
+        assert (image.problem is not None) == (image.state in (ImageState.SKIPPED, ImageState.FAILED))
+        if image.state in IN_FLIGHT:
+            expected = BatchState.RUNNING if image.state is ImageState.RUNNING else BatchState.QUEUED
+            assert batches[image.batch_id].state is expected, "an image waits in a batch that does not"
+    for batch in batches.values():
+        assert (batch.lease_token is not None) == (batch.state is BatchState.RUNNING)
+    by_cohort = Counter(image.cohort_id for image in images)
+    for cohort in counted:
+        assert cohort.total == by_cohort[cohort.cohort_id]
+        states = (cohort.pending, cohort.queued, cohort.running, cohort.done, cohort.skipped, cohort.failed)
+        assert sum(states) == cohort.total, "the counts of a cohort do not add up"
+        assert f"cohort:{cohort.cohort_id}" in submitted, "the audit log does not know of a cohort"
+    if ended:
+        assert {image.state for image in images} <= set(TERMINAL), "an image has not ended"
+        assert not {batch.state for batch in batches.values()} & {BatchState.QUEUED, BatchState.RUNNING}
