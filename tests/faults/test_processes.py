@@ -1,0 +1,208 @@
+"""Real processes that are killed, stopped and lied to: every image ends, once.
+
+`FAULTS` makes the repeated ones longer: `make faults` kills a worker a hundred times.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import func, select
+
+from db.engine import Database
+from db.migrate import upgrade
+from db.registry import ensure_champion
+from db.settings import secrets_folder
+from db.states import TERMINAL, BatchState
+from db.tables import Batch, Image, Prediction
+from deploy.stack import Stack
+from scheduler.cli.running import start_stack, workers_answer
+from scheduler.ingest import open_source
+from scheduler.submit import submit
+from tests.faults.invariant import check
+from tests.waiting import wait_for
+from worker.app import SCREEN_BATCH, make_app
+
+#: How often the faults that are repeated are repeated.
+TIMES = int(os.environ.get("FAULTS", "4"))
+IMAGES = 40 * max(TIMES, 6)
+LEASE = 2
+
+
+class System:
+    """The embedded stack on a job table, and a cohort to screen."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.database = database
+        self._folder = folder
+
+    def submit(self) -> None:
+        draw = np.random.default_rng(3)
+        self._folder.mkdir()
+        for number in range(IMAGES):
+            pixels = draw.integers(0, 255, (96, 96), dtype=np.uint8)
+            PIL.Image.fromarray(pixels).save(self._folder / f"{number}.png", compress_level=1)
+        submit(self.database, open_source(str(self._folder)), name="trial")
+
+    def pid(self, name: str) -> int:
+        return next(process.pid for process in Stack().processes() if process.name == name)
+
+    def signal(self, name: str, number: signal.Signals) -> int:
+        """Send a signal to a process that lives; return its id."""
+        wait_for(lambda: self.pid(name))
+        pid = self.pid(name)
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+        return pid
+
+    def broker(self) -> Redis:
+        return Redis.from_url((secrets_folder() / "pneumoscreen_broker_url").read_text())
+
+    def count(self, *states: str) -> int:
+        with self.database.read() as session:
+            query = select(func.count()).select_from(Image)
+            return session.scalars(query.where(Image.state.in_(states) if states else True)).one()
+
+    def held(self) -> list[int]:
+        """Return the batches that a worker holds."""
+        with self.database.read() as session:
+            return list(session.scalars(select(Batch.id).where(Batch.state == BatchState.RUNNING)))
+
+    def end(self, seconds: float = 120) -> None:
+        """Wait until all images have ended, and check that each has one prediction."""
+        wait_for(lambda: self.count(*TERMINAL) == IMAGES, seconds)
+        check(self.database, ended=True)
+        with self.database.read() as session:
+            assert session.scalars(select(func.count()).select_from(Prediction)).one() == IMAGES
+
+
+@pytest.fixture
+def system(
+    database_url: str, home: Path, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[System]:
+    for name, value in {
+        "DATABASE_URL": database_url,
+        "LEASE_SECONDS": LEASE,
+        "SWEEP_SECONDS": 0.5,
+        "DISPATCH_SECONDS": 0.5,
+        "RING_AGAIN_SECONDS": 2,
+    }.items():
+        monkeypatch.setenv(f"PNEUMOSCREEN_{name}", str(value))
+    database = Database()
+    upgrade(database)
+    ensure_champion(database, artefact)
+    start_stack(database, Stack())
+    Stack().wait_ready(workers_answer)
+    yield System(database, tmp_path / "x-rays")
+    Stack().stop()
+    database.close()
+
+
+def test_a_worker_is_killed_again_and_again(system: System) -> None:
+    draw = random.Random(5)
+    system.submit()
+    for _ in range(TIMES):
+        wait_for(lambda: system.held() or system.count(*TERMINAL) == IMAGES)
+        time.sleep(draw.uniform(0, 0.3))
+        killed = system.signal("worker", signal.SIGKILL)
+        wait_for(lambda killed=killed: system.pid("worker") not in (0, killed))  # type: ignore[misc]
+        check(system.database)
+    system.end()
+
+
+@pytest.mark.long
+def test_a_zombie_writes_nothing(system: System, home: Path) -> None:
+    system.submit()
+    wait_for(system.held)
+    worker = system.signal("worker", signal.SIGSTOP)
+    held = system.held()
+    time.sleep(3 * LEASE)
+    with system.database.read() as session:
+        states = session.scalars(select(Batch.state).where(Batch.id.in_(held))).all()
+    assert BatchState.RUNNING not in states, "the sweeper left a batch to a worker that shows no life"
+    os.kill(worker, signal.SIGCONT)
+    system.end()
+    assert "was lost; its results are dropped" in (home / "logs" / "worker.log").read_text()
+
+
+@pytest.mark.long
+def test_messages_come_five_times_out_of_order_and_for_what_is_done(system: System) -> None:
+    system.submit()
+    app = make_app()
+    draw = random.Random(6)
+    for _ in range(5):
+        with system.database.read() as session:
+            batches = list(session.scalars(select(Batch.id)))
+        for number in draw.sample([*batches, 10**9], len(batches) + 1):
+            app.send_task(SCREEN_BATCH, args=[number])
+        time.sleep(0.5)
+    system.end()
+    with system.database.read() as session:
+        assert session.scalars(select(func.max(Batch.attempt))).one() == 1
+
+
+@pytest.mark.long
+def test_the_broker_forgets_drops_everybody_freezes_and_dies(system: System) -> None:
+    system.submit()
+    wait_for(system.held)
+    system.broker().flushall()
+    for _ in range(TIMES):
+        with suppress(RedisError):
+            system.broker().client_kill_filter(_type="normal", skipme=True)
+        time.sleep(0.3)
+    frozen = system.signal("broker", signal.SIGSTOP)
+    time.sleep(3)
+    os.kill(frozen, signal.SIGCONT)
+    system.signal("broker", signal.SIGKILL)
+    system.end()
+
+
+@pytest.mark.long
+def test_two_of_each_do_no_harm(system: System, home: Path) -> None:
+    celery = [sys.executable, "-m", "celery", "-A", "scheduler.tasks"]
+    second = [
+        subprocess.Popen([*celery, *more], cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for more in (
+            ["beat", "--scheduler=celery.beat:Scheduler", "--pidfile="],
+            ["worker", "-Q", "housekeeping,ingest", "-n", "housekeeping-2@%h", "--pool=threads"],
+        )
+    ]
+    try:
+        system.submit()
+        wait_for(system.held)
+        # A second scheduler takes the same source in while it is screened.
+        submit(system.database, open_source(str(system._folder)), name="trial")
+        system.end()
+        assert system.count() == IMAGES
+    finally:
+        for process in second:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.long
+def test_a_power_cut(system: System) -> None:
+    system.submit()
+    wait_for(system.held)
+    pids = [process.pid for process in Stack().processes()]
+    supervisor = int((Stack().run / "supervisord.pid").read_text())
+    for pid in (supervisor, *pids):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: Stack().is_gone())
+    check(system.database)
+    start_stack(system.database, Stack())
+    system.end()
