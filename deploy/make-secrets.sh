@@ -17,6 +17,7 @@ keep postgres_password "$(word)"
 keep valkey_password "$(word)"
 keep grafana_password "$(word)"
 keep pneumoscreen_flower_password "$(word)"
+keep pneumoscreen_flower_cookie_secret "$(word)"
 keep pneumoscreen_database_url "postgresql://pneumoscreen:$(cat postgres_password)@$database:5432/pneumoscreen"
 keep pneumoscreen_broker_url "rediss://pneumoscreen:$(cat valkey_password)@$broker:6379/0"
 # What Celery needs, and nothing that administers the server.
