@@ -351,9 +351,10 @@ class TrainingResult(Table):
 
 
 class Event(Table):
-    """The audit log: who did what and when. Rows are only ever added."""
+    """The audit log: who did what and when. Rows are only ever added, and chained by `db.audit`."""
 
     __tablename__ = "events"
+    __table_args__ = (Index("uq_events_sequence", "sequence", unique=True),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[float] = mapped_column(default=database_now())
@@ -362,3 +363,7 @@ class Event(Table):
     #: What it was done to, as in `cohort:12`.
     subject: Mapped[str] = mapped_column(String(64))
     detail: Mapped[dict[str, Any]] = mapped_column(JSON)
+    #: Place in the chain, from 1; None until it is sealed.
+    sequence: Mapped[int | None]
+    #: SHA-256 of the event and of the digest before it, hexadecimal.
+    digest: Mapped[str | None] = mapped_column(String(64))

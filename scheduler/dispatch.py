@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from kombu.exceptions import OperationalError
 
+from db.audit import seal
 from db.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, expire, mark_rung
 from db.engine import Database
 from db.runs import expire_runs, mark_runs_rung, runs_to_ring
@@ -70,6 +71,12 @@ def dispatch_runs(database: Database, settings: SchedulerSettings, ring: Ring) -
 
 
 def sweep(database: Database) -> int:
-    """Take batches and training runs away from workers whose lease has ended; return how many."""
+    """Take batches and training runs away from workers whose lease has ended; return how many.
+
+    New events of the audit log are chained on the way.
+    """
     with database.write() as session:
-        return expire(session) + expire_runs(session)
+        lost = expire(session) + expire_runs(session)
+    with database.write() as session:
+        seal(session)
+    return lost

@@ -9,12 +9,11 @@ from dataclasses import asdict, astuple, fields
 from itertools import islice
 from pathlib import Path
 
-from sqlalchemy.orm import Session
-
-from db.cohorts import CohortArchived
+from db.cohorts import CohortArchived, find_cohort
+from db.engine import Database
 from db.errors import PneumoscreenError
+from db.events import record
 from db.results import ResultRow, cohort_results
-from db.tables import Cohort
 
 COLUMNS = tuple(field.name for field in fields(ResultRow))
 
@@ -42,17 +41,21 @@ def check_output(out: Path) -> None:
         raise OutputUnwritable
 
 
-def write_results(session: Session, cohort: Cohort, out: Path) -> int:
+def write_results(database: Database, name: str, out: Path) -> int:
     """Write a cohort's rows to a CSV, Parquet or JSON file and return how many; whole or not at all.
 
-    Raises OutputFormatUnknown, OutputUnwritable, CohortArchived.
+    The audit log tells of it. Raises CohortUnknown, OutputFormatUnknown, OutputUnwritable, CohortArchived.
     """
     check_output(out)
-    if cohort.archived is not None:
-        raise CohortArchived
     partial = out.with_name(f".{out.name}.partial")
     try:
-        rows = _WRITERS[out.suffix.lower()](partial, cohort_results(session, cohort))
+        with database.read() as session:
+            cohort = find_cohort(session, name)
+            if cohort.archived is not None:
+                raise CohortArchived
+            rows = _WRITERS[out.suffix.lower()](partial, cohort_results(session, cohort))
+        with database.write() as session:
+            record(session, "results.export", f"cohort:{cohort.id}", rows=rows)
         partial.replace(out)
     except OSError as error:
         raise OutputUnwritable from error

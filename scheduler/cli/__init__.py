@@ -11,7 +11,18 @@ from typing import NoReturn
 import typer
 
 from db.errors import PneumoscreenError
-from scheduler.cli import cohorts, database, labels, models, nightly, registry, screening, stack, training
+from scheduler.cli import (
+    audit,
+    cohorts,
+    database,
+    labels,
+    models,
+    nightly,
+    registry,
+    screening,
+    stack,
+    training,
+)
 
 #: Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration.
 EXIT_FAILED_IMAGES = 1
@@ -34,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (screening, stack, cohorts, models, nightly, training, registry, labels, database):
+for room in (screening, stack, cohorts, models, nightly, training, registry, labels, database, audit):
     room.add_to(app)
 
 

@@ -136,11 +136,9 @@ def results(
     ],
 ) -> None:
     """Write a cohort's results, a row per image."""
-    from db.cohorts import find_cohort
     from scheduler.results import write_results
 
-    with ready_database().read() as session:
-        rows = write_results(session, find_cohort(session, cohort), out)
+    rows = write_results(ready_database(), cohort, out)
     console.print(f"{rows} rows written. {DISCLAIMER}", markup=False)
 
 

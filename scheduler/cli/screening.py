@@ -130,11 +130,9 @@ def _print_flower(stack: Stack, *, keep: bool) -> None:
 
 
 def _write(database: Database, cohort: str, out: Path, *, quiet: bool) -> None:
-    from db.cohorts import find_cohort
     from scheduler.results import write_results
 
-    with database.read() as session:
-        rows = write_results(session, find_cohort(session, cohort), out)
+    rows = write_results(database, cohort, out)
     if not quiet:
         console.print(f"{rows} rows written to {out}", markup=False)
 

@@ -185,8 +185,8 @@ def test_finished_cohorts_move_to_an_archive_and_stay_known(filled: Database, tm
         (counts, _) = progress(session)
         assert (counts.total, counts.done, counts.failed, counts.archived) == (3, 2, 1, True)
         assert known_uris(session, "ward", ["/data/0.dcm", "/data/9.dcm"]) == {"/data/0.dcm"}
-        with pytest.raises(CohortArchived):
-            write_results(session, find_cohort(session, "done"), tmp_path / "r.csv")
+    with pytest.raises(CohortArchived):
+        write_results(filled, "done", tmp_path / "r.csv")
     with filled.write() as session, pytest.raises(CohortArchived):
         open_cohort(session, "done", source="/data")
     assert prune(filled, tmp_path / "archive", days=5) == []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from db.audit import newest
 from db.batches import Effort, NotScreened, Provenance, Screened, claim, complete, cut_batches
 from db.cohorts import close_ingest, find_cohort, open_cohort
 from db.engine import Database
@@ -61,8 +62,7 @@ def finished(database: Database, model: object) -> Database:
 
 
 def written(database: Database, out: Path) -> int:
-    with database.read() as session:
-        return write_results(session, find_cohort(session, "trial"), out)
+    return write_results(database, "trial", out)
 
 
 def test_csv_json_and_parquet_say_the_same(finished: Database, model: object, tmp_path: Path) -> None:
@@ -108,3 +108,11 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     with pytest.raises(OutputUnwritable):
         written(finished, tmp_path / "folder.csv")
     assert list(tmp_path.glob(".*")) == []
+
+
+def test_the_audit_log_tells_who_took_results_out(finished: Database, tmp_path: Path) -> None:
+    written(finished, tmp_path / "r.csv")
+    with finished.read() as session:
+        cohort = find_cohort(session, "trial")
+        (event,) = (one for one in newest(session) if one.action == "results.export")
+    assert (event.subject, event.detail) == (f"cohort:{cohort.id}", {"rows": 3})

@@ -1,0 +1,98 @@
+"""The audit log tells what was done to it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from db.audit import AuditBroken, newest, seal, verify
+from db.engine import Database
+from db.events import record
+
+
+def write_events(database: Database, count: int) -> str:
+    """Write and seal events; return the newest digest."""
+    for number in range(count):
+        with database.write() as session:
+            record(session, "cohort.submit", f"cohort:{number}", priority=number, note="ü")
+    with database.write() as session:
+        assert seal(session) == count
+        assert seal(session) == 0
+    with database.read() as session:
+        return verify(session).head
+
+
+def test_a_chain_that_nobody_touched_holds_and_goes_on(database: Database) -> None:
+    first = write_events(database, 3)
+    second = write_events(database, 2)
+    assert first != second
+    with database.read() as session:
+        chain = verify(session, noted=first)
+        assert (chain.sealed, chain.unsealed, chain.head) == (5, 0, second)
+        assert [event.subject for event in newest(session, limit=2)] == ["cohort:0", "cohort:1"]
+        assert len(newest(session, subject="cohort:2")) == 1
+
+
+@pytest.mark.parametrize(
+    "crime",
+    [
+        "UPDATE events SET actor = 'somebody else' WHERE sequence = 2",
+        "UPDATE events SET detail = '{}' WHERE sequence = 2",
+        "UPDATE events SET at = at - 60 WHERE sequence = 4",
+        "DELETE FROM events WHERE sequence = 2",
+        "DELETE FROM events WHERE sequence = 1",
+        "UPDATE events SET digest = NULL, sequence = NULL WHERE sequence = 3",
+    ],
+)
+def test_what_is_changed_or_removed_breaks_the_chain(database: Database, crime: str) -> None:
+    write_events(database, 4)
+    with database.write() as session:
+        session.execute(text(crime))
+    with database.read() as session, pytest.raises(AuditBroken):
+        verify(session)
+
+
+def test_a_chain_made_anew_does_not_hold_the_digest_that_was_noted(database: Database) -> None:
+    noted = write_events(database, 4)
+    with database.write() as session:
+        session.execute(text("DELETE FROM events WHERE sequence = 2"))
+        session.execute(text("UPDATE events SET sequence = NULL, digest = NULL"))
+        seal(session)
+    with database.read() as session:
+        assert verify(session).sealed == 3
+        with pytest.raises(AuditBroken, match="noted"):
+            verify(session, noted=noted)
+
+
+def test_the_end_cut_off_is_told_by_the_digest_that_was_noted(database: Database) -> None:
+    noted = write_events(database, 4)
+    with database.write() as session:
+        session.execute(text("DELETE FROM events WHERE sequence = 4"))
+    with database.read() as session, pytest.raises(AuditBroken):
+        verify(session, noted=noted)
+
+
+def test_two_sweepers_and_writers_make_one_chain(database: Database) -> None:
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(10):
+                with database.write() as session:
+                    record(session, "cohort.retry", f"cohort:{number}")
+                with database.write() as session:
+                    seal(session)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with database.write() as session:
+        seal(session)
+        assert verify(session).sealed == 40
