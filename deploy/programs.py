@@ -137,8 +137,9 @@ def _section(program: Program, logs: Path, settings: StackSettings) -> list[str]
         f"command={_literal(shlex.join(program.command))}",
         f"priority={program.priority}",
         "autorestart=true",
-        # A worker takes seconds to load torch; one that lives for five has started.
-        "startsecs=5" if program.name == "worker" else "startsecs=1",
+        # Short of the time that a worker takes to claim a batch: one that poison images kill again and again
+        # must come back each time, and is given up only where it cannot even begin.
+        "startsecs=1",
         "startretries=5",
         f"stopsignal={program.stop_signal}",
         f"stopwaitsecs={settings.stop_seconds}",
