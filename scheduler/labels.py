@@ -18,12 +18,10 @@ from db.tables import LabelClass
 from db.uri import path_to_uri
 from scheduler.ingest.pseudonym import pseudonym
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
+from worker.settings import WorkerSettings
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _READER_LENGTH = 64
-
-#: Bytes of the largest image behind a URL.
-_LARGEST = 512 << 20
 
 
 class LabelsUnreadable(PneumoscreenError):
@@ -144,7 +142,7 @@ def _reference(row: dict[str, str], file: Path) -> tuple[str | None, str | None,
     if row.get("path"):
         try:
             if is_remote(row["path"]):
-                content = read_file(row["path"], limit=_LARGEST)
+                content = read_file(row["path"], limit=WorkerSettings.read().max_file_bytes)
                 return hashlib.sha256(content).hexdigest(), None, row["path"]
             image = (file.parent / row["path"]).absolute()
             with image.open("rb") as opened:

@@ -17,6 +17,7 @@ from db.remote import RemoteFile, check_url, list_files, read_file, read_start
 from scheduler.ingest.dicom import Identity, read_identity
 from scheduler.ingest.look import DICOM_SUFFIXES, RASTER_SUFFIXES, START_BYTES, look
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
+from worker.settings import WorkerSettings
 
 #: Files that are looked at side by side: the answer of a distant server takes its time. An SSH server takes
 #: few connections at once (OpenSSH's MaxStartups).
@@ -24,9 +25,6 @@ _SIDE_BY_SIDE, _SIDE_BY_SIDE_SFTP = 16, 4
 
 #: Bytes that hold the identifiers of nearly every DICOM file: they come before anything large.
 _HEAD_BYTES = 1 << 20
-
-#: Largest DICOM file that is read whole for its identifiers.
-_WHOLE_BYTES = 512 << 20
 
 
 class RemoteSource:
@@ -107,7 +105,7 @@ def _identity(file: RemoteFile) -> Identity:
     except CorruptImage:
         if len(head) < _HEAD_BYTES:
             raise
-    return read_identity(BytesIO(read_file(file.url, limit=_WHOLE_BYTES)))
+    return read_identity(BytesIO(read_file(file.url, limit=WorkerSettings.read().max_file_bytes)))
 
 
 def _name(url: str) -> str:
