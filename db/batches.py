@@ -1,34 +1,20 @@
-"""Batches: cutting, claiming, keeping, finishing and losing them.
+"""Batches: cutting them, and ringing the broker for them.
 
-Every function here works in the caller's transaction and is safe to repeat, late or twice: what it
-changes is guarded by the state, and for a holder by the lease token, that it expects to find.
+Every function here works in the caller's transaction and is safe to repeat.
 """
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
-from db.cohorts import cancel, lock_cohort
-from db.errors import PneumoscreenError
-from db.problems import Cancelled, ImageProblem, WorkerLost
+from db.cohorts import lock_cohort
 from db.registry import champion
 from db.states import BatchState, CohortState, ImageState
-from db.tables import Batch, Cohort, Image, Prediction
-
-#: Claims that a batch may lose before it is taken apart. Two, so that one power cut splits nothing.
-ATTEMPTS = 2
-
-#: Parts that a lost batch is split into: 256 images come down to the culprit in three splits.
-PARTS = 8
+from db.tables import Batch, Cohort, Image
 
 #: The smallest batch: one forward pass of a CPU worker.
 SMALLEST_BATCH = 16
@@ -36,79 +22,6 @@ SMALLEST_BATCH = 16
 #: A cohort is cut into at least about this many batches, so that a small one still spreads over
 #: workers and shows progress.
 BATCHES_PER_COHORT = 16
-
-
-class LeaseLost(PneumoscreenError):
-    """The batch was taken away from this worker, which held it for too long without a sign of life."""
-
-    code = "lease-lost"
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """An image to screen."""
-
-    image_id: int
-    uri: str
-    frame: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """A batch that this worker holds."""
-
-    batch_id: int
-    cohort_id: int
-    model_id: int
-    #: Shown with every write; whoever claims next has another one.
-    token: str
-    items: tuple[Item, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Screened:
-    """An image's prediction."""
-
-    image_id: int
-    #: P(PNEUMONIA).
-    probability: float
-    label: str
-    #: Number format that the probability was computed in.
-    precision: str
-    #: SHA-256 of the file's bytes.
-    input_digest: str
-    #: Probability by type of pneumonia, from a model that tells types apart.
-    types: dict[str, float] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NotScreened:
-    """An image's problem."""
-
-    image_id: int
-    problem: ImageProblem
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """What all predictions of a batch have in common."""
-
-    threshold: float
-    runtime: str
-    preprocessing: str
-    software: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """What a batch took so far."""
-
-    #: Seconds that the worker waited for decoded pictures.
-    decode_seconds: float
-    #: Seconds of forward passes.
-    forward_seconds: float
-    #: The most that its process has held of its GPU's memory; None on a CPU.
-    gpu_memory_bytes: int | None
 
 
 def cut_batches(session: Session, cohort_id: int, *, batch_images: int, in_flight: int) -> list[int]:
@@ -156,10 +69,11 @@ def _cut_one(session: Session, cohort_id: int, model_id: int, size: int) -> int 
     image_ids = session.scalars(pending).all()
     if not image_ids:
         return None
-    return _new_batch(session, cohort_id, model_id, image_ids)
+    return new_batch(session, cohort_id, model_id, image_ids)
 
 
-def _new_batch(session: Session, cohort_id: int, model_id: int, image_ids: Sequence[int]) -> int:
+def new_batch(session: Session, cohort_id: int, model_id: int, image_ids: Sequence[int]) -> int:
+    """Put images into a new batch and return its id."""
     batch = Batch(cohort_id=cohort_id, model_id=model_id, state=BatchState.QUEUED, size=len(image_ids))
     session.add(batch)
     session.flush()
@@ -212,206 +126,5 @@ def forget_rings(session: Session) -> None:
         update(Batch)
         .where(Batch.state == BatchState.QUEUED)
         .values(rung_at=None)
-        .execution_options(synchronize_session=False)
-    )
-
-
-def claim(session: Session, batch_id: int, *, owner: str, lease_seconds: float) -> Claim | None:
-    """Take a queued batch, or return None where there is nothing to take (claimed, done, cancelled, gone)."""
-    token = secrets.token_hex(16)
-    taken = session.execute(
-        update(Batch)
-        .where(Batch.id == batch_id, Batch.state == BatchState.QUEUED)
-        .values(
-            state=BatchState.RUNNING,
-            attempt=Batch.attempt + 1,
-            lease_token=token,
-            lease_owner=owner,
-            lease_until=database_now() + lease_seconds,
-        )
-        .returning(Batch.cohort_id, Batch.model_id)
-        .execution_options(synchronize_session=False)
-    ).one_or_none()
-    if taken is None:
-        return None
-    _move_images(
-        session,
-        batch_id,
-        Image.state == ImageState.QUEUED,
-        state=ImageState.RUNNING,
-        attempts=Image.attempts + 1,
-    )
-    rows = session.execute(
-        select(Image.id, Image.uri, Image.frame)
-        .where(Image.batch_id == batch_id, Image.state == ImageState.RUNNING)
-        .order_by(Image.id)
-    )
-    return Claim(
-        batch_id=batch_id,
-        cohort_id=taken.cohort_id,
-        model_id=taken.model_id,
-        token=token,
-        items=tuple(Item(*row) for row in rows),
-    )
-
-
-def keep(session: Session, batch_id: int, token: str, *, lease_seconds: float) -> None:
-    """Put off the end of a lease. Raises LeaseLost where it is no longer held."""
-    _as_holder(session, batch_id, token, lease_until=database_now() + lease_seconds)
-
-
-def complete(
-    session: Session,
-    claimed: Claim,
-    screened: Sequence[Screened],
-    not_screened: Sequence[NotScreened],
-    provenance: Provenance,
-    effort: Effort,
-) -> None:
-    """Write a batch's predictions, the states of its images and its own, all or nothing.
-
-    Raises LeaseLost, and the caller's transaction rolls back, where the lease is no longer held.
-    """
-    start = time.monotonic()
-    _as_holder(
-        session,
-        claimed.batch_id,
-        claimed.token,
-        state=BatchState.DONE,
-        lease_token=None,
-        lease_until=None,
-        finished_at=database_now(),
-    )
-    if screened:
-        _upsert_predictions(session, claimed.model_id, screened, provenance)
-    states: list[dict[str, Any]] = [
-        {"id": one.image_id, "state": ImageState.DONE, "digest": one.input_digest} for one in screened
-    ]
-    session.execute(update(Image), states)
-    problems = [
-        {"id": one.image_id, "state": one.problem.state, "problem": one.problem.code} for one in not_screened
-    ]
-    session.execute(update(Image), problems)
-    took = asdict(effort) | {"write_seconds": time.monotonic() - start}
-    session.execute(update(Batch).where(Batch.id == claimed.batch_id).values(**took))
-
-
-def _upsert_predictions(
-    session: Session, model_id: int, screened: Sequence[Screened], provenance: Provenance
-) -> None:
-    """Write predictions; one that is there already for the same image and model is replaced."""
-    rows = [
-        {
-            "image_id": one.image_id,
-            "model_id": model_id,
-            "probability": one.probability,
-            "label": one.label,
-            "input_digest": one.input_digest,
-            "threshold": provenance.threshold,
-            "types": one.types,
-            "precision": one.precision,
-            "runtime": provenance.runtime,
-            "preprocessing": provenance.preprocessing,
-            "software": provenance.software,
-        }
-        for one in screened
-    ]
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(Prediction)
-    replaced = {name: insert.excluded[name] for name in rows[0] if name not in ("image_id", "model_id")}
-    upsert = insert.on_conflict_do_update(
-        index_elements=["image_id", "model_id"], set_=replaced | {"created_at": database_now()}
-    )
-    session.execute(upsert, rows)
-
-
-def give_back(session: Session, batch_id: int, token: str, *, wait: bool = True) -> None:
-    """Let the batch be claimed again, as when its model cannot be loaded here. Raises LeaseLost.
-
-    The claim is not counted against the batch, and the doorbell rings for it again only after a while,
-    unless it need not `wait`. Of a cohort that was cancelled meanwhile nothing is handed out again.
-    """
-    _as_holder(
-        session,
-        batch_id,
-        token,
-        state=BatchState.QUEUED,
-        attempt=Batch.attempt - 1,
-        lease_token=None,
-        lease_until=None,
-        rung_at=database_now() if wait else None,
-    )
-    _move_images(session, batch_id, Image.state == ImageState.RUNNING, state=ImageState.QUEUED)
-    batch = session.get_one(Batch, batch_id)
-    cohort = lock_cohort(session, batch.cohort_id)
-    if cohort.state is CohortState.CANCELLED:
-        cancel(session, cohort)
-
-
-def expire(session: Session) -> int:
-    """Take every batch whose lease has ended away from its holder; return how many there were.
-
-    The first time it waits for another worker. Lost again, it is split, so that an image that kills
-    workers comes to stand alone; alone and lost again, it fails as `worker-lost`.
-    """
-    expired = session.scalars(
-        select(Batch)
-        .where(Batch.state == BatchState.RUNNING, Batch.lease_until < database_now())
-        .order_by(Batch.id)
-        .with_for_update(skip_locked=True)
-    ).all()
-    for batch in expired:
-        _lose(session, batch)
-    return len(expired)
-
-
-def _lose(session: Session, batch: Batch) -> None:
-    cancelled = session.get_one(Cohort, batch.cohort_id).state is CohortState.CANCELLED
-    held = Image.state == ImageState.RUNNING
-    if cancelled:
-        _release(session, batch, BatchState.CANCELLED)
-        _move_images(session, batch.id, held, state=ImageState.SKIPPED, problem=Cancelled.code)
-    elif batch.attempt < ATTEMPTS:
-        _release(session, batch, BatchState.QUEUED)
-        _move_images(session, batch.id, held, state=ImageState.QUEUED)
-    elif batch.size > 1:
-        _release(session, batch, BatchState.SPLIT)
-        _split(session, batch)
-    else:
-        _release(session, batch, BatchState.DONE)
-        _move_images(session, batch.id, held, state=ImageState.FAILED, problem=WorkerLost.code)
-
-
-def _release(session: Session, batch: Batch, state: BatchState) -> None:
-    batch.state, batch.lease_token, batch.lease_until, batch.rung_at = state, None, None, None
-    session.flush()
-
-
-def _split(session: Session, batch: Batch) -> None:
-    query = select(Image.id).where(Image.batch_id == batch.id, Image.state == ImageState.RUNNING)
-    image_ids = session.scalars(query.order_by(Image.id)).all()
-    size = -(-len(image_ids) // PARTS)
-    for start in range(0, len(image_ids), size):
-        _new_batch(session, batch.cohort_id, batch.model_id, image_ids[start : start + size])
-
-
-def _as_holder(session: Session, batch_id: int, token: str, **values: Any) -> None:
-    """Change a batch that is held under this token, or raise LeaseLost."""
-    result = session.execute(
-        update(Batch)
-        .where(Batch.id == batch_id, Batch.state == BatchState.RUNNING, Batch.lease_token == token)
-        .values(**values)
-        .execution_options(synchronize_session=False)
-    )
-    assert isinstance(result, CursorResult)  # noqa: S101  (for the type checker: updates always give one)
-    if result.rowcount != 1:
-        raise LeaseLost
-
-
-def _move_images(session: Session, batch_id: int, which: ColumnElement[bool], **values: Any) -> None:
-    session.execute(
-        update(Image)
-        .where(Image.batch_id == batch_id, which)
-        .values(**values)
         .execution_options(synchronize_session=False)
     )

@@ -10,8 +10,8 @@ from types import TracebackType
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from db.batches import LeaseLost
 from db.engine import Database
+from db.leases import LeaseLost
 
 log = logging.getLogger(__name__)
 

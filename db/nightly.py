@@ -14,9 +14,9 @@ from sqlalchemy import ColumnElement, CursorResult, and_, func, or_, select, upd
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from db.batches import LeaseLost
 from db.clock import database_now
 from db.events import record
+from db.leases import LeaseLost
 from db.states import TERMINAL, CohortState, NightState
 from db.tables import Cohort, Image, NightlyRun, NightlySeen
 

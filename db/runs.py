@@ -12,10 +12,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, CursorResult, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from db.batches import LeaseLost
 from db.clock import database_now
 from db.errors import PneumoscreenError
 from db.events import record
+from db.leases import LeaseLost
 from db.problems import WorkerLost
 from db.states import RunState
 from db.tables import TrainingResult, TrainingRun

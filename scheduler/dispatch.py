@@ -8,8 +8,9 @@ from collections.abc import Callable
 from kombu.exceptions import OperationalError
 
 from db.audit import seal
-from db.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, expire, mark_rung
+from db.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, mark_rung
 from db.engine import Database
+from db.leases import expire
 from db.runs import expire_runs, mark_runs_rung, runs_to_ring
 from scheduler.settings import SchedulerSettings
 

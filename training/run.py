@@ -21,11 +21,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.batches import LeaseLost
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.events import record
 from db.heartbeat import Heartbeat
+from db.leases import LeaseLost
 from db.registry import find_champion, find_model, import_model, promote
 from db.runs import RunNotOpen, claim_run, find_run, finish_run, keep_run, note_progress, note_result
 from db.settings import home

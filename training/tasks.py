@@ -34,7 +34,7 @@ def _database() -> Database:
 def train_run(run_id: int) -> None:
     """Take a training run up, or do nothing where it is not there to be taken: doubled messages are."""
     # Here, not above: an idle training worker holds no torch.
-    from db.batches import LeaseLost
+    from db.leases import LeaseLost
     from db.runs import RunNotOpen
     from training.run import Interrupted, Step, train
 

@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from db.batches import (
+from db.engine import Database
+from db.errors import PneumoscreenError
+from db.heartbeat import Heartbeat
+from db.leases import (
     Claim,
     Effort,
     Item,
@@ -28,9 +31,6 @@ from db.batches import (
     give_back,
     keep,
 )
-from db.engine import Database
-from db.errors import PneumoscreenError
-from db.heartbeat import Heartbeat
 from db.model_card import POSITIVE, ModelCard
 from db.problems import BrokenModelOutput, ImageProblem, OutOfMemory, ScreeningFailed
 from db.uri import locate

@@ -8,12 +8,12 @@ from itertools import islice
 
 from kombu.exceptions import OperationalError
 
-from db.batches import LeaseLost
 from db.cohorts import CohortUnknown, close_ingest, find_cohort
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.heartbeat import Heartbeat
 from db.images import NewImage
+from db.leases import LeaseLost
 from db.nightly import (
     attach,
     claim_night,

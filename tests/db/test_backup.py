@@ -12,11 +12,12 @@ import pytest
 from sqlalchemy import func, select, update
 
 from db.backup import BackupUnreadable, BackupUnwritable, DatabaseNotEmpty, backup, restore
-from db.batches import Effort, NotScreened, Provenance, Screened, claim, complete, cut_batches
+from db.batches import cut_batches
 from db.cohorts import CohortArchived, close_ingest, find_cohort, open_cohort, progress, retry
 from db.engine import Database
 from db.images import NewImage, add_images
 from db.labels import Reading, add_readings
+from db.leases import Effort, NotScreened, Provenance, Screened, claim, complete
 from db.migrate import current_revision, head_revision, upgrade
 from db.nightly import known_uris
 from db.problems import CorruptImage

@@ -8,7 +8,11 @@ from collections import Counter
 import pytest
 from sqlalchemy import func, select
 
-from db.batches import (
+from db.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, forget_rings, mark_rung
+from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.engine import Database
+from db.images import NewImage, add_images
+from db.leases import (
     ATTEMPTS,
     Claim,
     Effort,
@@ -16,20 +20,12 @@ from db.batches import (
     NotScreened,
     Provenance,
     Screened,
-    batches_to_ring,
     claim,
-    cohorts_to_dispatch,
     complete,
-    cut_batches,
     expire,
-    forget_rings,
     give_back,
     keep,
-    mark_rung,
 )
-from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
-from db.engine import Database
-from db.images import NewImage, add_images
 from db.problems import CorruptImage
 from db.registry import NoChampion
 from db.states import BatchState, ImageState

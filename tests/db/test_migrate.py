@@ -9,9 +9,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import MetaData, inspect, select, text
 
-from db.batches import expire
 from db.cohorts import progress
 from db.engine import Database
+from db.leases import expire
 from db.migrate import DatabaseTooNew, current_revision, head_revision, upgrade
 from db.tables import Table
 

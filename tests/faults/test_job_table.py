@@ -19,7 +19,11 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, select, update
 
-from db.batches import (
+from db.batches import cut_batches
+from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
+from db.engine import Database
+from db.images import NewImage, add_images
+from db.leases import (
     ATTEMPTS,
     PARTS,
     Claim,
@@ -30,14 +34,10 @@ from db.batches import (
     Screened,
     claim,
     complete,
-    cut_batches,
     expire,
     give_back,
     keep,
 )
-from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
-from db.engine import Database
-from db.images import NewImage, add_images
 from db.problems import CorruptImage, NotChest
 from db.states import CohortState
 from db.tables import Batch, Image, Model, Table

@@ -12,10 +12,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text, update
 
-from db.batches import Effort, NotScreened, Provenance, Screened, claim, complete, cut_batches
+from db.batches import cut_batches
 from db.cohorts import close_ingest, open_cohort
 from db.engine import Database
 from db.images import NewImage, add_images
+from db.leases import Effort, NotScreened, Provenance, Screened, claim, complete
 from db.problems import CorruptImage
 from db.registry import ensure_champion
 from db.tables import Cohort, Image

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from db.audit import newest
-from db.batches import Effort, NotScreened, Provenance, Screened, claim, complete, cut_batches
+from db.batches import cut_batches
 from db.cohorts import close_ingest, find_cohort, open_cohort
 from db.engine import Database
 from db.images import NewImage, add_images
+from db.leases import Effort, NotScreened, Provenance, Screened, claim, complete
 from db.problems import CorruptImage
 from scheduler.results import COLUMNS, OutputFormatUnknown, OutputUnwritable, write_results
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from sqlalchemy import select, text
 
-from db.batches import claim, cut_batches, expire
+from db.batches import cut_batches
 from db.cohorts import close_ingest, open_cohort, progress
 from db.engine import Database
 from db.images import NewImage, add_images
+from db.leases import claim, expire
 from db.model_card import WEIGHTS_FILE, ModelDigestMismatch
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
