@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from db.errors import PneumoscreenError
 from db.events import record
-from db.problems import Cancelled
-from db.states import TERMINAL, BatchState, CohortState, ImageState
+from db.problems import Cancelled, FileChanged
+from db.states import TERMINAL, UNFINISHED, BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Model
 
 
@@ -51,6 +51,8 @@ class Progress:
     failed: int
     #: Number of images per problem code.
     problems: dict[str, int]
+    #: Why its batches have to wait: the code of an error, as `source-away` or `model-missing`.
+    waits_for: str | None = None
     #: Whether its rows are in an archive, and no longer here.
     archived: bool = False
 
@@ -139,6 +141,8 @@ def retry(session: Session, cohort: Cohort) -> int:
     """Make a cohort's failed and cancelled images pending again; return how many there were."""
     if cohort.state is CohortState.CANCELLED:
         cohort.state = CohortState.READY
+    # What has changed on purpose is taken as it is now.
+    _move(session, cohort.id, Image.problem == FileChanged.code, size=None, modified=None)
     again = _move(
         session,
         cohort.id,
@@ -193,6 +197,7 @@ def _count(session: Session, cohort: Cohort) -> Progress:
         total=sum(states.values()),
         problems=dict(sorted(problems.items())),
         archived=False,
+        waits_for=cohort.waits_for if any(states[state] for state in UNFINISHED) else None,
         **{state.value: count for state, count in states.items()},
     )
 

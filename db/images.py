@@ -20,6 +20,9 @@ class NewImage:
 
     uri: str
     frame: int = 0
+    #: Bytes, and time of the last change in seconds since 1970; None where the source does not say.
+    size: int | None = None
+    modified: float | None = None
     #: Study, Series and SOP Instance UID; None for what is not DICOM.
     study_uid: str | None = None
     series_uid: str | None = None
@@ -48,6 +51,8 @@ def add_images(session: Session, cohort_id: int, images: Sequence[NewImage]) -> 
             "instance_uid": image.instance_uid,
             "uri": image.uri,
             "frame": image.frame,
+            "size": image.size,
+            "modified": image.modified,
             "state": image.state,
             "problem": image.problem,
             "attempts": 0,

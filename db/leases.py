@@ -21,6 +21,7 @@ from db.clock import database_now
 from db.cohorts import cancel, lock_cohort
 from db.errors import PneumoscreenError
 from db.problems import Cancelled, ImageProblem, WorkerLost
+from db.registry import champion
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Prediction
 
@@ -44,6 +45,10 @@ class Item:
     image_id: int
     uri: str
     frame: int
+    #: Bytes, time of the last change and SOP Instance UID as it was taken in; None where it is not known.
+    size: int | None = None
+    modified: float | None = None
+    instance_uid: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,8 @@ class Claim:
     batch_id: int
     cohort_id: int
     model_id: int
+    #: Where the cohort's images come from.
+    source: str
     #: Shown with every write; whoever claims next has another one.
     token: str
     items: tuple[Item, ...]
@@ -130,7 +137,7 @@ def claim(session: Session, batch_id: int, *, owner: str, lease_seconds: float) 
         attempts=Image.attempts + 1,
     )
     rows = session.execute(
-        select(Image.id, Image.uri, Image.frame)
+        select(Image.id, Image.uri, Image.frame, Image.size, Image.modified, Image.instance_uid)
         .where(Image.batch_id == batch_id, Image.state == ImageState.RUNNING)
         .order_by(Image.id)
     )
@@ -138,6 +145,7 @@ def claim(session: Session, batch_id: int, *, owner: str, lease_seconds: float) 
         batch_id=batch_id,
         cohort_id=taken.cohort_id,
         model_id=taken.model_id,
+        source=session.scalars(select(Cohort.source).where(Cohort.id == taken.cohort_id)).one(),
         token=token,
         items=tuple(Item(*row) for row in rows),
     )
@@ -180,6 +188,11 @@ def complete(
         {"id": one.image_id, "state": one.problem.state, "problem": one.problem.code} for one in not_screened
     ]
     session.execute(update(Image), problems)
+    session.execute(
+        update(Cohort)
+        .where(Cohort.id == claimed.cohort_id, Cohort.waits_for.is_not(None))
+        .values(waits_for=None)
+    )
     took = asdict(effort) | {"write_seconds": time.monotonic() - start}
     session.execute(update(Batch).where(Batch.id == claimed.batch_id).values(**took))
 
@@ -213,11 +226,13 @@ def _upsert_predictions(
     session.execute(upsert, rows)
 
 
-def give_back(session: Session, batch_id: int, token: str, *, wait: bool = True) -> None:
-    """Let the batch be claimed again, as when its model cannot be loaded here. Raises LeaseLost.
+def give_back(session: Session, batch_id: int, token: str, *, waits_for: str | None = None) -> None:
+    """Let the batch be claimed again, at once or, where it `waits_for` something, after a while.
 
-    The claim is not counted against the batch, and the doorbell rings for it again only after a while,
-    unless it need not `wait`. Of a cohort that was cancelled meanwhile nothing is handed out again.
+    `waits_for` is the code of what stood in the way, as a model that cannot be loaded or a source that is
+    away. The claim is not counted against the batch. Where the cohort follows the champion and there is
+    another one by now, the batch's images are handed out anew; of a cohort that was cancelled meanwhile
+    nothing is. Raises LeaseLost.
     """
     _as_holder(
         session,
@@ -227,13 +242,18 @@ def give_back(session: Session, batch_id: int, token: str, *, wait: bool = True)
         attempt=Batch.attempt - 1,
         lease_token=None,
         lease_until=None,
-        rung_at=database_now() if wait else None,
+        rung_at=database_now() if waits_for else None,
     )
     _move_images(session, batch_id, Image.state == ImageState.RUNNING, state=ImageState.QUEUED)
     batch = session.get_one(Batch, batch_id)
     cohort = lock_cohort(session, batch.cohort_id)
     if cohort.state is CohortState.CANCELLED:
         cancel(session, cohort)
+    elif waits_for is not None:
+        cohort.waits_for = waits_for
+        if cohort.model_id is None and batch.model_id != champion(session).id:
+            batch.state = BatchState.CANCELLED
+            _move_images(session, batch_id, Image.state == ImageState.QUEUED, state=ImageState.PENDING)
 
 
 def expire(session: Session) -> int:

@@ -89,6 +89,33 @@ class NoDecoder(ImageFailed):
     code = "no-decoder"
 
 
+class FileChanged(ImageFailed):
+    """The file is not what was taken in: its size, date or SOP Instance differs. `retry` takes it as it is.
+
+    `retry` forgets size and date; another SOP Instance is another image, for a cohort of its own.
+    """
+
+    code = "file-changed"
+
+
+class DecoderCrashed(ImageFailed):
+    """Decoding the image ends the process that decodes, twice. It may be malicious: ask where it is from."""
+
+    code = "decoder-crashed"
+
+
+class DecoderTimeout(ImageFailed):
+    """Decoding the image takes longer than the limit (`PNEUMOSCREEN_DECODE_SECONDS`). Look at the image."""
+
+    code = "decoder-timeout"
+
+
+class DecoderMemory(ImageFailed):
+    """Decoding needs more memory than the limit (`PNEUMOSCREEN_DECODER_MEMORY_BYTES`). Look at the image."""
+
+    code = "decoder-memory"
+
+
 class WorkerLost(ImageFailed):
     """The worker died twice while it held this image alone. Look at the image and the worker's log."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import select, update
@@ -12,7 +13,16 @@ from sqlalchemy.orm import Session
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.events import record
-from db.model_card import CARD_FILE, WEIGHTS_FILE, ModelCard, read_card, read_checked_weights
+from db.model_card import (
+    CARD_FILE,
+    WEIGHTS_FILE,
+    ModelCard,
+    ModelDigestMismatch,
+    ModelMissing,
+    digest_of,
+    read_card,
+    read_checked_weights,
+)
 from db.states import ModelState
 from db.tables import Event, Model
 
@@ -60,9 +70,10 @@ def import_model(database: Database, folder: Path) -> Model:
 
 
 def _place(target: Path, source: Path, weights: bytes) -> None:
-    """Put an artefact into the models folder, whole or not at all."""
-    if (target / CARD_FILE).is_file():
-        return
+    """Put an artefact into the models folder, whole or not at all; one that was damaged there is replaced."""
+    with suppress(ModelMissing, ModelDigestMismatch, OSError):
+        if read_checked_weights(target, digest_of(weights)) and (target / CARD_FILE).is_file():
+            return
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

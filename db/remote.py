@@ -104,6 +104,14 @@ def list_files(url: str) -> Iterator[RemoteFile]:
         folders += reversed(below)
 
 
+def is_there(url: str) -> bool:
+    """Tell whether a server answers for an address; one that cannot be asked does not."""
+    try:
+        return bool(_patiently(url, lambda files: files.exists(files._strip_protocol(url))))
+    except Exception:  # each protocol's library has errors of its own
+        return False
+
+
 def read_file(url: str, *, limit: int) -> bytes:
     """Return a file's bytes. Raises FileTooLarge over `limit` bytes, FileVanished, FileUnreadable."""
     content = _read(url, limit + 1)

@@ -9,7 +9,7 @@ batch   queued ──claim──► running ──complete──► done
            ▲                 │
            └──expired lease──┤ (first time)
                              └──expired again──► split (its images go on in smaller batches)
-        queued ──cancel──► cancelled
+        queued ──cancel, another champion──► cancelled
 
 night   waiting ──claim──► ingesting ──walked──► screening ──► done
            ▲                   │                     └─end of window─► held ──► done
@@ -117,5 +117,7 @@ class ModelState(StrEnum):
 
 #: An image in one of these states is finished.
 TERMINAL = (ImageState.DONE, ImageState.SKIPPED, ImageState.FAILED)
+#: An image in one of these states has not ended.
+UNFINISHED = (ImageState.PENDING, ImageState.QUEUED, ImageState.RUNNING)
 #: An image in one of these states belongs to a batch that is under way.
 IN_FLIGHT = (ImageState.QUEUED, ImageState.RUNNING)

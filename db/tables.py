@@ -67,6 +67,8 @@ class Cohort(Table):
     state: Mapped[CohortState] = mapped_column(_states(CohortState))
     #: The nightly schedule that it belongs to.
     nightly: Mapped[str | None] = mapped_column(String(64), index=True)
+    #: Why its batches have to wait, as a worker found: an error's code. Null once one has been screened.
+    waits_for: Mapped[str | None] = mapped_column(String(64))
     #: From this moment on nothing more of it is handed out; null means never.
     hold_at: Mapped[float | None]
     #: Counts by state and problem of a cohort whose rows were moved to an archive; null until then.
@@ -175,6 +177,9 @@ class Image(Table):
     uri: Mapped[str]
     #: Counts from 0 within the file.
     frame: Mapped[int] = mapped_column(default=0)
+    #: Bytes and time of the last change of the file as it was taken in; null where its source does not say.
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    modified: Mapped[float | None]
     #: SHA-256 of the file as it was screened.
     digest: Mapped[str | None] = mapped_column(String(64))
     state: Mapped[ImageState] = mapped_column(_states(ImageState))

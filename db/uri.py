@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from db.remote import is_remote
+from db.remote import is_remote, is_there
 
 _FILE = "file://"
 
@@ -43,6 +43,23 @@ def locate(uri: str, elsewhere: Mapping[str, str]) -> Path | str:
         if path.is_relative_to(folder):
             return Path(elsewhere[folder]) / path.relative_to(folder)
     return path
+
+
+def is_away(root: str, elsewhere: Mapping[str, str]) -> bool:
+    """Tell whether a folder or URL that files were found in is not there at all, or holds nothing any more.
+
+    A mount that is gone leaves an empty folder behind, or none, or one that cannot be read.
+    """
+    where = locate(root, elsewhere)
+    if isinstance(where, str):
+        return not is_there(where)
+    try:
+        with os.scandir(where) as entries:
+            return next(entries, None) is None
+    except NotADirectoryError:
+        return False
+    except (OSError, ValueError):
+        return True
 
 
 def uri_to_path(uri: str) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,11 @@ from numpy.typing import NDArray
 from db.problems import ImageProblem
 from training.attributes import GROUP, read_attributes
 from training.dataset import LabelledImage
-from worker.imaging import SIDE, Picture, read_picture
+from worker.decoders import Decoders
+from worker.imaging import SIDE, Limits, read_bytes
+
+#: Images that are decoded ahead.
+_AHEAD = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +47,30 @@ class PictureSet:
         )
 
 
-def read_pictures(images: Sequence[LabelledImage], *, threads: int = 4) -> PictureSet:
+def read_pictures(images: Sequence[LabelledImage], decoders: Decoders) -> PictureSet:
     """Read images through the one preprocessing, in order; 150 kB of memory each.
 
     A DICOM image's group is its Patient ID.
     """
-
-    def read(image: LabelledImage) -> tuple[Picture | ImageProblem, dict[str, str]]:
-        try:
-            return read_picture(image.path), read_attributes(image.path)
-        except ImageProblem as problem:
-            return problem, {}
-
     pixels = np.empty((len(images), SIDE, SIDE, 3), dtype=np.uint8)
     found = PictureSet([], pixels, [], [], [])
-    with ThreadPoolExecutor(threads) as pool:
-        for image, (result, attributes) in zip(images, pool.map(read, images), strict=True):
-            if isinstance(result, ImageProblem):
-                found.unreadable.append((image, result))
+    for start in range(0, len(images), _AHEAD):
+        chunk = images[start : start + _AHEAD]
+        futures = [decoders.submit(partial(_content, image.path, decoders.limits)) for image in chunk]
+        for image, future in zip(chunk, futures, strict=True):
+            try:
+                picture = future.result()
+            except ImageProblem as problem:
+                found.unreadable.append((image, problem))
                 continue
-            pixels[len(found.images)] = result.pixels
+            attributes = read_attributes(image.path)
+            pixels[len(found.images)] = picture.pixels
             group = attributes.pop(GROUP, None)
             found.images.append(replace(image, group=f"patient {group}") if group else image)
-            found.digests.append(result.digest)
+            found.digests.append(picture.digest)
             found.attributes.append(attributes)
     return replace(found, pixels=pixels[: len(found.images)])
+
+
+def _content(path: Path, limits: Limits) -> bytes:
+    return read_bytes(path, limits)[0]

@@ -26,6 +26,8 @@ from training.duplicates import near_duplicates
 from training.outcome import DataSummary, HeldOut
 from training.pictures import PictureSet, read_pictures
 from training.recipe import Recipe
+from worker.decoders import Decoders
+from worker.settings import WorkerSettings
 
 #: Images without which neither side of a split says anything.
 _FEWEST = 20
@@ -108,7 +110,8 @@ def prepare(
     listed. Raises LabelledFolderMissing, TooFewImages, TooFewLabelled.
     """
     as_classes(labelled, classes)  # what can be known before anything is read
-    everything = read_pictures(labelled)
+    with Decoders(WorkerSettings.read()) as decoders:
+        everything = read_pictures(labelled, decoders)
     bad = set(contradictions(everything.images, everything.digests, readings))
     kept = [index for index in range(len(everything)) if index not in bad]
     labels = as_classes([everything.images[index] for index in kept], classes)

@@ -7,8 +7,9 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -32,11 +33,20 @@ from db.leases import (
     keep,
 )
 from db.model_card import POSITIVE, ModelCard
-from db.problems import BrokenModelOutput, ImageProblem, OutOfMemory, ScreeningFailed
-from db.uri import locate
+from db.problems import (
+    BrokenModelOutput,
+    FileChanged,
+    FileUnreadable,
+    FileVanished,
+    ImageProblem,
+    OutOfMemory,
+    ScreeningFailed,
+)
+from db.uri import is_away, locate
 from worker.adaptive import Row, native_bf16
 from worker.adaptive import predict as predict_rows
-from worker.imaging import PREPROCESSING, Limits, Picture, read_picture
+from worker.decoders import Decoders
+from worker.imaging import PREPROCESSING, Picture, read_bytes
 from worker.learner import ResidentLearner, best_device, peak_gpu_memory, positive_probability
 from worker.residents import Residents
 from worker.settings import WorkerSettings
@@ -47,18 +57,21 @@ log = logging.getLogger(__name__)
 Decoded = tuple[Item, Picture | ImageProblem]
 
 
+class SourceAway(PneumoscreenError):
+    """The folder or server that the images lie in is away. Bring it back: screening goes on by itself."""
+
+    code = "source-away"
+
+
 class Pipeline:
     """Screens batches with the learners that it keeps in memory; several threads may call it at once."""
 
     def __init__(self, database: Database, settings: WorkerSettings) -> None:
         self.database = database
         self._settings = settings
-        self._limits = Limits(max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
         self.residents = Residents(database)
         self._adaptive = settings.precision == "adaptive" and native_bf16(best_device())
-        self._decoders = ThreadPoolExecutor(
-            settings.decode_threads or os.cpu_count() or 1, thread_name_prefix="decode"
-        )
+        self._decoders = Decoders(settings)
         # One forward pass at a time: while one batch computes, the next decodes.
         self._device = threading.Lock()
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
@@ -68,7 +81,8 @@ class Pipeline:
     def screen(self, batch_id: int) -> None:
         """Screen one batch, or do nothing where it is not there to be claimed: late or doubled messages are.
 
-        Raises PneumoscreenError where the batch's model cannot be used here; the batch waits for another try.
+        Raises PneumoscreenError where the batch's model cannot be used here, its source is away or decoders
+        do not start; the batch waits for another try.
         """
         lease_seconds = self._settings.lease_seconds
         with self.database.write() as session:
@@ -87,6 +101,10 @@ class Pipeline:
                 self._screen_claimed(claimed, heartbeat)
         except LeaseLost:
             log.warning("lease of batch %d was lost; its results are dropped", batch_id, extra=ids(claimed))
+        except PneumoscreenError as error:
+            with suppress(LeaseLost), self.database.write() as session:
+                give_back(session, batch_id, claimed.token, waits_for=error.code)
+            raise
         finally:
             self._held.pop(batch_id, None)
 
@@ -95,21 +113,17 @@ class Pipeline:
         for claimed, heartbeat in list(self._held.values()):
             heartbeat.lose()
             with suppress(LeaseLost), self.database.write() as session:
-                give_back(session, claimed.batch_id, claimed.token, wait=False)
+                give_back(session, claimed.batch_id, claimed.token)
             log.warning("batch %d was given back", claimed.batch_id, extra=ids(claimed))
 
     def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat) -> None:
-        try:
-            learner = self.residents.get(claimed.model_id)
-        except PneumoscreenError:
-            with self.database.write() as session:
-                give_back(session, claimed.batch_id, claimed.token)
-            raise
+        learner = self.residents.get(claimed.model_id)
         screened: list[Screened] = []
         problems: list[NotScreened] = []
         decoding, computing = Stopwatch(), Stopwatch()
         for decoded in decoding.each(self._decode(claimed.items)):
             heartbeat.check()
+            self._check_source(claimed, decoded)
             with self._device, computing:
                 results = predict(learner, decoded, adaptive=self._adaptive)
             screened += [result for result in results if isinstance(result, Screened)]
@@ -129,27 +143,59 @@ class Pipeline:
             extra=ids(claimed) | {"screened": len(screened), "not_screened": len(problems)},
         )
 
+    def _check_source(self, claimed: Claim, decoded: list[Decoded]) -> None:
+        """Raise SourceAway where images cannot be read because all that they lie in is gone."""
+        missing = [item.uri for item, found in decoded if isinstance(found, FileVanished | FileUnreadable)]
+        # A cohort may hold images of several sources; of those outside the first, their folder counts.
+        inside = claimed.source.rstrip("/") + "/"
+        roots = {claimed.source if uri.startswith(inside) else uri.rpartition("/")[0] for uri in missing}
+        if any(is_away(root, self._settings.path_map) for root in roots):
+            raise SourceAway
+
     def _decode(self, items: tuple[Item, ...]) -> Iterator[list[Decoded]]:
         """Yield the pictures of one forward pass after another, the decoders being one pass ahead."""
         size = self._settings.forward_images
-        waiting: list[tuple[Item, Future[Picture | ImageProblem]]] = []
+        waiting: list[tuple[Item, Future[Picture]]] = []
         for item in items:
-            waiting.append((item, self._decoders.submit(self._read, item)))
+            waiting.append((item, self._decoders.submit(partial(self._read, item))))
             if len(waiting) == 2 * size:
-                yield [(done, future.result()) for done, future in waiting[:size]]
+                yield [(done, _outcome_of(done, future)) for done, future in waiting[:size]]
                 del waiting[:size]
         for start in range(0, len(waiting), size):
-            yield [(done, future.result()) for done, future in waiting[start : start + size]]
+            yield [(done, _outcome_of(done, future)) for done, future in waiting[start : start + size]]
 
-    def _read(self, item: Item) -> Picture | ImageProblem:
-        try:
-            return read_picture(locate(item.uri, self._settings.path_map), limits=self._limits)
-        except ImageProblem as problem:
-            return problem
-        except Exception as error:  # an unforeseen error costs this image alone, and is logged
-            kind = type(error).__name__
-            log.error("image %d: %s", item.image_id, kind, extra={"image": item.image_id, "error": kind})
-            return ScreeningFailed()
+    def _read(self, item: Item) -> bytes:
+        """Return the bytes of the file that was taken in, and of no other. Raises ImageProblem."""
+        where = locate(item.uri, self._settings.path_map)
+        content, modified = read_bytes(where, self._decoders.limits)
+        # A copy elsewhere has a date of its own.
+        same_place = where == locate(item.uri, {})
+        if item.size not in (None, len(content)) or (same_place and item.modified not in (None, modified)):
+            raise FileChanged
+        return content
+
+
+def _outcome_of(item: Item, future: Future[Picture]) -> Picture | ImageProblem:
+    """Return what came of reading and decoding an image. Raises DecodersUnusable."""
+    try:
+        picture = future.result()
+    except ScreeningFailed as problem:
+        _log_unforeseen(item, problem.detail)
+        return problem
+    except ImageProblem as problem:
+        return problem
+    except PneumoscreenError:
+        raise
+    except Exception as error:  # an unforeseen error costs this image alone; its text may hold a path
+        _log_unforeseen(item, type(error).__name__)
+        return ScreeningFailed()
+    if item.instance_uid is not None and picture.instance_uid != item.instance_uid:
+        return FileChanged()
+    return picture
+
+
+def _log_unforeseen(item: Item, kind: str) -> None:
+    log.error("image %d: %s", item.image_id, kind, extra={"image": item.image_id, "error": kind})
 
 
 def ids(claimed: Claim) -> dict[str, int]:

@@ -44,7 +44,7 @@ class WorkerSettings(RoomSettings):
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
     #: Images in one forward pass. 16 fill two CPU cores; a GPU wants 64 to 256.
     forward_images: Annotated[int, Field(ge=1)] = 16
-    #: Threads that read and decode files; 0 means one for each core.
+    #: Threads that read files, each with a process that decodes them; 0 means one for each core.
     decode_threads: Annotated[int, Field(ge=0)] = 0
     #: Number format of the forward pass. `adaptive` computes in bfloat16 where the device has it, and
     #: once more in fp32 whatever is not clear-cut: half the time, the labels of fp32, and probabilities
@@ -57,5 +57,10 @@ class WorkerSettings(RoomSettings):
     #: Largest width times height that is decoded, in pixels: a decompression bomb is refused before
     #: it takes memory. The largest radiography detectors have about 20 million.
     max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
+    #: Seconds that decoding one image may take. The largest take about five; what takes a minute hangs.
+    decode_seconds: Annotated[float, Field(gt=0)] = 60.0
+    #: Address space of a decoding process, in bytes: what one image may take beside 0.5 GiB of libraries. An
+    #: image of `max_pixels` takes up to 3 GiB.
+    decoder_memory_bytes: Annotated[int, Field(ge=2**29)] = 4 * 2**30
     #: Largest file that is read, in bytes. A 16-bit radiograph of 20 million pixels has 40 million.
     max_file_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -58,7 +59,16 @@ class FolderSource:
         if image is None:
             self.ignored += 1
         else:
-            yield image
+            yield _as_it_is_now(image, path)
+
+
+def _as_it_is_now(image: NewImage, path: Path) -> NewImage:
+    """Note size and date, by which the worker tells a file that has changed since."""
+    try:
+        status = path.stat()
+    except OSError:
+        return image
+    return replace(image, size=status.st_size, modified=status.st_mtime)
 
 
 def _start(path: Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import PurePosixPath
@@ -81,7 +82,8 @@ class RemoteSource:
 
 
 def _look(file: RemoteFile) -> NewImage | None:
-    return look(_name(file.url), file.url, partial(_start, file), partial(_identity, file))
+    image = look(_name(file.url), file.url, partial(_start, file), partial(_identity, file))
+    return image and replace(image, size=file.size)
 
 
 def _start(file: RemoteFile) -> bytes:

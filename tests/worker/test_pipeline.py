@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +15,18 @@ import torch
 from sqlalchemy import select, text
 
 from db.batches import cut_batches
-from db.cohorts import close_ingest, open_cohort, progress
+from db.cohorts import close_ingest, find_cohort, open_cohort, progress, retry
 from db.engine import Database
 from db.images import NewImage, add_images
 from db.leases import claim, expire
-from db.model_card import WEIGHTS_FILE, ModelDigestMismatch
+from db.model_card import WEIGHTS_FILE, ModelDigestMismatch, ModelMissing
+from db.registry import import_model, promote
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
+from scheduler.ingest.folder import FolderSource
 from worker.imaging import PREPROCESSING
 from worker.learner import Precision, ResidentLearner
-from worker.pipeline import Pipeline
+from worker.pipeline import Pipeline, SourceAway
 from worker.settings import WorkerSettings
 
 
@@ -111,14 +116,14 @@ def test_an_unforeseen_error_costs_its_image_alone(
 ) -> None:
     import worker.pipeline as module
 
-    real = module.read_picture
+    real = module.read_bytes
 
-    def breaks_on_the_third(path: Path, **limits: object) -> object:
+    def breaks_on_the_third(path: Path, *limits: Any) -> Any:
         if path == files[2]:
             raise ZeroDivisionError
-        return real(path, **limits)
+        return real(path, *limits)
 
-    monkeypatch.setattr(module, "read_picture", breaks_on_the_third)
+    monkeypatch.setattr(module, "read_bytes", breaks_on_the_third)
     Pipeline(database, WorkerSettings()).screen(submit(database, files[:5]))
     with database.read() as session:
         states = session.execute(select(Image.state, Image.problem).order_by(Image.id)).all()
@@ -249,3 +254,160 @@ def test_a_worker_goes_on_beside_tables_of_a_newer_version(database: Database, f
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     pipeline.screen(batch_id)
     assert set(outcomes(database).values()) == {ImageState.DONE}
+
+
+def submit_folder(database: Database, folder: Path) -> int:
+    """Take a folder in as `pneumoscreen submit` does, and cut it into one batch."""
+    with database.write() as session:
+        cohort = open_cohort(session, "trial", source=str(folder))
+        add_images(session, cohort.id, list(FolderSource(folder).walk()))
+        close_ingest(session, cohort.id)
+        (batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
+        return batch_id
+
+
+def by_path(database: Database) -> dict[Path, str]:
+    with database.read() as session:
+        rows = session.execute(select(Image.uri, Image.state, Image.problem)).all()
+    return {Path(uri): problem or state for uri, state, problem in rows}
+
+
+def try_again(database: Database) -> None:
+    """Retry what failed, and screen it."""
+    with database.write() as session:
+        retry(session, find_cohort(session, "trial"))
+        cohort_id = find_cohort(session, "trial").id
+        batch_ids = cut_batches(session, cohort_id, batch_images=256, in_flight=9)
+    for batch_id in batch_ids:
+        Pipeline(database, WorkerSettings()).screen(batch_id)
+
+
+@pytest.fixture
+def folder(phantoms: Path, tmp_path: Path) -> Path:
+    """Copy the phantoms to where they may be changed."""
+    shutil.copytree(phantoms, tmp_path / "ward")
+    return tmp_path / "ward"
+
+
+@pytest.mark.usefixtures("model")
+def test_a_source_that_vanishes_is_waited_for_and_fails_nothing(database: Database, folder: Path) -> None:
+    batch_id = submit_folder(database, folder)
+    for away in (folder.with_name("gone"), None):
+        # A mount that goes leaves nothing behind, or an empty folder.
+        folder.rename(folder.with_name("elsewhere"))
+        if away is None:
+            folder.mkdir()
+        with pytest.raises(SourceAway):
+            Pipeline(database, WorkerSettings()).screen(batch_id)
+        with database.read() as session:
+            now = progress(session)[0]
+            assert (now.queued, now.failed, now.waits_for) == (10, 0, "source-away")
+            assert session.get_one(Batch, batch_id).attempt == 0
+        if away is None:
+            folder.rmdir()
+        folder.with_name("elsewhere").rename(folder)
+    Pipeline(database, WorkerSettings()).screen(batch_id)
+    with database.read() as session:
+        now = progress(session)[0]
+        assert (now.done, now.waits_for) == (10, None)
+
+
+@pytest.mark.usefixtures("model")
+def test_files_that_vanish_change_or_close_fail_with_a_code_and_can_be_retried(
+    database: Database, folder: Path
+) -> None:
+    batch_id = submit_folder(database, folder)
+    vanished, changed, touched, closed = sorted(path for path in folder.rglob("*") if path.is_file())[:4]
+    kept = vanished.read_bytes()
+    vanished.unlink()
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    os.utime(touched, (1, 1))
+    content = closed.read_bytes()
+    closed.unlink()
+    closed.mkdir()
+    Pipeline(database, WorkerSettings()).screen(batch_id)
+    found = by_path(database)
+    assert {path: found.pop(path) for path in (vanished, changed, touched, closed)} == {
+        vanished: "file-vanished",
+        changed: "file-changed",
+        touched: "file-changed",
+        closed: "file-unreadable",
+    }
+    assert set(found.values()) == {"done"}
+    closed.rmdir()
+    closed.write_bytes(content)
+    vanished.write_bytes(kept)
+    try_again(database)
+    # What was put back has a new date, and is taken as it is by a retry.
+    try_again(database)
+    assert set(outcomes(database).values()) == {"done"}
+
+
+@pytest.mark.usefixtures("model")
+def test_a_file_that_holds_another_instance_is_not_screened_under_the_first_ones_name(
+    database: Database, folder: Path
+) -> None:
+    batch_id = submit_folder(database, folder)
+    with database.read() as session:
+        uris = session.scalars(select(Image.uri).where(Image.instance_uid.is_not(None))).all()
+    first, second = (Path(uri) for uri in uris[:2])
+    first.write_bytes(second.read_bytes())
+    Pipeline(database, WorkerSettings()).screen(batch_id)
+    assert by_path(database)[first] == "file-changed"
+    try_again(database)
+    assert by_path(database)[first] == "file-changed"
+
+
+def test_a_batch_whose_model_is_gone_is_handed_out_anew_once_another_is_champion(
+    database: Database, model: Model, other_artefact: Path, files: list[Path]
+) -> None:
+    batch_id = submit(database, files)
+    shutil.rmtree(database.models_folder / model.name)
+    with pytest.raises(ModelMissing):
+        Pipeline(database, WorkerSettings()).screen(batch_id)
+    with database.read() as session:
+        assert progress(session)[0].waits_for == "model-missing"
+    other = import_model(database, other_artefact)
+    with database.write() as session:
+        promote(session, other.name)
+    with pytest.raises(ModelMissing):
+        Pipeline(database, WorkerSettings()).screen(batch_id)
+    with database.write() as session:
+        assert session.get_one(Batch, batch_id).state is BatchState.CANCELLED
+        cohort_id = find_cohort(session, "trial").id
+        (anew,) = cut_batches(session, cohort_id, batch_images=256, in_flight=9)
+    Pipeline(database, WorkerSettings()).screen(anew)
+    with database.read() as session:
+        assert set(session.scalars(select(Prediction.model_id))) == {other.id}
+        assert (progress(session)[0].done, progress(session)[0].waits_for) == (len(files), None)
+
+
+def test_a_batch_keeps_its_model_when_another_becomes_champion(
+    database: Database, model: Model, other_artefact: Path, files: list[Path]
+) -> None:
+    batch_id = submit(database, files)
+    other = import_model(database, other_artefact)
+    with database.write() as session:
+        promote(session, other.name)
+    Pipeline(database, WorkerSettings()).screen(batch_id)
+    with database.read() as session:
+        assert set(session.scalars(select(Prediction.model_id))) == {model.id}
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "swapped"])
+def test_a_model_that_was_damaged_is_mended_by_importing_it_again(
+    damage: str, database: Database, model: Model, artefact: Path, other_artefact: Path, files: list[Path]
+) -> None:
+    weights = database.models_folder / model.name / WEIGHTS_FILE
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-1])
+    else:
+        weights.write_bytes((other_artefact / WEIGHTS_FILE).read_bytes())
+    batch_id = submit(database, files)
+    with pytest.raises((ModelMissing, ModelDigestMismatch)):
+        Pipeline(database, WorkerSettings()).screen(batch_id)
+    import_model(database, artefact)
+    Pipeline(database, WorkerSettings()).screen(batch_id)
+    assert set(outcomes(database).values()) == {"done"}

@@ -2,6 +2,6 @@
 
 from worker.imaging.limits import Limits
 from worker.imaging.picture import PREPROCESSING, SIDE, Picture
-from worker.imaging.reader import decode, read_picture
+from worker.imaging.reader import decode, read_bytes, read_picture
 
-__all__ = ["PREPROCESSING", "SIDE", "Limits", "Picture", "decode", "read_picture"]
+__all__ = ["PREPROCESSING", "SIDE", "Limits", "Picture", "decode", "read_bytes", "read_picture"]

@@ -13,7 +13,7 @@ from db.problems import CorruptImage, FileTooLarge, NotAnImage, UnsupportedPixel
 from worker.imaging.colour import grey_of_rgb
 from worker.imaging.display import display_values
 from worker.imaging.gate import check_screenable
-from worker.imaging.header import integer, text
+from worker.imaging.header import element, integer, text
 from worker.imaging.limits import Limits
 from worker.imaging.picture import squeeze_grey
 from worker.imaging.quiet import silence_libraries
@@ -61,6 +61,16 @@ def decode_dicom(content: bytes, limits: Limits) -> NDArray[np.uint8]:
     if stored.ndim == 3:
         return squeeze_grey(grey_of_rgb(stored, integer(dataset, "BitsStored")))
     return squeeze_grey(display_values(stored, dataset))
+
+
+def instance_uid(content: bytes) -> str | None:
+    """Return the SOP Instance UID (0008,0018) of a file that could be decoded; None where there is none."""
+    from pydicom import dcmread
+
+    if not is_dicom(content):
+        return None
+    header = dcmread(BytesIO(content), force=True, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
+    return str(element(header, "SOPInstanceUID") or "").strip("\0 ") or None
 
 
 def _check_layout(dataset: FileDataset) -> None:

@@ -24,6 +24,8 @@ class Picture:
     pixels: NDArray[np.uint8]
     #: SHA-256 of the file's bytes, hexadecimal.
     digest: str
+    #: SOP Instance UID (0008,0018); None where it is not DICOM, or does not say.
+    instance_uid: str | None = None
 
 
 def squeeze(image: Image.Image) -> NDArray[np.uint8]:

@@ -22,19 +22,29 @@ _DEFAULTS = Limits()
 
 
 def read_picture(where: Path | str, *, limits: Limits = _DEFAULTS) -> Picture:
-    """Read one image file, by its path or URL; what kind it is, its content says and not its name.
+    """Read one image file of one's own here and now; `worker.decoders` is for files of others.
 
-    Raises ImageProblem for whatever the file may be. Several threads may read at once.
+    Raises ImageProblem for whatever the file may be.
     """
-    if isinstance(where, str):
-        content = read_file(where, limit=limits.max_file_bytes)
-    else:
-        content = _read(where, limits)
+    content, _ = read_bytes(where, limits)
     return Picture(pixels=decode(content, limits), digest=hashlib.sha256(content).hexdigest())
 
 
+def read_bytes(where: Path | str, limits: Limits = _DEFAULTS) -> tuple[bytes, float | None]:
+    """Return a file's bytes, by its path or URL, and when it was last modified, where that is known.
+
+    Raises FileTooLarge, FileVanished, FileUnreadable. Several threads may read at once.
+    """
+    if isinstance(where, str):
+        return read_file(where, limit=limits.max_file_bytes), None
+    return _read(where, limits)
+
+
 def decode(content: bytes, limits: Limits = _DEFAULTS) -> NDArray[np.uint8]:
-    """Return the picture in a file's bytes as uint8 (224, 224, 3). Raises ImageProblem."""
+    """Return the picture in a file's bytes as uint8 (224, 224, 3); what kind it is, the bytes say.
+
+    Raises ImageProblem for whatever they may be.
+    """
     if not content:
         raise EmptyFile
     if is_dicom(content):
@@ -42,8 +52,7 @@ def decode(content: bytes, limits: Limits = _DEFAULTS) -> NDArray[np.uint8]:
     return decode_raster(content, limits)
 
 
-def _read(path: Path, limits: Limits) -> bytes:
-    """Return a file's bytes. Raises FileTooLarge, FileVanished, FileUnreadable."""
+def _read(path: Path, limits: Limits) -> tuple[bytes, float]:
     try:
         with FileIO(path, opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
@@ -51,7 +60,7 @@ def _read(path: Path, limits: Limits) -> bytes:
                 raise FileUnreadable
             if status.st_size > limits.max_file_bytes:
                 raise FileTooLarge
-            return file.readall()
+            return file.readall(), status.st_mtime
     except (FileNotFoundError, NotADirectoryError):
         raise FileVanished from None
     except (OSError, ValueError):

@@ -1,0 +1,234 @@
+"""Decoding in processes of their own: what a bad image may cost, and what it may not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from sqlalchemy import select
+
+from db.engine import Database
+from db.problems import CorruptImage, DecoderCrashed, DecoderMemory, DecoderTimeout, ImageProblem
+from db.tables import Image
+from tests.waiting import wait_for
+from tests.worker.test_pipeline import submit
+from worker.decoders import Decoders, DecodersUnusable
+from worker.imaging import read_picture
+from worker.pipeline import Pipeline
+from worker.settings import WorkerSettings
+
+#: Loaded before a decoder's modules: does what a decoder in C might, on an image that asks for it.
+POISON = """
+import ctypes, os, time
+import worker.imaging.reader as reader
+
+healthy = reader.decode
+
+def decode(content, limits):
+    name = bytes(content[-16:]).strip().decode("ascii", "replace")
+    if name == "segfault":
+        ctypes.string_at(0)
+    if name == "hang":
+        time.sleep(3600)
+    if name == "memory":
+        kept = [bytearray(2**24) for _ in range(2**20)]
+    if name == "environment":
+        ours = [key for key in os.environ if "PNEUMOSCREEN" in key]
+        raise type("_".join(ours) or "Nothing", (Exception,), {})
+    if name == "write":
+        import tempfile
+        with tempfile.TemporaryFile() as file:
+            file.write(b"x")
+            file.flush()
+        raise SystemExit("it could be written")
+    return healthy(content, limits)
+
+import worker.imaging
+reader.decode = worker.imaging.decode = decode
+"""
+
+
+def png(trailer: str = "") -> bytes:
+    """Return a good PNG, which ends with a word that a poisoned decoder heeds."""
+    buffer = BytesIO()
+    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 96), dtype=np.uint8)).save(
+        buffer, "PNG"
+    )
+    return buffer.getvalue() + trailer.rjust(16).encode()
+
+
+@pytest.fixture
+def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let decoders load the poison at their start, as Python loads `sitecustomize`."""
+    folder = tmp_path / "poison"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(POISON)
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
+def settings(**changed: float) -> WorkerSettings:
+    return WorkerSettings.model_validate(
+        {"decode_threads": 1, "decode_seconds": 6, "decoder_memory_bytes": 2**30} | changed
+    )
+
+
+@pytest.fixture
+def decoders() -> Iterator[Decoders]:
+    with Decoders(settings()) as decoders:
+        yield decoders
+
+
+def pids(decoders: Decoders) -> list[int]:
+    return [decoder._process.pid for decoder in decoders._started]
+
+
+def test_a_decoder_gives_what_decoding_here_gives(decoders: Decoders, phantoms: Path) -> None:
+    for file in sorted(path for path in phantoms.rglob("*") if path.is_file()):
+        picture, expected = decoders.submit(file.read_bytes).result(), read_picture(file)
+        assert np.array_equal(picture.pixels, expected.pixels)
+        assert picture.digest == expected.digest
+        assert (picture.instance_uid is not None) == (file.suffix not in (".jpeg", ".jpg", ".png"))
+
+
+def test_a_problem_comes_back_as_itself(decoders: Decoders) -> None:
+    with pytest.raises(CorruptImage):
+        decoders.submit(lambda: png()[:300]).result()
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize(
+    ("what", "problem"), [("segfault", DecoderCrashed), ("hang", DecoderTimeout), ("memory", DecoderMemory)]
+)
+def test_a_poison_image_costs_itself_alone(
+    what: str, problem: type[ImageProblem], decoders: Decoders
+) -> None:
+    start = time.monotonic()
+    futures = [decoders.submit(lambda word=word: png(word)) for word in ("", what, "")]  # type: ignore[misc]
+    assert futures[0].result().pixels.shape == (224, 224, 3)
+    with pytest.raises(problem):
+        futures[1].result()
+    assert futures[2].result().pixels.shape == (224, 224, 3)
+    assert time.monotonic() - start < 60
+    assert len(pids(decoders)) == 1
+
+
+@pytest.mark.usefixtures("poisoned", "model")
+def test_of_a_batch_only_the_culprits_fail_each_with_its_code(database: Database, tmp_path: Path) -> None:
+    words = ["", "", "segfault", "", "hang", "memory", "", ""]
+    files = [tmp_path / f"{number}.png" for number in range(len(words))]
+    for file, word in zip(files, words, strict=True):
+        file.write_bytes(png(word))
+    Pipeline(database, settings(forward_images=4)).screen(submit(database, files))
+    with database.read() as session:
+        found = session.execute(select(Image.state, Image.problem).order_by(Image.id)).all()
+    expected = {"segfault": "decoder-crashed", "hang": "decoder-timeout", "memory": "decoder-memory"}
+    assert [problem for _, problem in found] == [expected.get(word) for word in words]
+    assert [state for state, _ in found].count("done") == 5
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_decoder_knows_no_settings_and_writes_no_file(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_DATABASE_URL", "postgresql://user:secret@db/x")
+    with pytest.raises(ImageProblem) as caught:
+        decoders.submit(lambda: png("environment")).result()
+    assert caught.value.detail == "Nothing"
+    with pytest.raises(ImageProblem) as caught:
+        decoders.submit(lambda: png("write")).result()
+    # `tempfile` tries folder after folder, and says that it found none.
+    assert caught.value.detail == "FileNotFoundError", "a decoder could write a file"
+
+
+def test_an_image_whose_decoder_was_killed_gets_another_one(decoders: Decoders) -> None:
+    decoders.submit(png).result()
+    (first,) = pids(decoders)
+    os.kill(first, signal.SIGKILL)
+    assert decoders.submit(png).result().pixels.shape == (224, 224, 3)
+    assert pids(decoders) != [first]
+
+
+def test_a_term_for_everybody_leaves_the_last_batch_its_decoder(decoders: Decoders) -> None:
+    decoders.submit(png).result()
+    (first,) = pids(decoders)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        os.kill(first, number)
+    time.sleep(0.2)
+    decoders.submit(png).result()
+    assert pids(decoders) == [first]
+
+
+def test_decoders_end_with_the_pool() -> None:
+    with Decoders(settings()) as decoders:
+        decoders.submit(png).result()
+        (pid,) = pids(decoders)
+        assert Path(f"/proc/{pid}").exists()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.usefixtures("poisoned")
+def test_a_hanging_decoder_dies_with_its_worker(tmp_path: Path) -> None:
+    (tmp_path / "hang.png").write_bytes(png("hang"))
+    code = (
+        "import sys, pathlib;"
+        "from worker.decoders import Decoders; from worker.settings import WorkerSettings;"
+        "d = Decoders(WorkerSettings(decode_threads=1));"
+        "d.submit(pathlib.Path(sys.argv[1]).read_bytes).result()"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "hang.png")])
+
+    def decoder() -> list[int]:
+        found = Path(f"/proc/{worker.pid}/task").glob("*/children")
+        return [int(pid) for file in found for pid in file.read_text().split()]
+
+    wait_for(decoder)
+    time.sleep(1.5)
+    (pid,) = decoder()
+    worker.kill()
+    worker.wait()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), 10)
+
+
+def test_where_decoders_do_not_start_the_batch_waits(
+    database: Database, model: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one.png").write_bytes(png())
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(3)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    batch_id = submit(database, [tmp_path / "one.png"])
+    with pytest.raises(DecodersUnusable):
+        Pipeline(database, settings()).screen(batch_id)
+    with database.read() as session:
+        assert session.scalars(select(Image.state)).all() == ["queued"]
+
+
+def test_what_a_taken_over_decoder_sends_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import worker.decoders as module
+
+    lies = [
+        b"\0\0\0\x02{}" + bytes(5),
+        b"\xff\xff\xff\xff",
+        b'\0\0\0\x13{"problem": "other"',
+        b"\0\0\0\x02[]",
+    ]
+    for lie in lies:
+        ours, theirs = socket.socketpair()
+        decoder = object.__new__(module._Decoder)
+        decoder._socket = ours
+        theirs.sendall(lie)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(DecoderCrashed):
+            decoder.exchange(b"", 1)
+        ours.close()
+        theirs.close()
