@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults lint bench docs clean
+.PHONY: help demo test test-all faults fuzz lint bench docs clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,6 +20,9 @@ test-all: $(VENV)/.dev  ## Run the tests, with those that take long
 
 faults: $(VENV)/.dev  ## Kill, stop and lie to real processes, a hundred times over
 	FAULTS=100 $(BIN)/python -m pytest tests/faults -m 'not bench' $(ARGS)
+
+fuzz: $(VENV)/.dev  ## Read twenty thousand damaged files
+	FUZZ=20000 $(BIN)/python -m pytest tests/faults/test_fuzz.py -s $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style and types
 	$(BIN)/ruff check .

@@ -36,7 +36,9 @@ class _Counts(ProgressColumn):
         """Return the counts; those that are not nought stand out."""
         failed = task.fields["failed"]
         text = Text(f"{task.fields['done']} done, {task.fields['skipped']} skipped, ")
-        return text.append(f"{failed} failed", style="bold red" if failed else "")
+        text.append(f"{failed} failed", style="bold red" if failed else "")
+        waits_for = task.fields["waits_for"]
+        return text.append(f", waits: {waits_for}", style="bold red") if waits_for else text
 
 
 def watch(
@@ -55,7 +57,7 @@ def watch(
         speed_estimate_period=60.0,
     )  # fmt: skip
     with bar:
-        task = bar.add_task(name, total=None, done=0, skipped=0, failed=0)
+        task = bar.add_task(name, total=None, done=0, skipped=0, failed=0, waits_for=None)
         while True:
             with database.read() as session:
                 now = progress(session, [name])[0]
@@ -66,6 +68,7 @@ def watch(
                 done=now.done,
                 skipped=now.skipped,
                 failed=now.failed,
+                waits_for=now.waits_for,
             )
             if now.finished:
                 return now

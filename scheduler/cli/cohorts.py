@@ -83,7 +83,7 @@ def status(
     counts = ("priority", "total", "pending", "queued", "running", "done", "skipped", "failed")
     print_table(
         ("cohort", "state", *counts),
-        [(row.name, row.state, *(getattr(row, count) for count in counts)) for row in rows],
+        [(row.name, row.waits_for or row.state, *(getattr(row, count) for count in counts)) for row in rows],
     )
     for row in rows if cohort is not None else ():
         print_problems(row)

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import warnings
+import zlib
+from contextlib import nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from db.problems import CorruptImage, FileUnreadable, FileVanished
 from scheduler.ingest.pseudonym import pseudonym
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 #: Media Storage Directory Storage (PS3.4 B.5): a DICOMDIR, an index of files and no image.
 DICOMDIR = "1.2.840.10008.1.3.10"
 
 #: The longest unique identifier (PS3.5 section 9.1).
 UID_LENGTH = 64
+
+#: A DICOM file begins with 128 free bytes and these four (PS3.10 section 7.1).
+PREAMBLE, MAGIC = 128, b"DICM"
+
+#: Bytes that hold the identifiers, which come before anything large.
+_HEAD_BYTES = 1 << 20
 
 _WANTED = ["SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID"]
 
@@ -42,7 +54,8 @@ def read_identity(file: Path | BinaryIO) -> Identity:
         with warnings.catch_warnings():
             # What is odd about a header is said to the worker's log, not to the user's terminal.
             warnings.simplefilter("ignore")
-            header = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_WANTED)
+            deflated = _deflated(file)
+            header = deflated or dcmread(file, stop_before_pixels=True, force=True, specific_tags=_WANTED)
             media = header.file_meta.get("MediaStorageSOPClassUID") if hasattr(header, "file_meta") else None
             patient = header.get("PatientID")
             return Identity(
@@ -59,6 +72,32 @@ def read_identity(file: Path | BinaryIO) -> Identity:
     except Exception as error:
         # pydicom raises whatever a damaged header leads its parser into.
         raise CorruptImage from error
+
+
+def _deflated(file: Path | BinaryIO) -> Dataset | None:
+    """Return the beginning of a deflated file's header (PS3.5 A.5), None for any other file.
+
+    pydicom inflates all of it first, and a few megabytes can hold what no memory does.
+    """
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
+        stream.seek(0)
+        if stream.read(PREAMBLE + len(MAGIC))[PREAMBLE:] == MAGIC:
+            meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+            if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                head = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_HEAD_BYTES), _HEAD_BYTES)
+                header = read_dataset(BytesIO(head), False, True, stop_when=_is_past_identity)
+                header.file_meta = FileMetaDataset(meta)
+                return header
+        stream.seek(0)
+    return None
+
+
+def _is_past_identity(tag: int, vr: str | None, length: int) -> bool:
+    return tag > 0x0020_000E
 
 
 def _uid(value: object) -> str | None:

@@ -7,17 +7,14 @@ from pathlib import PurePosixPath
 
 from db.images import NewImage
 from db.problems import ImageProblem
-from scheduler.ingest.dicom import DICOMDIR, Identity
+from scheduler.ingest.dicom import DICOMDIR, MAGIC, PREAMBLE, Identity
 
 #: Files with these endings are taken for images, whatever is in them: a broken one gets a row.
 RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
-#: A DICOM file has 128 free bytes and then these four (PS3.10 section 7.1).
-_PREAMBLE, _MAGIC = 128, b"DICM"
-
 #: Bytes that tell a DICOM file.
-START_BYTES = _PREAMBLE + len(_MAGIC)
+START_BYTES = PREAMBLE + len(MAGIC)
 
 #: What an old one without them begins with: an element of group 0002 or 0008, in either byte order.
 _FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
@@ -37,7 +34,7 @@ def look(
     expected = suffix in RASTER_SUFFIXES | DICOM_SUFFIXES
     try:
         beginning = start()
-        dicom = beginning[_PREAMBLE:] == _MAGIC
+        dicom = beginning[PREAMBLE:] == MAGIC
         expected = expected or dicom
         if dicom or suffix in DICOM_SUFFIXES:
             return _dicom(uri, identity())

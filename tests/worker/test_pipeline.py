@@ -274,12 +274,17 @@ def by_path(database: Database) -> dict[Path, str]:
 
 def try_again(database: Database) -> None:
     """Retry what failed, and screen it."""
+    pipeline = Pipeline(database, WorkerSettings())
     with database.write() as session:
         retry(session, find_cohort(session, "trial"))
-        cohort_id = find_cohort(session, "trial").id
-        batch_ids = cut_batches(session, cohort_id, batch_images=256, in_flight=9)
-    for batch_id in batch_ids:
-        Pipeline(database, WorkerSettings()).screen(batch_id)
+    while batch_ids := cut(database):
+        for batch_id in batch_ids:
+            pipeline.screen(batch_id)
+
+
+def cut(database: Database) -> list[int]:
+    with database.write() as session:
+        return cut_batches(session, find_cohort(session, "trial").id, batch_images=256, in_flight=9)
 
 
 @pytest.fixture
