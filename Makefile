@@ -2,9 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SUPPLY := .venv-supply
+LOCKS := deploy/locks
+# From a lock nothing is resolved: its packages alone, each held to its hash. Modules compile when first imported.
+INSTALL := python -m pip install --quiet --disable-pip-version-check --no-compile
+LOCKED := $(INSTALL) --no-deps --require-hashes --requirement
+# The build of torch is the machine's choice, so it is in no lock but its own.
+TORCH := $(shell sed -nE 's/^ *"(torch==[0-9.]+)",/\1/p' pyproject.toml)
+# One resolution for every platform and Python that we run on.
+COMPILE = $(SUPPLY)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock' $(ARGS)
+# With what builds the project, without torch and what it brings of CUDA: torch.txt has them.
+PIN = echo 'setuptools>=77' | $(COMPILE) pyproject.toml - \
+	$$(sed -nE 's/^((torch|triton|nvidia|cuda)[a-z0-9-]*)==.*/--no-emit-package \1/p' $(LOCKS)/torch.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults fuzz lint bench docs clean
+.PHONY: help demo test test-all faults fuzz lint bench docs lock audit sbom clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,16 +48,40 @@ bench: $(VENV)/.dev  ## Time screening against plain fastai
 docs: $(VENV)/.dev  ## Write the reference pages again: commands, settings, error codes
 	$(BIN)/python docs/reference.py
 
-clean:  ## Remove the virtual environment
-	rm -rf $(VENV)
+lock: $(SUPPLY)/.done  ## Pin every package with its hashes in deploy/locks; ARGS=--upgrade takes newer ones
+	echo $(TORCH) | $(COMPILE) - --output-file $(LOCKS)/torch.txt
+	$(PIN) --constraints $(LOCKS)/torch.txt --extra dev --output-file $(LOCKS)/dev.txt
+	$(PIN) --constraints $(LOCKS)/dev.txt --extra local --output-file $(LOCKS)/local.txt
+	$(PIN) --constraints $(LOCKS)/dev.txt --extra worker --extra remote --output-file $(LOCKS)/worker.txt
+	$(PIN) --constraints $(LOCKS)/dev.txt --extra remote --output-file $(LOCKS)/scheduler.txt
+	$(COMPILE) --group supply --output-file $(LOCKS)/supply.txt
 
-# torch comes first and alone: beside other requests an installer may look for another build of it.
-$(VENV)/.user: pyproject.toml
+# Strict: a package that could not be looked up is no clean one.
+audit: $(SUPPLY)/.done  ## Look up every pinned package in the database of known vulnerabilities
+	@for lock in $(LOCKS)/*.txt; do \
+		echo $$lock; $(SUPPLY)/bin/pip-audit --strict --disable-pip --requirement $$lock || exit; done
+
+sbom: $(SUPPLY)/.done  ## Write what `make demo` installs, with versions and licences, to sbom.json (CycloneDX)
+	$(MAKE) VENV=.venv-sbom .venv-sbom/.user
+	$(SUPPLY)/bin/cyclonedx-py environment --gather-license-texts --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.json .venv-sbom/bin/python
+	rm -rf .venv-sbom
+
+clean:  ## Remove the virtual environments
+	rm -rf $(VENV) $(SUPPLY)
+
+$(VENV)/.user: pyproject.toml $(LOCKS)/local.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	$(BIN)/$(LOCKED) $(LOCKS)/local.txt
+	$(BIN)/$(INSTALL) $(TORCH)
+	$(BIN)/$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.user
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(VENV)/.dev: $(VENV)/.user $(LOCKS)/dev.txt
+	$(BIN)/$(LOCKED) $(LOCKS)/dev.txt
+	@touch $@
+
+$(SUPPLY)/.done: $(LOCKS)/supply.txt
+	$(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/$(LOCKED) $(LOCKS)/supply.txt
 	@touch $@
