@@ -3,14 +3,16 @@
 #   docker build -f deploy/docker/scheduler.Dockerfile -t pneumoscreen-scheduler .
 FROM python:3.11-slim AS build
 WORKDIR /src
+COPY deploy/locks/scheduler.txt ./
+RUN python -m venv /opt/pneumoscreen \
+    && /opt/pneumoscreen/bin/pip install --no-cache-dir --no-deps --require-hashes -r scheduler.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY db db
 COPY worker worker
 COPY scheduler scheduler
 COPY training training
 COPY deploy deploy
-RUN python -m venv /opt/pneumoscreen \
-    && /opt/pneumoscreen/bin/pip install --no-cache-dir ".[remote]"
+RUN /opt/pneumoscreen/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.11-slim
 COPY --from=build /opt/pneumoscreen /opt/pneumoscreen

@@ -4,15 +4,16 @@
 #   docker build -f deploy/docker/training.Dockerfile -t pneumoscreen-training .
 FROM python:3.11-slim AS build
 WORKDIR /src
+COPY deploy/locks/torch.txt deploy/locks/worker.txt ./
 RUN python -m venv /opt/pneumoscreen \
-    && /opt/pneumoscreen/bin/pip install --no-cache-dir torch==2.13.0 torchvision==0.28.0
+    && /opt/pneumoscreen/bin/pip install --no-cache-dir --no-deps --require-hashes -r torch.txt -r worker.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY db db
 COPY worker worker
 COPY scheduler scheduler
 COPY training training
 COPY deploy deploy
-RUN /opt/pneumoscreen/bin/pip install --no-cache-dir ".[worker,remote]"
+RUN /opt/pneumoscreen/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.11-slim
 COPY --from=build /opt/pneumoscreen /opt/pneumoscreen
