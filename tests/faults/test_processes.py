@@ -11,104 +11,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import pytest
-from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import func, select
 
-from db.engine import Database
-from db.migrate import upgrade
-from db.registry import ensure_champion
-from db.settings import secrets_folder
 from db.states import TERMINAL, BatchState
-from db.tables import Batch, Image, Prediction
+from db.tables import Batch
 from deploy.stack import Stack
-from scheduler.cli.running import start_stack, workers_answer
+from scheduler.cli.running import start_stack
 from scheduler.ingest import open_source
 from scheduler.submit import submit
 from tests.faults.invariant import check
+from tests.faults.system import IMAGES, LEASE, TIMES, System
 from tests.waiting import wait_for
 from worker.app import SCREEN_BATCH, make_app
-
-#: How often the faults that are repeated are repeated.
-TIMES = int(os.environ.get("FAULTS", "4"))
-IMAGES = 40 * max(TIMES, 6)
-LEASE = 2
-
-
-class System:
-    """The embedded stack on a job table, and a cohort to screen."""
-
-    def __init__(self, database: Database, folder: Path) -> None:
-        self.database = database
-        self._folder = folder
-
-    def submit(self) -> None:
-        draw = np.random.default_rng(3)
-        self._folder.mkdir()
-        for number in range(IMAGES):
-            pixels = draw.integers(0, 255, (96, 96), dtype=np.uint8)
-            PIL.Image.fromarray(pixels).save(self._folder / f"{number}.png", compress_level=1)
-        submit(self.database, open_source(str(self._folder)), name="trial")
-
-    def pid(self, name: str) -> int:
-        return next(process.pid for process in Stack().processes() if process.name == name)
-
-    def signal(self, name: str, number: signal.Signals) -> int:
-        """Send a signal to a process that lives; return its id."""
-        wait_for(lambda: self.pid(name))
-        pid = self.pid(name)
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)
-        return pid
-
-    def broker(self) -> Redis:
-        return Redis.from_url((secrets_folder() / "pneumoscreen_broker_url").read_text())
-
-    def count(self, *states: str) -> int:
-        with self.database.read() as session:
-            query = select(func.count()).select_from(Image)
-            return session.scalars(query.where(Image.state.in_(states) if states else True)).one()
-
-    def held(self) -> list[int]:
-        """Return the batches that a worker holds."""
-        with self.database.read() as session:
-            return list(session.scalars(select(Batch.id).where(Batch.state == BatchState.RUNNING)))
-
-    def end(self, seconds: float = 120) -> None:
-        """Wait until all images have ended, and check that each has one prediction."""
-        wait_for(lambda: self.count(*TERMINAL) == IMAGES, seconds)
-        check(self.database, ended=True)
-        with self.database.read() as session:
-            assert session.scalars(select(func.count()).select_from(Prediction)).one() == IMAGES
-
-
-@pytest.fixture
-def system(
-    database_url: str, home: Path, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[System]:
-    for name, value in {
-        "DATABASE_URL": database_url,
-        "LEASE_SECONDS": LEASE,
-        "SWEEP_SECONDS": 0.5,
-        "DISPATCH_SECONDS": 0.5,
-        "RING_AGAIN_SECONDS": 2,
-    }.items():
-        monkeypatch.setenv(f"PNEUMOSCREEN_{name}", str(value))
-    database = Database()
-    upgrade(database)
-    ensure_champion(database, artefact)
-    start_stack(database, Stack())
-    Stack().wait_ready(workers_answer)
-    yield System(database, tmp_path / "x-rays")
-    Stack().stop()
-    database.close()
 
 
 def test_a_worker_is_killed_again_and_again(system: System) -> None:
@@ -184,7 +103,7 @@ def test_two_of_each_do_no_harm(system: System, home: Path) -> None:
         system.submit()
         wait_for(system.held)
         # A second scheduler takes the same source in while it is screened.
-        submit(system.database, open_source(str(system._folder)), name="trial")
+        submit(system.database, open_source(str(system.folder)), name="trial")
         system.end()
         assert system.count() == IMAGES
     finally:

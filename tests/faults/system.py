@@ -1,0 +1,117 @@
+"""The embedded stack on a job table, with real processes, for faults to be done to."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+from sqlalchemy import func, select
+
+from db.engine import Database
+from db.migrate import upgrade
+from db.registry import ensure_champion
+from db.settings import DatabaseSettings, secrets_folder
+from db.states import TERMINAL, BatchState
+from db.tables import Batch, Image, Prediction
+from deploy.stack import Stack
+from scheduler.cli.running import start_stack, workers_answer
+from scheduler.ingest import open_source
+from scheduler.submit import submit
+from tests.faults.invariant import check
+from tests.waiting import wait_for
+
+#: How often the faults that are repeated are repeated.
+TIMES = int(os.environ.get("FAULTS", "4"))
+IMAGES = 40 * max(TIMES, 6)
+LEASE = 2
+
+
+class System:
+    """The embedded stack on a job table, and a cohort to screen."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self.database = database
+        self.folder = folder
+
+    def submit(self) -> None:
+        draw = np.random.default_rng(3)
+        self.folder.mkdir()
+        for number in range(IMAGES):
+            pixels = draw.integers(0, 255, (96, 96), dtype=np.uint8)
+            PIL.Image.fromarray(pixels).save(self.folder / f"{number}.png", compress_level=1)
+        submit(self.database, open_source(str(self.folder)), name="trial")
+
+    def pid(self, name: str) -> int:
+        return next(process.pid for process in Stack().processes() if process.name == name)
+
+    def signal(self, name: str, number: signal.Signals) -> int:
+        """Send a signal to a process that lives; return its id."""
+        wait_for(lambda: self.pid(name))
+        pid = self.pid(name)
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+        return pid
+
+    def broker(self) -> Redis:
+        return Redis.from_url((secrets_folder() / "pneumoscreen_broker_url").read_text())
+
+    def count(self, *states: str) -> int:
+        with self.database.read() as session:
+            query = select(func.count()).select_from(Image)
+            return session.scalars(query.where(Image.state.in_(states) if states else True)).one()
+
+    def held(self) -> list[int]:
+        """Return the batches that a worker holds."""
+        with self.database.read() as session:
+            return list(session.scalars(select(Batch.id).where(Batch.state == BatchState.RUNNING)))
+
+    def end(self, seconds: float = 120) -> None:
+        """Wait until all images have ended, and check that each has one prediction."""
+        wait_for(lambda: self.count(*TERMINAL) == IMAGES, seconds)
+        check(self.database, ended=True)
+        with self.database.read() as session:
+            assert session.scalars(select(func.count()).select_from(Prediction)).one() == IMAGES
+
+    def log(self, name: str) -> str:
+        """Return what a process has logged."""
+        return (Stack().logs / f"{name}.log").read_text()
+
+
+#: Everything at a pace for tests.
+QUICK = {"LEASE_SECONDS": LEASE, "SWEEP_SECONDS": 0.5, "DISPATCH_SECONDS": 0.5, "RING_AGAIN_SECONDS": 2}
+
+
+@contextmanager
+def running_system(
+    database_url: str,
+    artefact: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    through: str | None = None,
+    **settings: object,
+) -> Iterator[System]:
+    """Run the stack on an empty database; its processes reach it `through` another URL, where there is one.
+
+    `settings` are those of the processes, without their prefix.
+    """
+    database = Database(DatabaseSettings(database_url=SecretStr(database_url)))
+    upgrade(database)
+    ensure_champion(database, artefact)
+    for name, value in (QUICK | {"DATABASE_URL": through or database_url} | settings).items():
+        monkeypatch.setenv(f"PNEUMOSCREEN_{name}", str(value))
+    try:
+        start_stack(database, Stack())
+        Stack().wait_ready(workers_answer)
+        yield System(database, folder)
+    finally:
+        Stack().stop()
+        database.close()
