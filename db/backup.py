@@ -22,6 +22,8 @@ from typing import Any, BinaryIO
 from sqlalchemy import MetaData, Table, func, insert, select, text
 from sqlalchemy.orm import Session
 
+from db.database_errors import our_errors
+from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.migrate import DatabaseTooNew, current_revision, head_revision, upgrade
@@ -68,13 +70,16 @@ class Contents:
 def backup(database: Database, file: Path, *, with_key: bool = True) -> Contents:
     """Write a backup of one moment while the system runs; whole or not at all, readable by its owner alone.
 
-    Raises BackupUnwritable.
+    Raises BackupUnwritable, DiskFull.
     """
     partial = file.with_name(f".{file.name}.partial")
     try:
         if file.exists():
             raise BackupUnwritable("it exists already")
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        with (
+            needs_room(),
+            os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out,
+        ):
             contents = _write(database, out, with_key=with_key)
             out.flush()
             os.fsync(out.fileno())
@@ -96,6 +101,7 @@ def _write(database: Database, out: BinaryIO, *, with_key: bool) -> Contents:
     key = home() / _KEY
     with (
         tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive,
+        our_errors(),
         Session(engine) as session,
     ):
         tables = _tables(session)
@@ -160,10 +166,10 @@ def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
 def restore(database: Database, file: Path) -> Contents:
     """Fill an empty job table and data directory from a backup, and upgrade it to this version.
 
-    Raises BackupUnreadable, DatabaseNotEmpty, DatabaseTooNew.
+    Raises BackupUnreadable, DatabaseNotEmpty, DatabaseTooNew, DiskFull.
     """
     try:
-        with tarfile.open(file, "r:") as archive:
+        with needs_room(), tarfile.open(file, "r:") as archive:
             contents = _read_manifest(archive)
             if contents.revision > head_revision():
                 raise DatabaseTooNew(contents.revision)

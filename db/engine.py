@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
+from db.database_errors import our_errors
 from db.errors import PneumoscreenError
 from db.settings import DatabaseSettings
 
@@ -19,12 +20,6 @@ class DatabaseUrlInvalid(PneumoscreenError):
     """`PNEUMOSCREEN_DATABASE_URL` is not the URL of a SQLite or PostgreSQL database. Mend it."""
 
     code = "database-url-invalid"
-
-
-class DatabaseUnreachable(PneumoscreenError):
-    """The job table cannot be opened. Check PNEUMOSCREEN_HOME or PNEUMOSCREEN_DATABASE_URL, and `doctor`."""
-
-    code = "database-unreachable"
 
 
 #: How soon a server that fell silent is noticed; without them a query would wait for hours on a connection
@@ -37,6 +32,10 @@ _NOTICE = {
     "tcp_user_timeout": 30_000,
 }
 
+#: Connections that a process keeps open: the two batches of a worker, and whatever else there is, need more
+#: than these for moments alone. PostgreSQL takes 100 of all processes together (`max_connections`).
+_KEPT_CONNECTIONS = 2
+
 
 class Database:
     """The job table, on SQLite or PostgreSQL."""
@@ -48,15 +47,21 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """Open a transaction that commits when the block ends and rolls back when it raises."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        """Open a transaction that commits when the block ends and rolls back when it raises.
+
+        Raises DatabaseFailed; where the connection was lost while it committed, it may have committed.
+        """
+        with our_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Open a transaction that sees one state of the database and waits for no writer."""
+        """Open a transaction that sees one state of the database and waits for no writer.
+
+        Raises DatabaseFailed.
+        """
         engine = self.engine.execution_options(reads_only=True)
-        with Session(engine, expire_on_commit=False) as session:
+        with our_errors(), Session(engine, expire_on_commit=False) as session:
             yield session
 
     def close(self) -> None:
@@ -78,6 +83,8 @@ def _engine(url: str, busy_seconds: float) -> Engine:
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
+        pool_size=_KEPT_CONNECTIONS,
+        hide_parameters=True,
         connect_args={name: value for name, value in _NOTICE.items() if name not in parsed.query},
     )
 
@@ -89,7 +96,7 @@ def _sqlite_engine(url: Any, busy_seconds: float) -> Engine:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not file.exists():
             file.touch(mode=0o600)
-    engine = create_engine(url, connect_args={"timeout": busy_seconds})
+    engine = create_engine(url, connect_args={"timeout": busy_seconds}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.leases import LeaseLost
 
@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 #: Heartbeats in the time of a lease: one late or lost heartbeat is no reason to lose a batch.
 BEATS_PER_LEASE = 5
+
+#: Seconds after which a heartbeat that failed is tried again.
+_SOON_SECONDS = 1.0
 
 
 class Heartbeat:
@@ -40,8 +43,12 @@ class Heartbeat:
 
     def check(self) -> None:
         """Raise LeaseLost where the lease is known to be lost, so that no more work goes into the batch."""
-        if self._lost.is_set():
+        if self.is_lost():
             raise LeaseLost
+
+    def is_lost(self) -> bool:
+        """Whether the lease is known to be lost."""
+        return self._lost.is_set()
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()
@@ -54,15 +61,19 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._lease_seconds / BEATS_PER_LEASE):
+        between = self._lease_seconds / BEATS_PER_LEASE
+        pause = between
+        while not self._stop.wait(pause):
+            pause = between
             try:
                 self._beat()
             except LeaseLost:
                 self._lost.set()
                 return
-            except SQLAlchemyError as error:
-                # The next beat may get through; if none does, the lease ends as it should.
-                log.warning("heartbeat of %s failed: %s", self._name, type(error).__name__)
+            except DatabaseFailed as error:
+                # Soon again: a database that comes back is to hear of us before it is swept.
+                log.warning("heartbeat of %s failed: %s", self._name, error.code)
+                pause = min(between, _SOON_SECONDS)
 
     def _beat(self) -> None:
         with self._database.write() as session:

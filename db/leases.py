@@ -62,6 +62,8 @@ class Claim:
     source: str
     #: Shown with every write; whoever claims next has another one.
     token: str
+    #: Which claim of the batch it is, counted from 1.
+    attempt: int
     items: tuple[Item, ...]
 
 
@@ -124,7 +126,7 @@ def claim(session: Session, batch_id: int, *, owner: str, lease_seconds: float) 
             lease_owner=owner,
             lease_until=database_now() + lease_seconds,
         )
-        .returning(Batch.cohort_id, Batch.model_id)
+        .returning(Batch.cohort_id, Batch.model_id, Batch.attempt)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if taken is None:
@@ -147,6 +149,7 @@ def claim(session: Session, batch_id: int, *, owner: str, lease_seconds: float) 
         model_id=taken.model_id,
         source=session.scalars(select(Cohort.source).where(Cohort.id == taken.cohort_id)).one(),
         token=token,
+        attempt=taken.attempt,
         items=tuple(Item(*row) for row in rows),
     )
 
@@ -195,6 +198,12 @@ def complete(
     )
     took = asdict(effort) | {"write_seconds": time.monotonic() - start}
     session.execute(update(Batch).where(Batch.id == claimed.batch_id).values(**took))
+
+
+def ended_here(session: Session, claimed: Claim, *, owner: str) -> bool:
+    """Whether a batch was completed under this claim, for whoever got no answer to the commit of it."""
+    query = select(Batch.state, Batch.lease_owner, Batch.attempt).where(Batch.id == claimed.batch_id)
+    return tuple(session.execute(query).one()) == (BatchState.DONE, owner, claimed.attempt)
 
 
 def _upsert_predictions(

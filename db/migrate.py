@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, text
 
+from db.database_errors import our_errors
 from db.errors import PneumoscreenError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def current_revision(database: Database) -> str | None:
 def upgrade(database: Database, *, to: str | None = None) -> None:
     """Create or upgrade the tables where they are behind; safe to run from several processes at once.
 
-    Raises DatabaseTooNew.
+    Raises DatabaseTooNew, DatabaseFailed.
     """
     current, head = current_revision(database), to or head_revision()
     if current == head:
@@ -52,7 +53,7 @@ def upgrade(database: Database, *, to: str | None = None) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
-    with database.engine.begin() as connection:
+    with our_errors(), database.engine.begin() as connection:
         # SQLite's write lock is held from BEGIN IMMEDIATE on; whoever waited finds nothing left to do.
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.events import record
@@ -53,7 +54,7 @@ def import_model(database: Database, folder: Path) -> Model:
     """Check an artefact, copy it into the models folder and register it as a candidate.
 
     Safe to repeat: a model that is registered already is returned as it is.
-    Raises ModelMissing, ModelInvalid, ModelDigestMismatch.
+    Raises ModelMissing, ModelInvalid, ModelDigestMismatch, DiskFull.
     """
     card = read_card(folder)
     weights = read_checked_weights(folder, card.weights_digest)
@@ -70,18 +71,25 @@ def import_model(database: Database, folder: Path) -> Model:
 
 
 def _place(target: Path, source: Path, weights: bytes) -> None:
-    """Put an artefact into the models folder, whole or not at all; one that was damaged there is replaced."""
+    """Put an artefact into the models folder, whole or not at all; one that was damaged there is replaced.
+
+    Raises DiskFull.
+    """
     with suppress(ModelMissing, ModelDigestMismatch, OSError):
         if read_checked_weights(target, digest_of(weights)) and (target / CARD_FILE).is_file():
             return
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    (partial / WEIGHTS_FILE).write_bytes(weights)
-    shutil.copyfile(source / CARD_FILE, partial / CARD_FILE)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    try:
+        with needs_room():
+            partial.mkdir()
+            (partial / WEIGHTS_FILE).write_bytes(weights)
+            shutil.copyfile(source / CARD_FILE, partial / CARD_FILE)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _row(card: ModelCard) -> Model:

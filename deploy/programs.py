@@ -61,9 +61,10 @@ def programs(run: Path, settings: StackSettings, ports: Ports) -> list[Program]:
         ),
         Program(
             name="housekeeping",
+            # Four threads may walk sources for hours; sweeping and handing out go on in the others.
             command=_celery(
                 "scheduler.tasks", "worker", "-Q", "housekeeping,ingest", "-n", "housekeeping@%h",
-                "--pool=threads", "--concurrency=1",
+                "--pool=threads", "--concurrency=6",
             ),
             priority=2,
         ),

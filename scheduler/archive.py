@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from db.archive import CohortNotFinished, archive_rows, cohorts_to_archive, remove_rows
+from db.disk import needs_room
 from db.engine import Database
 from scheduler.results import OutputUnwritable
 
@@ -32,7 +33,7 @@ def prune(database: Database, folder: Path, *, days: float) -> list[Archived]:
     """Move cohorts that are finished and older than so many days into files of a folder.
 
     Each is written whole before a row of it is deleted. A file of an earlier try that was stopped between
-    the two is written anew. Raises OutputUnwritable.
+    the two is written anew. Raises OutputUnwritable, DiskFull.
     """
     with database.read() as session:
         old = cohorts_to_archive(session, older_than_seconds=days * _DAY_SECONDS)
@@ -61,7 +62,7 @@ def _write(database: Database, cohort_id: int, name: str, file: Path) -> int:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial.touch(mode=0o600)
         schema = _schema()
-        with database.read() as session, ParquetWriter(partial, schema) as writer:
+        with needs_room(), database.read() as session, ParquetWriter(partial, schema) as writer:
             rows = archive_rows(session, cohort_id)
             while chunk := list(islice(rows, _CHUNK)):
                 writer.write_table(_table([row | {"cohort": name} for row in chunk], schema))

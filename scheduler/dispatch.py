@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable
 
 from kombu.exceptions import OperationalError
 
 from db.audit import seal
 from db.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, mark_rung
+from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.leases import expire
 from db.runs import expire_runs, mark_runs_rung, runs_to_ring
@@ -18,6 +21,10 @@ log = logging.getLogger(__name__)
 
 #: Tells the broker of one batch or training run.
 Ring = Callable[[int], None]
+
+#: Seconds after the job table was away in which no lease ends. Heartbeats that fail are tried again every
+#: second, but a connection to a server that is gone may hang for ten.
+_GRACE_SECONDS = 12.0
 
 
 def dispatch(database: Database, settings: SchedulerSettings, ring: Ring) -> int:
@@ -71,13 +78,26 @@ def dispatch_runs(database: Database, settings: SchedulerSettings, ring: Ring) -
     return len(run_ids)
 
 
-def sweep(database: Database) -> int:
-    """Take batches and training runs away from workers whose lease has ended; return how many.
+class Sweeper:
+    """Takes batches and training runs away from workers whose lease has ended.
 
-    New events of the audit log are chained on the way.
+    Not while the job table was just away: nobody could keep a lease then. Who lives gets a moment to say so,
+    or an outage would count against every batch under way, as an image that kills workers does.
     """
-    with database.write() as session:
-        lost = expire(session) + expire_runs(session)
-    with database.write() as session:
-        seal(session)
-    return lost
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._away_at = -math.inf
+
+    def sweep(self) -> int:
+        """Sweep, and chain new events of the audit log on the way; return how many were taken away."""
+        try:
+            with self._database.write() as session:
+                graceful = time.monotonic() - self._away_at < _GRACE_SECONDS
+                lost = 0 if graceful else expire(session) + expire_runs(session)
+            with self._database.write() as session:
+                seal(session)
+        except DatabaseFailed:
+            self._away_at = time.monotonic()
+            raise
+        return lost

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from db.cohorts import CohortArchived, find_cohort
+from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.events import record
@@ -44,12 +45,13 @@ def check_output(out: Path) -> None:
 def write_results(database: Database, name: str, out: Path) -> int:
     """Write a cohort's rows to a CSV, Parquet or JSON file and return how many; whole or not at all.
 
-    The audit log tells of it. Raises CohortUnknown, OutputFormatUnknown, OutputUnwritable, CohortArchived.
+    The audit log tells of it. Raises CohortUnknown, OutputFormatUnknown, OutputUnwritable, CohortArchived,
+    DiskFull.
     """
     check_output(out)
     partial = out.with_name(f".{out.name}.partial")
     try:
-        with database.read() as session:
+        with needs_room(), database.read() as session:
             cohort = find_cohort(session, name)
             if cohort.archived is not None:
                 raise CohortArchived

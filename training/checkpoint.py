@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
+from db.disk import needs_room
 from training.outcome import EpochResult
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
@@ -71,10 +72,10 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, learner: Any, epochs: list[EpochResult]) -> None:
-    """Write a checkpoint, whole or not at all: the earlier one stands until this one does."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    """Write a checkpoint, whole or not at all: the earlier one stands until this one does.
+
+    Raises DiskFull.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in learner.model.state_dict().items()}
     optimiser: list[dict[str, Any]] = []
     for index, parameter in enumerate(_parameters(learner.opt)):
@@ -86,7 +87,6 @@ def save_checkpoint(folder: Path, learner: Any, epochs: list[EpochResult]) -> No
     tensors["generator.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["generator.cuda"] = torch.cuda.get_rng_state()
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / _TENSORS)
     name, keys, *rest = np.random.get_state()
     smooth = learner.recorder.smooth_loss
     generators = {
@@ -100,8 +100,17 @@ def save_checkpoint(folder: Path, learner: Any, epochs: list[EpochResult]) -> No
         "generators": generators,
         "running_loss": (float(smooth.val), smooth.count),
     }
-    (partial / _STATE).write_text(json.dumps(state))
-    _replace(folder, partial)
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with needs_room():
+            partial.mkdir(parents=True)
+            (partial / _TENSORS).write_bytes(content)
+            (partial / _STATE).write_text(json.dumps(state))
+            _replace(folder, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _replace(folder: Path, partial: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import json
 import logging
@@ -19,8 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from sqlalchemy.exc import SQLAlchemyError
 
+from db.database_errors import DatabaseFailed
+from db.disk import DiskFull, is_full
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.events import record
@@ -53,12 +53,6 @@ _NEEDED_BYTES = 1_000_000_000
 
 #: Seconds between two notes of progress in the job table.
 _NOTE_SECONDS = 2.0
-
-
-class DiskFull(PneumoscreenError):
-    """The disk of the data directory has less than 1 GB free. Make room, or move the data directory."""
-
-    code = "disk-full"
 
 
 class Interrupted(PneumoscreenError):
@@ -148,7 +142,7 @@ def train(database: Database, run_id: int, *, on_step: OnStep = lambda _: None) 
     except Interrupted:
         _finish(database, run_id, token, RunState.QUEUED)
         raise
-    except (LeaseLost, SQLAlchemyError):
+    except (LeaseLost, DatabaseFailed):
         raise  # without the job table nothing can be noted: the lease ends, and another worker goes on
     except PneumoscreenError as error:
         _finish(database, run_id, token, RunState.FAILED, error.code)
@@ -193,7 +187,7 @@ class _Run:
         weights = {backbone: self._initial(backbone) for backbone in self.plan.backbones}
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if shutil.disk_usage(self.folder).free < _NEEDED_BYTES:
-            raise DiskFull
+            raise DiskFull("less than 1 GB is free")
         prepared = prepare(
             labelled_images(self.database, self.plan),
             self.plan.classes,
@@ -231,12 +225,12 @@ class _Run:
             return _read_outcome(folder / "outcome.json")
         try:
             outcome = self._fit(job, prepared)
-        except (LeaseLost, Interrupted):
+        except (LeaseLost, Interrupted, DatabaseFailed):
             raise
         except PneumoscreenError as error:
             problem = error.code
         except OSError as error:
-            problem = DiskFull.code if error.errno == errno.ENOSPC else TrainingFailed.code
+            problem = DiskFull.code if is_full(error) else TrainingFailed.code
             log.exception("training %s failed", backbone)
         except (RuntimeError, ValueError):  # torch's own, out of memory among them
             problem = TrainingFailed.code
@@ -296,8 +290,12 @@ class _Run:
         self.on_step(step)
         if time.monotonic() - self._noted > _NOTE_SECONDS:
             self._noted = time.monotonic()
-            with self.database.write() as session:
-                note_progress(session, self.run_id, self.token, step.as_json())
+            try:
+                with self.database.write() as session:
+                    note_progress(session, self.run_id, self.token, step.as_json())
+            except DatabaseFailed as error:
+                # Hours of work are not dropped over a note; the heartbeat tells whether the lease holds.
+                log.warning("progress of run %d: %s", self.run_id, error.code)
 
     def _note_result(self, outcome: BackboneOutcome) -> None:
         with self.database.write() as session:

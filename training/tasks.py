@@ -9,6 +9,7 @@ from typing import Any
 
 from celery.signals import worker_shutting_down
 
+from db.database_errors import DatabaseFailed
 from db.engine import Database
 from worker.app import TRAIN, TRIGGER, app
 
@@ -52,6 +53,8 @@ def train_run(run_id: int) -> None:
         )
     except LeaseLost:
         log.warning("lease of run %d was lost", run_id, extra={"run": run_id})
+    except DatabaseFailed as error:
+        log.warning("run %d: %s; it goes on when its lease ends", run_id, error.code, extra={"run": run_id})
     else:
         log.info("run %d: %d backbones trained, winner %s", run_id, len(finished.outcomes), finished.winner)
 
@@ -67,6 +70,10 @@ def trigger_run() -> None:
     # Imports the recipes, and with them torch: only where retraining by itself is wanted.
     from training.trigger import trigger
 
-    run_id = trigger(_database(), settings)
+    try:
+        run_id = trigger(_database(), settings)
+    except DatabaseFailed as error:
+        log.warning("labels: %s; the next tick counts them", error.code)
+        return
     if run_id is not None:
         log.info("run %d: enough new labels", run_id, extra={"run": run_id})

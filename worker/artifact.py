@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from db.disk import needs_room
 from db.model_card import CARD_FILE, WEIGHTS_FILE, ModelCard, ModelInvalid, read_checked_weights
 
 State = dict[str, torch.Tensor]
@@ -44,7 +45,12 @@ def unpack_weights(content: bytes) -> State:
 
 
 def write_artifact(folder: Path, card: ModelCard, weights: bytes) -> None:
-    """Write a model's two files; the card last, so that a folder with a card is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS_FILE).write_bytes(weights)
-    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    """Write a model's two files; the card last, so that a folder with a card is whole. Raises DiskFull."""
+    card_file = folder / CARD_FILE
+    partial = folder / f".{CARD_FILE}.partial"
+    with needs_room():
+        folder.mkdir(parents=True, exist_ok=True)
+        card_file.unlink(missing_ok=True)
+        (folder / WEIGHTS_FILE).write_bytes(weights)
+        partial.write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        partial.replace(card_file)

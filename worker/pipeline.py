@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.heartbeat import Heartbeat
@@ -29,6 +30,7 @@ from db.leases import (
     Screened,
     claim,
     complete,
+    ended_here,
     give_back,
     keep,
 )
@@ -48,6 +50,7 @@ from worker.adaptive import predict as predict_rows
 from worker.decoders import Decoders
 from worker.imaging import PREPROCESSING, Picture, read_bytes
 from worker.learner import ResidentLearner, best_device, peak_gpu_memory, positive_probability
+from worker.patience import patiently
 from worker.residents import Residents
 from worker.settings import WorkerSettings
 from worker.stopwatch import Stopwatch
@@ -75,18 +78,25 @@ class Pipeline:
         # One forward pass at a time: while one batch computes, the next decodes.
         self._device = threading.Lock()
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
+        #: Set when the worker is told to end: no more waiting for a job table that is away.
+        self.stopping = threading.Event()
         #: What is being screened now.
         self._held: dict[int, tuple[Claim, Heartbeat]] = {}
 
     def screen(self, batch_id: int) -> None:
         """Screen one batch, or do nothing where it is not there to be claimed: late or doubled messages are.
 
+        A job table that is away is waited for: to claim, and to write while nobody else has the batch.
         Raises PneumoscreenError where the batch's model cannot be used here, its source is away or decoders
         do not start; the batch waits for another try.
         """
         lease_seconds = self._settings.lease_seconds
-        with self.database.write() as session:
-            claimed = claim(session, batch_id, owner=self._owner, lease_seconds=lease_seconds)
+        claimed = patiently(
+            self.database,
+            f"claim of batch {batch_id}",
+            lambda session: claim(session, batch_id, owner=self._owner, lease_seconds=lease_seconds),
+            self.stopping.is_set,
+        )
         if claimed is None:
             log.info("batch %d is not there to be claimed", batch_id, extra={"batch": batch_id})
             return
@@ -100,7 +110,9 @@ class Pipeline:
                 self._held[batch_id] = claimed, heartbeat
                 self._screen_claimed(claimed, heartbeat)
         except LeaseLost:
-            log.warning("lease of batch %d was lost; its results are dropped", batch_id, extra=ids(claimed))
+            self._log_lost(claimed)
+        except DatabaseFailed:
+            raise
         except PneumoscreenError as error:
             with suppress(LeaseLost), self.database.write() as session:
                 give_back(session, batch_id, claimed.token, waits_for=error.code)
@@ -112,9 +124,25 @@ class Pipeline:
         """Give every batch that is being screened back at once, so that another worker takes it up."""
         for claimed, heartbeat in list(self._held.values()):
             heartbeat.lose()
-            with suppress(LeaseLost), self.database.write() as session:
+            with suppress(LeaseLost, DatabaseFailed), self.database.write() as session:
                 give_back(session, claimed.batch_id, claimed.token)
             log.warning("batch %d was given back", claimed.batch_id, extra=ids(claimed))
+
+    def _log_lost(self, claimed: Claim) -> None:
+        """Say what became of a batch: a commit whose answer was lost shows as a lease that is gone, too."""
+        try:
+            with self.database.read() as session:
+                ended = ended_here(session, claimed, owner=self._owner)
+        except DatabaseFailed:
+            ended = False
+        if ended:
+            log.warning(
+                "batch %d ended here; the database's answer was lost", claimed.batch_id, extra=ids(claimed)
+            )
+        else:
+            log.warning(
+                "lease of batch %d was lost; its results are dropped", claimed.batch_id, extra=ids(claimed)
+            )
 
     def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat) -> None:
         learner = self.residents.get(claimed.model_id)
@@ -128,13 +156,17 @@ class Pipeline:
                 results = predict(learner, decoded, adaptive=self._adaptive)
             screened += [result for result in results if isinstance(result, Screened)]
             problems += [result for result in results if isinstance(result, NotScreened)]
-        with self.database.write() as session:
-            effort = Effort(
-                decode_seconds=decoding.seconds,
-                forward_seconds=computing.seconds,
-                gpu_memory_bytes=peak_gpu_memory(),
-            )
-            complete(session, claimed, screened, problems, provenance(learner), effort)
+        effort = Effort(
+            decode_seconds=decoding.seconds,
+            forward_seconds=computing.seconds,
+            gpu_memory_bytes=peak_gpu_memory(),
+        )
+        patiently(
+            self.database,
+            f"results of batch {claimed.batch_id}",
+            lambda session: complete(session, claimed, screened, problems, provenance(learner), effort),
+            heartbeat.is_lost,
+        )
         log.info(
             "batch %d: %d screened, %d not",
             claimed.batch_id,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery.signals import worker_init, worker_ready, worker_shutting_down
 from kombu.exceptions import OperationalError
 
+from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.registry import find_champion
 from worker.allocator import keep_memory
@@ -37,7 +38,11 @@ def _pipeline() -> Pipeline:
 @app.task(name=SCREEN_BATCH)  # type: ignore[untyped-decorator]
 def screen_batch(batch_id: int) -> None:
     """Screen one batch of images."""
-    _pipeline().screen(batch_id)
+    try:
+        _pipeline().screen(batch_id)
+    except DatabaseFailed as error:
+        log.warning("batch %d: %s; it is rung for again", batch_id, error.code, extra={"batch": batch_id})
+        return
     try:
         # Room for another batch: ask for it now rather than at the next tick.
         app.send_task(DISPATCH)
@@ -50,7 +55,8 @@ _terms = itertools.count(1)
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _count_terms(sig: str = "", **_: Any) -> None:
-    """Take a second TERM for a QUIT: Celery ignores it."""
+    """Wait for no job table any more; take a second TERM for a QUIT: Celery ignores it."""
+    _pipeline().stopping.set()
     if sig == "SIGTERM" and next(_terms) == 2:
         os.kill(os.getpid(), signal.SIGQUIT)
 
@@ -73,7 +79,11 @@ def load_champion(**_: Any) -> None:
     """Load the champion before the worker says that it is ready, so that the first batch does not wait."""
     keep_memory()
     pipeline = _pipeline()
-    with pipeline.database.read() as session:
-        model = find_champion(session)
+    try:
+        with pipeline.database.read() as session:
+            model = find_champion(session)
+    except DatabaseFailed as error:
+        log.warning("%s; the first batch loads its model", error.code)
+        return
     if model is not None:
         pipeline.residents.get(model.id)

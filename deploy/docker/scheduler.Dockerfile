@@ -29,6 +29,6 @@ WORKDIR /data
 VOLUME /data
 STOPSIGNAL SIGTERM
 # Housekeeping unless another command is given: see compose.yaml.
-CMD ["celery", "-A", "scheduler.tasks", "worker", "-Q", "housekeeping,ingest", "-n", "housekeeping@%h", "--pool=threads", "--concurrency=2", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
+CMD ["celery", "-A", "scheduler.tasks", "worker", "-Q", "housekeeping,ingest", "-n", "housekeeping@%h", "--pool=threads", "--concurrency=6", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
 HEALTHCHECK --interval=60s --timeout=20s --start-period=30s --retries=3 \
     CMD ["pneumoscreen", "alive", "housekeeping"]

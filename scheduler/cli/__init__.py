@@ -5,11 +5,13 @@ What a command needs beyond that is imported inside it, so that `status` does no
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
 import typer
 
+from db.disk import DiskFull, is_full
 from db.errors import PneumoscreenError
 from scheduler.cli import (
     audit,
@@ -37,6 +39,12 @@ class PackageMissing(PneumoscreenError):
     code = "package-missing"
 
 
+class FileTrouble(PneumoscreenError):
+    """A file or folder cannot be used. Check that those named exist, and may be read and written to."""
+
+    code = "file-trouble"
+
+
 app = typer.Typer(
     name="pneumoscreen",
     help="Batch screening of chest X-rays for pneumonia. A research and triage aid, never a diagnosis.",
@@ -57,6 +65,9 @@ def main() -> NoReturn:
         _complain(error)
     except ModuleNotFoundError as error:
         _complain(PackageMissing(f"no {error.name}"))
+    except OSError as error:
+        # Without the file's name, which may be a patient's.
+        _complain(DiskFull() if is_full(error) else FileTrouble(os.strerror(error.errno or 0)))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)

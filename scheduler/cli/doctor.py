@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.migrate import current_revision, head_revision
@@ -74,9 +73,9 @@ def _settings() -> Iterator[Finding]:
 def _database() -> Iterator[Finding]:
     try:
         current = current_revision(Database())
-    except SQLAlchemyError as error:
-        mend = "Check PNEUMOSCREEN_DATABASE_URL, and that the server runs and lets you in."
-        yield Finding("database", "bad", type(error).__name__, mend)
+    except DatabaseFailed as error:
+        mend = error.meaning()
+        yield Finding("database", "bad", error.code, mend)
         return
     head = head_revision()
     if current == head:

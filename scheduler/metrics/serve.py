@@ -10,8 +10,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import make_wsgi_app
-from sqlalchemy.exc import SQLAlchemyError
 
+from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.migrate import current_revision, head_revision
 from scheduler.metrics.broker import BrokerFigures, ask_broker
@@ -38,8 +38,8 @@ def make_metrics_app(
         if path == "/metrics":
             try:
                 return metrics(environ, start_response)  # type: ignore[no-any-return]
-            except SQLAlchemyError as error:
-                log.warning("the job table does not answer: %s", type(error).__name__)
+            except DatabaseFailed as error:
+                log.warning("the job table does not answer: %s", error.code)
                 return _answer(start_response, "503 Service Unavailable", "the job table does not answer")
         if path == "/healthz":
             return _answer(start_response, "200 OK", "ok")
@@ -57,7 +57,7 @@ def what_is_missing(database: Database, ask: Callable[[], BrokerFigures]) -> str
     try:
         if current_revision(database) != head_revision():
             return "the job table has another revision: `pneumoscreen doctor`"
-    except SQLAlchemyError:
+    except DatabaseFailed:
         return "the job table does not answer"
     return "" if ask().up else "the broker does not answer"
 

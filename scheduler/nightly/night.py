@@ -9,6 +9,7 @@ from itertools import islice
 from kombu.exceptions import OperationalError
 
 from db.cohorts import CohortUnknown, close_ingest, find_cohort
+from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.heartbeat import Heartbeat
@@ -142,6 +143,8 @@ def walk_night(database: Database, settings: NightlySettings, run_id: int) -> bo
             walked(session, run_id, token, cohort_id=cohort_id)
     except LeaseLost:
         log.warning("nightly run %d was taken over", run_id, extra={"night": run_id})
+    except DatabaseFailed:
+        raise  # it says nothing of the source, and cannot be noted: the lease ends, and it is rung for again
     except PneumoscreenError as error:
         log.warning("nightly run %d: %s", run_id, error.code, extra={"night": run_id, "code": error.code})
         with database.write() as session:

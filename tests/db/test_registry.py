@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
 
+from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.model_card import WEIGHTS_FILE, ModelDigestMismatch
 from db.registry import (
@@ -55,7 +55,7 @@ def test_promoting_retires_the_champion(database: Database, model: Model, other_
 @pytest.mark.usefixtures("model")
 def test_the_database_itself_allows_one_champion(database: Database, other_artefact: Path) -> None:
     other = import_model(database, other_artefact)
-    with pytest.raises(IntegrityError), database.write() as session:
+    with pytest.raises(DatabaseFailed), database.write() as session:
         session.get_one(Model, other.id).state = ModelState.CHAMPION
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 
 from db.cohorts import open_cohort
+from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.images import NewImage, add_images
 
@@ -32,5 +32,5 @@ def test_a_row_that_makes_no_sense_is_refused(database: Database, nonsense: str)
     with database.write() as session:
         cohort = open_cohort(session, "trial", source="/data")
         add_images(session, cohort.id, [NewImage(uri="/data/1.png")])
-    with pytest.raises(IntegrityError), database.write() as session:
+    with pytest.raises(DatabaseFailed), database.write() as session:
         session.execute(text(nonsense))
