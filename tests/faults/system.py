@@ -40,11 +40,13 @@ class System:
     def __init__(self, database: Database, folder: Path) -> None:
         self.database = database
         self.folder = folder
+        self.images = IMAGES
 
-    def submit(self) -> None:
+    def submit(self, images: int = IMAGES) -> None:
+        self.images = images
         draw = np.random.default_rng(3)
         self.folder.mkdir()
-        for number in range(IMAGES):
+        for number in range(images):
             pixels = draw.integers(0, 255, (96, 96), dtype=np.uint8)
             PIL.Image.fromarray(pixels).save(self.folder / f"{number}.png", compress_level=1)
         submit(self.database, open_source(str(self.folder)), name="trial")
@@ -75,10 +77,10 @@ class System:
 
     def end(self, seconds: float = 120) -> None:
         """Wait until all images have ended, and check that each has one prediction."""
-        wait_for(lambda: self.count(*TERMINAL) == IMAGES, seconds)
+        wait_for(lambda: self.count(*TERMINAL) == self.images, seconds)
         check(self.database, ended=True)
         with self.database.read() as session:
-            assert session.scalars(select(func.count()).select_from(Prediction)).one() == IMAGES
+            assert session.scalars(select(func.count()).select_from(Prediction)).one() == self.images
 
     def log(self, name: str) -> str:
         """Return what a process has logged."""
