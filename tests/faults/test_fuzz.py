@@ -35,7 +35,7 @@ from worker.imaging import Picture
 from worker.imaging.decoders import available_decoders
 from worker.settings import WorkerSettings
 
-TRIES = int(os.environ.get("FUZZ", "600"))
+TRIES = int(os.environ.get("FUZZ", "2000"))
 #: Seconds and bytes that one file may take; the limits on a user's machine are larger.
 SETTINGS = WorkerSettings.model_validate(
     {"decode_threads": 2, "decode_seconds": 20, "decoder_memory_bytes": 2 * 2**30}

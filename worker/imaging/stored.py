@@ -21,7 +21,16 @@ _SAFE_PLUGINS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
 
 def stored_values(dataset: FileDataset) -> NDArray[np.generic]:
     """Return stored values (rows, columns), or RGB (rows, columns, 3). Raises CorruptImage, NoDecoder."""
-    decoder = _decoder(dataset)
+    values = _decode(dataset, _decoder(dataset))
+    size = (integer(dataset, "Rows"), integer(dataset, "Columns"))
+    samples = integer(dataset, "SamplesPerPixel", 1)
+    if values.shape != (size if samples == 1 else (*size, samples)):
+        # A decoder may find more frames than the header admits.
+        raise CorruptImage("size")
+    return values
+
+
+def _decode(dataset: FileDataset, decoder: Decoder) -> NDArray[np.generic]:
     try:
         if decoder.is_encapsulated:
             frame = _first_frame(dataset)
