@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -141,10 +141,10 @@ def _last(labels: Sequence[Label], name: str) -> str | None:
     return next((value for one in reversed(labels) if (value := getattr(one, name)) is not None), None)
 
 
-def _images(joined: object):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _images(joined: ColumnElement[bool]) -> Select[str | None, str | None, str, str | None]:
     return (
         select(Image.digest, Image.instance_uid, Image.uri, Study.patient_key)
-        .join(Label, joined)  # type: ignore[arg-type]
+        .join(Label, joined)
         .outerjoin(Study, Study.id == Image.study_id)
         .order_by(Image.id.desc())
     )

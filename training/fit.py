@@ -36,7 +36,7 @@ from fastai.vision.all import (  # noqa: E402  (needs torchvision to be importab
     model_meta,
     set_seed,
 )
-from torchvision import models  # noqa: E402
+from torchvision import models  # noqa: E402  (after it)
 
 if TYPE_CHECKING:
     from torch import nn

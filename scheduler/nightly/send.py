@@ -89,5 +89,5 @@ def _post(url: str, figures: dict[str, Any]) -> None:
     request = urllib.request.Request(  # noqa: S310  (checked above)
         url, data=json.dumps(figures).encode(), headers={"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS):  # noqa: S310  (the same)
         pass

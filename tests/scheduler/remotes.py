@@ -118,7 +118,7 @@ class _Files(paramiko.SFTPServerInterface):
     def open(self, path: str, flags: int, attr: paramiko.SFTPAttributes) -> paramiko.SFTPHandle | int:
         try:
             handle = _Handle(flags)
-            handle.readfile = Path(path).open("rb")  # noqa: SIM115
+            handle.readfile = Path(path).open("rb")  # noqa: SIM115  (the handle closes it)
         except OSError as error:
             return paramiko.SFTPServer.convert_errno(error.errno or 0)
         return handle

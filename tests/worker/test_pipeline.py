@@ -205,7 +205,7 @@ def test_a_worker_whose_lease_was_taken_stops_and_writes_nothing(
     def robbed(self: ResidentLearner, pixels: np.ndarray, *precision: Precision) -> np.ndarray:
         with database.write() as session:
             row = session.get_one(Batch, batch_id)
-            row.lease_token = "somebody else's"  # noqa: S105
+            row.lease_token = "somebody else's"  # noqa: S105  (it opens nothing)
         return real(self, pixels, *precision)
 
     batch_id = submit(database, files[:3])

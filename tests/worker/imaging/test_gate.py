@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,7 @@ def send(scene: np.ndarray, make_dicom: Callable[..., Dataset], dicom_bytes: Cal
 def bundled(name: str) -> bytes:
     path = get_testdata_file(name, download=False)
     assert isinstance(path, str)
-    with open(path, "rb") as file:  # noqa: PTH123
-        return file.read()
+    return Path(path).read_bytes()
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # pydicom, as it writes them
