@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,11 @@ class ResultRow:
     """One row of a results table, in the order of its columns."""
 
     cohort: str
-    #: Study, Series and SOP Instance UID; None for what is not DICOM.
+    #: Study, Series and SOP Instance UID, or their pseudonyms; None for what is not DICOM.
     study: str | None
     series: str | None
     instance: str | None
-    #: The file.
+    #: The file; without identifiers `sha256:` and its digest, or `image:` and its row where it has none.
     source: str
     state: ImageState
     #: P(PNEUMONIA).
@@ -41,13 +41,18 @@ class ResultRow:
     type_probability: float | None
 
 
-def cohort_results(session: Session, cohort: Cohort) -> Iterator[ResultRow]:
+def cohort_results(
+    session: Session, cohort: Cohort, *, pseudonym: Callable[[str], str] | None = None
+) -> Iterator[ResultRow]:
     """Yield a cohort's rows in the order in which its images were taken in.
 
-    An image's prediction is the one of the model that its batch was pinned to.
+    With `pseudonym`, which is given each UID, they hold no identifiers: no UID and no path. An image's
+    prediction is the one of the model that its batch was pinned to.
     """
     query = (
         select(
+            Image.id,
+            Image.digest,
             Study.study_uid,
             Image.series_uid,
             Image.instance_uid,
@@ -69,10 +74,14 @@ def cohort_results(session: Session, cohort: Cohort) -> Iterator[ResultRow]:
         .execution_options(yield_per=_FETCH)
     )
     for row in session.execute(query):
+        image_id, digest, *uids, uri = tuple(row)[:6]
+        if pseudonym is not None:
+            uids = [uid and pseudonym(uid) for uid in uids]
+            uri = f"sha256:{digest}" if digest else f"image:{image_id}"
         types: dict[str, float] = row.types or {}
         likeliest = max(types, key=types.__getitem__, default=None)
         chance = None if likeliest is None else types[likeliest]
-        cells: tuple[Any, ...] = (cohort.name, *tuple(row)[:-1], likeliest, chance)
+        cells: tuple[Any, ...] = (cohort.name, *uids, uri, *tuple(row)[6:-1], likeliest, chance)
         yield ResultRow(*cells)
 
 

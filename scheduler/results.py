@@ -15,6 +15,7 @@ from db.engine import Database
 from db.errors import PneumoscreenError
 from db.events import record
 from db.results import ResultRow, cohort_results
+from scheduler.ingest.pseudonym import uid_pseudonym
 
 COLUMNS = tuple(field.name for field in fields(ResultRow))
 
@@ -42,10 +43,11 @@ def check_output(out: Path) -> None:
         raise OutputUnwritable
 
 
-def write_results(database: Database, name: str, out: Path) -> int:
+def write_results(database: Database, name: str, out: Path, *, identifiers: bool = False) -> int:
     """Write a cohort's rows to a CSV, Parquet or JSON file and return how many; whole or not at all.
 
-    The audit log tells of it. Raises CohortUnknown, OutputFormatUnknown, OutputUnwritable, CohortArchived,
+    Without `identifiers`, UIDs are pseudonyms and files are named by digest. The audit log tells of it.
+    Raises CohortUnknown, OutputFormatUnknown, OutputUnwritable, CohortArchived, SiteKeyUnusable,
     DiskFull.
     """
     check_output(out)
@@ -55,9 +57,10 @@ def write_results(database: Database, name: str, out: Path) -> int:
             cohort = find_cohort(session, name)
             if cohort.archived is not None:
                 raise CohortArchived
-            rows = _WRITERS[out.suffix.lower()](partial, cohort_results(session, cohort))
+            pseudonym = None if identifiers else uid_pseudonym
+            rows = _WRITERS[out.suffix.lower()](partial, cohort_results(session, cohort, pseudonym=pseudonym))
         with database.write() as session:
-            record(session, "results.export", f"cohort:{cohort.id}", rows=rows)
+            record(session, "results.export", f"cohort:{cohort.id}", rows=rows, identifiers=identifiers)
         partial.replace(out)
     except OSError as error:
         raise OutputUnwritable from error

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import PurePosixPath
 
 from sqlalchemy.orm import Session
 
@@ -18,6 +15,7 @@ from db.registry import champion, find_model
 from db.states import CohortState
 from db.tables import Cohort
 from scheduler.doorbell import ask_for_batches
+from scheduler.ingest.pseudonym import place_pseudonym
 from scheduler.ingest.source import Source, SourceEmpty
 from scheduler.settings import SchedulerSettings
 
@@ -82,6 +80,8 @@ def submit(
 
 
 def default_cohort(source: Source) -> str:
-    """Return a cohort name that is the same whenever the same source is screened."""
-    where = source.described.rstrip("/")
-    return f"{PurePosixPath(where).name or 'root'}-{hashlib.sha256(os.fsencode(where)).hexdigest()[:6]}"
+    """Return a cohort name that is the same whenever the same source is screened.
+
+    A folder may be named after a patient, and the names of cohorts go into results and onto terminals.
+    """
+    return f"cohort-{place_pseudonym(source.described.rstrip('/'))[:8]}"

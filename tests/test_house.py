@@ -17,8 +17,16 @@ ALLOWED = {
     "db": (),
     "worker": ("db",),
     "training": ("db", "worker"),
-    "scheduler": ("db", "worker.app", "worker.settings"),
-    "scheduler.cli": ("db", "worker.app", "worker.settings", "scheduler", "deploy", "training"),
+    "scheduler": ("db", "worker.app", "worker.quiet", "worker.settings"),
+    "scheduler.cli": (
+        "db",
+        "worker.app",
+        "worker.quiet",
+        "worker.settings",
+        "scheduler",
+        "deploy",
+        "training",
+    ),
     "deploy": (
         "db.errors",
         "db.settings",
@@ -26,7 +34,7 @@ ALLOWED = {
         "scheduler.metrics.settings",
     ),
     # What Flower runs when it starts.
-    "deploy.flower.flowerconfig": ("db.settings", "scheduler.flower"),
+    "deploy.flower.flowerconfig": ("db.private", "db.settings", "scheduler.flower"),
 }
 
 #: Libraries that are not for a room.

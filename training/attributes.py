@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from PIL import Image
+
+from worker.quiet import silence_libraries
 
 #: Megapixels as acquired, and the bands that they are reported in.
 _SIZES = ((1.0, "under 1 megapixel"), (2.0, "1 to 2 megapixels"), (float("inf"), "over 2 megapixels"))
@@ -24,13 +25,11 @@ def read_attributes(path: Path) -> dict[str, str]:
     A header that cannot be read says nothing.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with path.open("rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    return _dicom(path)
-            with Image.open(path) as image:
-                return {"size": _size(*image.size)}
+        with path.open("rb") as file:
+            if file.read(132)[128:] == b"DICM":
+                return _dicom(path)
+        with Image.open(path) as image:
+            return {"size": _size(*image.size)}
     except Exception:
         return {}
 
@@ -38,6 +37,8 @@ def read_attributes(path: Path) -> dict[str, str]:
 def _dicom(path: Path) -> dict[str, str]:
     from pydicom import dcmread
 
+    # After the import, which sets the level of pydicom's logger.
+    silence_libraries()
     wanted = ["PatientSex", "PatientAge", "Manufacturer", "PatientID", "Rows", "Columns"]
     header = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
     found = {

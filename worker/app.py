@@ -5,11 +5,16 @@ A message is a doorbell: it holds the id of a batch, and the job table holds eve
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import Celery
+from celery.signals import beat_init, celeryd_init
 from kombu.entity import Queue
 
+from db.private import keep_private
 from worker import logs
 from worker.settings import BrokerSettings
+from worker.task import QuietTask
 
 __all__ = ["app", "logs", "make_app"]
 
@@ -42,7 +47,7 @@ _VISIBILITY_SECONDS = 3600
 def make_app(broker: BrokerSettings | None = None) -> Celery:
     """Return the application for a broker; nothing connects before it is used."""
     broker = broker or BrokerSettings.read()
-    app = Celery("pneumoscreen", broker=broker.broker_url.get_secret_value())
+    app = Celery("pneumoscreen", broker=broker.broker_url.get_secret_value(), task_cls=QuietTask)
     app.conf.update(
         task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
         task_create_missing_queues=False,
@@ -91,3 +96,9 @@ def make_app(broker: BrokerSettings | None = None) -> Celery:
 
 
 app = make_app()
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]
+@beat_init.connect  # type: ignore[untyped-decorator]
+def _keep_private(**_: Any) -> None:
+    keep_private()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from typing import Any, Literal
 
 from celery.signals import after_setup_logger
 
+from db.errors import PneumoscreenError
 from db.settings import RoomSettings
+from worker.quiet import silence_libraries
 
 
 class LogSettings(RoomSettings):
@@ -20,10 +23,23 @@ class LogSettings(RoomSettings):
 
 @after_setup_logger.connect  # type: ignore[untyped-decorator]
 def set_format(logger: logging.Logger, **_: Any) -> None:
-    """Give Celery's handlers the format that is set."""
-    if LogSettings.read().log_format == "json":
-        for handler in logger.handlers:
+    """Give Celery's handlers the format that is set, and let no error say what it quotes."""
+    silence_libraries()
+    as_json = LogSettings.read().log_format == "json"
+    for handler in logger.handlers:
+        handler.addFilter(without_messages)
+        if as_json:
             handler.setFormatter(json_formatter())
+
+
+def without_messages(record: logging.LogRecord) -> bool:
+    """Leave of a record's error where it arose and its kind: libraries quote header values and paths."""
+    if record.exc_info and record.exc_info[1] is not None:
+        error = record.exc_info[1]
+        said = f": {error}" if isinstance(error, PneumoscreenError) else ""
+        record.exc_text = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__ + said
+        record.exc_info = None
+    return True
 
 
 def json_formatter() -> logging.Formatter:

@@ -3,10 +3,12 @@
 Everything that differs from site to site is in the settings.
 """
 
+from db.private import keep_private
 from db.settings import SettingsInvalid, home
 from scheduler.flower.close import close, redact
 from scheduler.flower.settings import FlowerSettings
 
+keep_private()
 _settings = FlowerSettings.read()
 if not _settings.flower_password.get_secret_value():
     raise SettingsInvalid("PNEUMOSCREEN_FLOWER_PASSWORD")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import NoReturn
 
 import typer
 
 from db.disk import DiskFull, is_full
 from db.errors import PneumoscreenError
+from db.private import keep_private
 from scheduler.cli import (
     audit,
     cohorts,
@@ -25,6 +27,7 @@ from scheduler.cli import (
     stack,
     training,
 )
+from worker.quiet import silence_libraries
 
 #: Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration.
 EXIT_FAILED_IMAGES = 1
@@ -45,6 +48,12 @@ class FileTrouble(PneumoscreenError):
     code = "file-trouble"
 
 
+class Unforeseen(PneumoscreenError):
+    """An error that was not foreseen. Please report it with the lines above, which hold no patient data."""
+
+    code = "unforeseen"
+
+
 app = typer.Typer(
     name="pneumoscreen",
     help="Batch screening of chest X-rays for pneumonia. A research and triage aid, never a diagnosis.",
@@ -58,7 +67,12 @@ for room in (screening, stack, cohorts, models, nightly, training, registry, lab
 
 
 def main() -> NoReturn:
-    """Run the command line; an error that was foreseen is one line, never a traceback."""
+    """Run the command line; an error that was foreseen is one line, never a traceback.
+
+    Of one that was not, where it arose is printed and not what it says: libraries quote headers and paths.
+    """
+    keep_private()
+    silence_libraries()
     try:
         app()
     except PneumoscreenError as error:
@@ -70,6 +84,9 @@ def main() -> NoReturn:
         _complain(DiskFull() if is_full(error) else FileTrouble(os.strerror(error.errno or 0)))
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        sys.stderr.writelines(traceback.format_tb(error.__traceback__))
+        _complain(Unforeseen(type(error).__name__))
     sys.exit(0)
 
 

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 CohortName = Annotated[str, typer.Argument(help="Name of the cohort.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Identifiers = Annotated[
+    bool,
+    typer.Option(
+        "--identifiers", help="Give UIDs and paths as they are, and not as pseudonyms and file digests."
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -132,13 +138,14 @@ def results(
     cohort: CohortName,
     out: Annotated[
         Path,
-        typer.Option(help="File to write: .csv, .parquet or .json.", show_default=False, dir_okay=False),
+        typer.Option(help="File to write: .csv, .parquet or .json.", show_default=False),
     ],
+    identifiers: Identifiers = False,
 ) -> None:
-    """Write a cohort's results, a row per image."""
+    """Write a cohort's results, a row per image; without identifiers unless they are asked for."""
     from scheduler.results import write_results
 
-    rows = write_results(ready_database(), cohort, out)
+    rows = write_results(ready_database(), cohort, out, identifiers=identifiers)
     console.print(f"{rows} rows written. {DISCLAIMER}", markup=False)
 
 

@@ -12,7 +12,16 @@ from scheduler.cli.cohorts import AsJson
 from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.ready import ready_database
 
-File = Annotated[Path, typer.Argument(help="File of the backup.", show_default=False, dir_okay=False)]
+File = Annotated[Path, typer.Argument(help="File of the backup.", show_default=False)]
+
+_WITH_KEY = (
+    "Warning: the backup holds paths, UIDs and site.key, the key of the pseudonyms, by which patient IDs can "
+    "be tried out. Keep it as you keep patient data, or use --without-key and keep site.key elsewhere."
+)
+_WITHOUT_KEY = (
+    "Warning: the backup holds paths and UIDs, and not site.key, the key of the pseudonyms. Without a copy "
+    "of that, a restored installation gives the same patients other pseudonyms."
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,17 +54,17 @@ def backup(
 ) -> None:
     """Write job table, models and site key to one file, while the system runs."""
     from db.backup import backup as write
+    from db.events import record
 
-    contents = write(ready_database(), file, with_key=not without_key)
+    database = ready_database()
+    contents = write(database, file, with_key=not without_key)
+    with database.write() as session:
+        record(session, "database.backup", "database", rows=sum(contents.rows.values()), key=contents.has_key)
     if as_json:
         print_json(asdict(contents))
-        return
-    console.print(f"{sum(contents.rows.values())} rows and {len(contents.models)} models written.")
-    if contents.has_key:
-        errors.print(
-            "The backup holds the key of the patients' pseudonyms: keep it as you keep patient data, or "
-            "use --without-key and keep site.key elsewhere."
-        )
+    else:
+        console.print(f"{sum(contents.rows.values())} rows and {len(contents.models)} models written.")
+    errors.print(_WITH_KEY if contents.has_key else _WITHOUT_KEY)
 
 
 def restore(file: File, as_json: AsJson = False) -> None:
@@ -71,9 +80,7 @@ def restore(file: File, as_json: AsJson = False) -> None:
 
 
 def prune(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder of the archive.", show_default=False, file_okay=False)
-    ],
+    folder: Annotated[Path, typer.Argument(help="Folder of the archive.", show_default=False)],
     days: Annotated[
         float, typer.Option(min=0, help="Age of the cohorts that are moved.", show_default=False)
     ],

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scheduler.cli.cohorts import AsJson
+from scheduler.cli.cohorts import AsJson, Identifiers
 from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.ready import ready_database
 
@@ -86,20 +86,29 @@ def list_(as_json: AsJson = False) -> None:
     )
 
 
-def conflicts(as_json: AsJson = False) -> None:
+def conflicts(identifiers: Identifiers = False, as_json: AsJson = False) -> None:
     """List the images whose readings contradict one another. Nobody guesses: retraining leaves them out."""
     from db.labels import labelled_files
+    from scheduler.ingest.pseudonym import uid_pseudonym
+
+    def instance(uid: str | None) -> str | None:
+        return uid if identifiers or uid is None else uid_pseudonym(uid)
 
     with ready_database().read() as session:
         found = [file for file in labelled_files(session) if file.contradicts]
     if as_json:
-        print_json([{"digest": f.digest, "instance": f.instance_uid, "readings": f.readings} for f in found])
+        print_json(
+            [
+                {"digest": f.digest, "instance": instance(f.instance_uid), "readings": f.readings}
+                for f in found
+            ]
+        )
         return
     print_table(
         ("image", "readings"),
         [
             (
-                file.digest[:12] if file.digest else file.instance_uid,
+                file.digest[:12] if file.digest else instance(file.instance_uid),
                 ", ".join(f"{reader}: {name}" for reader, name in sorted(file.readings.items())),
             )
             for file in found

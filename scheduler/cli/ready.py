@@ -8,9 +8,10 @@ from db.migrate import upgrade
 
 
 def ready_database(*, with_champion: bool = False) -> Database:
-    """Return the job table, created or upgraded where needed; with a champion where images are taken in.
+    """Return the job table, created or upgraded where needed.
 
-    Raises DatabaseFailed, DatabaseTooNew, DefaultModelMissing.
+    Where images are taken in, with a champion and the key of the pseudonyms. Raises DatabaseFailed,
+    DatabaseTooNew, DefaultModelMissing, SiteKeyUnusable.
     """
     try:
         database = Database()
@@ -20,6 +21,8 @@ def ready_database(*, with_champion: bool = False) -> Database:
     if with_champion:
         from db.registry import ensure_champion
         from deploy.models import default_model
+        from scheduler.ingest.pseudonym import make_site_key
 
+        make_site_key()
         ensure_champion(database, default_model())
     return database

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scheduler.cli.cohorts import AsJson, print_problems, progress_json
+from scheduler.cli.cohorts import AsJson, Identifiers, print_problems, progress_json
 from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.ready import ready_database
 from scheduler.disclaimer import DISCLAIMER
@@ -41,8 +41,9 @@ def screen(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Results file: .csv, .parquet or .json.", show_default=False, dir_okay=False),
+        typer.Option(help="Results file: .csv, .parquet or .json.", show_default=False),
     ] = None,
+    identifiers: Identifiers = False,
     as_json: AsJson = False,
 ) -> None:
     """Screen a source and wait: starts what is not running, and stops what it started.
@@ -74,11 +75,12 @@ def screen(
         errors.print("Stopped. The same command goes on from here.")
         raise
     if out is not None:
-        _write(database, name, out, quiet=as_json)
+        _write(database, name, out, identifiers=identifiers, quiet=as_json)
     if as_json:
         print_json(progress_json(finished))
     else:
-        _print_summary(database, finished, shown=0 if out is not None else _SHOWN)
+        shown = 0 if out is not None else _SHOWN
+        _print_summary(database, finished, shown=shown, identifiers=identifiers)
     raise typer.Exit(1 if finished.failed else 0)
 
 
@@ -109,7 +111,7 @@ def demo(
     submitted = submit(database, open_source(str(source)), name="demo")
     with running_stack(database, keep=keep) as stack:
         finished = watch(database, submitted.cohort_id, errors, check=stack.check)
-        _print_summary(database, finished, shown=images)
+        _print_summary(database, finished, shown=images, identifiers=True)
         console.print("Phantoms have no anatomy: these probabilities mean nothing.")
         _print_flower(stack, keep=keep)
     raise typer.Exit(1 if finished.failed else 0)
@@ -129,23 +131,25 @@ def _print_flower(stack: Stack, *, keep: bool) -> None:
         console.print("It stops now, with everything else; `--keep` leaves it running.")
 
 
-def _write(database: Database, cohort: str, out: Path, *, quiet: bool) -> None:
+def _write(database: Database, cohort: str, out: Path, *, identifiers: bool, quiet: bool) -> None:
     from scheduler.results import write_results
 
-    rows = write_results(database, cohort, out)
+    rows = write_results(database, cohort, out, identifiers=identifiers)
     if not quiet:
-        console.print(f"{rows} rows written to {out}", markup=False)
+        console.print(f"{rows} rows written.", markup=False)
 
 
-def _print_summary(database: Database, progress: Progress, *, shown: int) -> None:
+def _print_summary(database: Database, progress: Progress, *, shown: int, identifiers: bool) -> None:
     """Print the first rows of the results, and what came of the cohort as a whole."""
     from db.cohorts import find_cohort
     from db.results import cohort_results, count_labels
+    from scheduler.ingest.pseudonym import uid_pseudonym
 
     with database.read() as session:
         cohort = find_cohort(session, progress.name)
         source = cohort.source
-        rows = list(islice(cohort_results(session, cohort), shown))
+        pseudonym = None if identifiers else uid_pseudonym
+        rows = list(islice(cohort_results(session, cohort, pseudonym=pseudonym), shown))
         labels = count_labels(session, progress.cohort_id)
     if rows:
         print_table(
@@ -176,6 +180,6 @@ def _number(probability: float | None) -> str:
     return "" if probability is None else f"{probability:.4f}"
 
 
-def _short(uri: str, source: str) -> str:
-    """Return where a file lies within its source."""
-    return uri.removeprefix(source.rstrip("/") + "/")
+def _short(name: str, source: str) -> str:
+    """Return where a file lies within its source, or the beginning of its digest."""
+    return name[:19] if name.startswith("sha256:") else name.removeprefix(source.rstrip("/") + "/")

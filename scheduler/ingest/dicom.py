@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from db.problems import CorruptImage, FileUnreadable, FileVanished
 from scheduler.ingest.pseudonym import pseudonym
+from worker.quiet import silence_libraries
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,32 +46,33 @@ def read_identity(file: Path | BinaryIO) -> Identity:
     """Read the identifiers of a DICOM file.
 
     SOP Instance UID (0008,0018), Study and Series Instance UID (0020,000D and 000E), and Patient ID
-    (0010,0020) as a pseudonym. Raises FileVanished, FileUnreadable, CorruptImage.
+    (0010,0020) as a pseudonym. Raises FileVanished, FileUnreadable, CorruptImage, SiteKeyUnusable.
     """
     from pydicom import dcmread
 
+    # After the import, which sets the level of pydicom's logger.
+    silence_libraries()
     try:
-        with warnings.catch_warnings():
-            # What is odd about a header is said to the worker's log, not to the user's terminal.
-            warnings.simplefilter("ignore")
-            deflated = _deflated(file)
-            header = deflated or dcmread(file, stop_before_pixels=True, force=True, specific_tags=_WANTED)
-            media = header.file_meta.get("MediaStorageSOPClassUID") if hasattr(header, "file_meta") else None
-            patient = header.get("PatientID")
-            return Identity(
-                sop_class=_uid(media),
-                study_uid=_uid(header.get("StudyInstanceUID")),
-                series_uid=_uid(header.get("SeriesInstanceUID")),
-                instance_uid=_uid(header.get("SOPInstanceUID")),
-                patient_key=pseudonym(str(patient)) if patient else None,
-            )
+        header = _deflated(file)
+        if header is None:
+            header = dcmread(file, stop_before_pixels=True, force=True, specific_tags=_WANTED)
+        media = header.file_meta.get("MediaStorageSOPClassUID") if hasattr(header, "file_meta") else None
+        found = {name: header.get(name) for name in _WANTED}
+        patient = str(found["PatientID"] or "")
     except FileNotFoundError:
         raise FileVanished from None
     except OSError:
         raise FileUnreadable from None
-    except Exception as error:
-        # pydicom raises whatever a damaged header leads its parser into.
-        raise CorruptImage from error
+    except Exception:
+        # pydicom raises whatever a damaged header leads its parser into, and quotes what it holds.
+        raise CorruptImage from None
+    return Identity(
+        sop_class=_uid(media),
+        study_uid=_uid(found["StudyInstanceUID"]),
+        series_uid=_uid(found["SeriesInstanceUID"]),
+        instance_uid=_uid(found["SOPInstanceUID"]),
+        patient_key=pseudonym(patient) if patient else None,
+    )
 
 
 def _deflated(file: Path | BinaryIO) -> Dataset | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hmac
 import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import update
 
 from db.audit import newest
 from db.batches import cut_batches
@@ -16,6 +18,16 @@ from db.engine import Database
 from db.images import NewImage, add_images
 from db.leases import Effort, NotScreened, Provenance, Screened, claim, complete
 from db.problems import CorruptImage
+from db.tables import Image
+from deploy.phantom import write_phantoms
+from scheduler.ingest.folder import FolderSource
+from scheduler.ingest.pseudonym import (
+    SiteKeyUnusable,
+    make_site_key,
+    place_pseudonym,
+    pseudonym,
+    uid_pseudonym,
+)
 from scheduler.results import COLUMNS, OutputFormatUnknown, OutputUnwritable, write_results
 
 
@@ -63,7 +75,7 @@ def finished(database: Database, model: object) -> Database:
 
 
 def written(database: Database, out: Path) -> int:
-    return write_results(database, "trial", out)
+    return write_results(database, "trial", out, identifiers=True)
 
 
 def test_csv_json_and_parquet_say_the_same(finished: Database, model: object, tmp_path: Path) -> None:
@@ -98,6 +110,58 @@ def test_csv_json_and_parquet_say_the_same(finished: Database, model: object, tm
     ]
 
 
+def test_without_identifiers_uids_are_pseudonyms_and_files_are_known_by_their_digest(
+    finished: Database, tmp_path: Path
+) -> None:
+    with finished.write() as session:
+        session.execute(update(Image).where(Image.id > 1).values(series_uid="1.3"))
+    write_results(finished, "trial", tmp_path / "open.json", identifiers=True)
+    write_results(finished, "trial", tmp_path / "closed.json")
+    opened = json.loads((tmp_path / "open.json").read_text())
+    text = (tmp_path / "closed.json").read_text()
+    closed = json.loads(text)
+    assert not any(identifier in text for identifier in ('"1.2"', '"1.3"', '"1.4"', "/data", ".png"))
+    assert [row["source"] for row in closed] == ["sha256:d", "image:2", "sha256:e"]
+    # What belongs together still does.
+    assert [row["series"] == closed[0]["series"] for row in closed] == [True] * 3
+    assert closed[0]["study"] not in (None, closed[0]["series"])
+    assert closed[1]["study"] is None
+    hidden = ("study", "series", "instance", "source")
+    kept = [{name: value for name, value in row.items() if name not in hidden} for row in opened]
+    assert kept == [{name: value for name, value in row.items() if name not in hidden} for row in closed]
+
+
+def test_pseudonyms_need_the_key_and_those_of_patients_uids_and_places_are_apart(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {kind("1.2.3") for kind in (pseudonym, uid_pseudonym, place_pseudonym)}
+    assert len(found) == 3
+    assert uid_pseudonym("1.2.3") in found
+    # Whoever plants Patient IDs and sees their pseudonyms learns none of the other keys.
+    planted = bytes.fromhex(pseudonym("uid"))
+    assert hmac.digest(planted, b"1.2.3", "sha256").hex() not in found
+    monkeypatch.setenv("PNEUMOSCREEN_HOME", str(home / "other"))
+    assert found.isdisjoint({kind("1.2.3") for kind in (pseudonym, uid_pseudonym, place_pseudonym)})
+
+
+def test_the_key_is_made_once_for_its_owner_alone_and_a_damaged_one_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_site_key()
+    assert (home / "site.key").stat().st_mode & 0o777 == 0o600
+    assert len((home / "site.key").read_bytes()) == 32
+    damaged = home / "damaged"
+    damaged.mkdir()
+    (damaged / "site.key").write_bytes(b"")
+    monkeypatch.setenv("PNEUMOSCREEN_HOME", str(damaged))
+    with pytest.raises(SiteKeyUnusable):
+        pseudonym("P1")
+    # A file that is well is not called damaged for it.
+    write_phantoms(home / "x-rays", 10)
+    with pytest.raises(SiteKeyUnusable):
+        list(FolderSource(home / "x-rays").walk())
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     finished: Database, tmp_path: Path
 ) -> None:
@@ -116,4 +180,4 @@ def test_the_audit_log_tells_who_took_results_out(finished: Database, tmp_path: 
     with finished.read() as session:
         cohort = find_cohort(session, "trial")
         (event,) = (one for one in newest(session) if one.action == "results.export")
-    assert (event.subject, event.detail) == (f"cohort:{cohort.id}", {"rows": 3})
+    assert (event.subject, event.detail) == (f"cohort:{cohort.id}", {"rows": 3, "identifiers": True})

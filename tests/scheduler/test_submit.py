@@ -125,3 +125,4 @@ def test_the_default_name_tells_sources_apart_and_stays_the_same(tmp_path: Path)
     one, again, other = (FolderSource(tmp_path / where) for where in ("a/x", "a/../a/x", "b/x"))
     assert default_cohort(one) == default_cohort(again)
     assert default_cohort(one) != default_cohort(other)
+    assert one.path.name not in default_cohort(one), "a folder may be named after a patient"

@@ -16,8 +16,8 @@ from worker.imaging.gate import check_screenable
 from worker.imaging.header import element, integer, text
 from worker.imaging.limits import Limits
 from worker.imaging.picture import squeeze_grey
-from worker.imaging.quiet import silence_libraries
 from worker.imaging.stored import stored_values
+from worker.quiet import silence_libraries
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
