@@ -99,6 +99,44 @@ def test_a_setting_that_cannot_be_used_is_named_at_the_start(
     assert "root" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("DATABASE_URL", "postgresql://{}:{}@127.0.0.1:1/x"),
+        ("DATABASE_URL", "mysql://{}:{}@127.0.0.1/x"),
+        pytest.param("DATABASE_URL", "{}:{}", marks=pytest.mark.long),
+        ("BROKER_URL", "redis://{}:{}@127.0.0.1:1/0"),
+        pytest.param("BROKER_URL", "http://{}:{}@127.0.0.1:1/0", marks=pytest.mark.long),
+    ],
+)
+def test_no_command_and_no_worker_tells_a_password(
+    monkeypatch: pytest.MonkeyPatch, home: Path, phantoms: Path, setting: str, value: str
+) -> None:
+    monkeypatch.setenv(f"PNEUMOSCREEN_{setting}", value.format("somebody", "hunter2"))
+    said = ""
+    for command in (
+        ("doctor", "--json"),
+        ("doctor",),
+        ("status",),
+        ("submit", str(phantoms), "--cohort", "c"),
+    ):
+        said += "".join(_said(sys.executable, "-m", "scheduler", *command))
+    celery = (sys.executable, "-m", "celery", "-A", "scheduler.tasks", "worker", "--pool=solo")
+    said += "".join(_said(*celery, "-Q", "housekeeping", "--loglevel=DEBUG", seconds=6))
+    assert len(said) > 500
+    assert "hunter2" not in said
+
+
+def _said(*command: str, seconds: float = 60) -> tuple[str, str]:
+    """Return what a process has printed by its end, or by the time that it is given."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        return process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.communicate()
+
+
 def test_doctor_finds_a_new_installation_in_order(home: Path) -> None:
     findings = {one["check"]: one for one in json.loads(run("doctor", "--json").stdout)}
     assert set(findings) == {
