@@ -47,6 +47,12 @@ class FileUnreadable(ImageFailed):
     code = "file-unreadable"
 
 
+class OutsideRoots(ImageFailed):
+    """The file, or what a link or a redirect leads to, is outside `PNEUMOSCREEN_SOURCE_ROOTS`. Copy it in."""
+
+    code = "outside-roots"
+
+
 class NotAnImage(ImageFailed):
     """The file is not an image of a known format, whatever its name says. Replace or remove it."""
 

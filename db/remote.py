@@ -14,13 +14,15 @@ from functools import cache, partial
 from io import BytesIO
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from db.errors import PneumoscreenError
-from db.problems import FileTooLarge, FileUnreadable, FileVanished
+from db.problems import FileTooLarge, FileUnreadable, FileVanished, ImageProblem, OutsideRoots
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+    from db.roots import Roots
 
 _SCHEMES = frozenset({"s3", "http", "https", "sftp"})
 
@@ -70,6 +72,9 @@ def check_url(url: str) -> None:
         raise RemoteUrlInvalid from None
     fits = (
         parts.scheme in _SCHEMES
+        # In lower case, and without what one parser takes for the end of a host's name and another does not.
+        and url.startswith(f"{parts.scheme}://")
+        and not set("\\% ") & set(parts.netloc)
         and bool(parts.hostname)
         and port_is_number
         and parts.password is None
@@ -77,23 +82,30 @@ def check_url(url: str) -> None:
         and not parts.fragment
         # fsspec joins file systems with this: file::s3://... would open what it should not.
         and "::" not in url
-        and ".." not in parts.path.split("/")
+        and not _climbs(parts.path)
     )
     if not fits:
         raise RemoteUrlInvalid
 
 
-def list_files(url: str) -> Iterator[RemoteFile]:
+def _climbs(path: str) -> bool:
+    """Tell whether a server may find `..` in a path, where it may stand in percent signs, even twice."""
+    while (plain := unquote(path)) != path:
+        path = plain
+    return ".." in path.replace("\\", "/").split("/")
+
+
+def list_files(url: str, *, roots: Roots | None = None) -> Iterator[RemoteFile]:
     """Yield the files below a folder, folder by folder, in the order of their names.
 
-    A web server's folder is a page of links; those that leave it are not followed. Raises
-    RemoteUrlInvalid, RemoteUnsupported, FileNotFoundError, OSError.
+    A web server's folder is a page of links; those that leave it are not followed, nor are redirects that
+    leave the roots. Raises RemoteUrlInvalid, RemoteUnsupported, OutsideRoots, FileNotFoundError, OSError.
     """
-    folders = [_file_system(url)._strip_protocol(url).rstrip("/") + "/"]
+    folders = [_file_system(url, roots)._strip_protocol(url).rstrip("/") + "/"]
     while folders:
         folder = folders.pop()
         below = []
-        for entry in sorted(_patiently(url, partial(_entries, folder=folder)), key=itemgetter("name")):
+        for entry in sorted(_patiently(url, partial(_entries, folder=folder), roots), key=itemgetter("name")):
             name = str(entry["name"])
             if not _is_inside(name, folder):
                 continue
@@ -112,20 +124,29 @@ def is_there(url: str) -> bool:
         return False
 
 
-def read_file(url: str, *, limit: int) -> bytes:
-    """Return a file's bytes. Raises FileTooLarge over `limit` bytes, FileVanished, FileUnreadable."""
-    content = _read(url, limit + 1)
+def read_file(url: str, *, limit: int, roots: Roots | None = None) -> bytes:
+    """Return a file's bytes.
+
+    Raises FileTooLarge over `limit` bytes, OutsideRoots, FileVanished, FileUnreadable.
+    """
+    content = _read(url, limit + 1, roots)
     if len(content) > limit:
         raise FileTooLarge
     return content
 
 
-def read_start(url: str, size: int) -> bytes:
-    """Return at most `size` bytes from the beginning of a file. Raises FileVanished, FileUnreadable."""
-    return _read(url, size)
+def read_start(url: str, size: int, *, roots: Roots | None = None) -> bytes:
+    """Return at most `size` bytes from the beginning of a file.
+
+    Raises OutsideRoots, FileVanished, FileUnreadable.
+    """
+    return _read(url, size, roots)
 
 
-def _read(url: str, size: int) -> bytes:
+def _read(url: str, size: int, roots: Roots | None) -> bytes:
+    if roots is not None:
+        roots.check_url(url)
+
     # No block size: one request that streams, whether or not the web server knows ranges.
     how: dict[str, Any] = {"block_size": 0} if url.startswith("http") else {}
 
@@ -137,9 +158,12 @@ def _read(url: str, size: int) -> bytes:
             return _up_to(file, size)
 
     try:
-        return _patiently(url, read)
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileVanished from None
+        return _patiently(url, read, roots)
+    except ImageProblem:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        # fsspec's question for the size of what a web server has makes this of whatever goes wrong.
+        raise (OutsideRoots if isinstance(error.__cause__, OutsideRoots) else FileVanished) from None
     except Exception as error:
         # Each protocol's library has errors of its own; none of their texts may leave here.
         raise FileUnreadable(type(error).__name__) from None
@@ -157,18 +181,24 @@ def _entries(files: AbstractFileSystem, *, folder: str) -> list[dict[str, Any]]:
     return list(files.ls(folder, detail=True))
 
 
-def _patiently(url: str, ask: Callable[[AbstractFileSystem], _Result]) -> _Result:
+def _patiently(url: str, ask: Callable[[AbstractFileSystem], _Result], roots: Roots | None) -> _Result:
     """Ask up to three times: networks and servers have moments. What is not there stays so."""
     for pause in _PAUSES:
-        files = _file_system(url)
+        files = _file_system(url, roots)
         try:
             return ask(files)
-        except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError):
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+            PermissionError,
+            IsADirectoryError,
+            OutsideRoots,
+        ):
             raise
         except Exception:  # each protocol's library has errors of its own
             _forget(files)
             time.sleep(pause)
-    return ask(_file_system(url))
+    return ask(_file_system(url, roots))
 
 
 def _forget(files: AbstractFileSystem) -> None:
@@ -177,7 +207,7 @@ def _forget(files: AbstractFileSystem) -> None:
     _shared.cache_clear()
 
 
-def _file_system(url: str) -> AbstractFileSystem:
+def _file_system(url: str, roots: Roots | None) -> AbstractFileSystem:
     """Return the connection to where a URL leads: one for all threads, for SFTP one for each."""
     check_url(url)
     parts = urlsplit(url)
@@ -187,13 +217,13 @@ def _file_system(url: str) -> AbstractFileSystem:
 
             there = {"host": parts.hostname, "port": parts.port or 22, "timeout": _SILENCE}
             return KnownHostFileSystem(**there, **({"username": parts.username} if parts.username else {}))
-        return _shared("http" if parts.scheme == "https" else parts.scheme, os.getpid())
+        return _shared("http" if parts.scheme == "https" else parts.scheme, os.getpid(), roots)
     except ImportError:
         raise RemoteUnsupported(parts.scheme) from None
 
 
 @cache
-def _shared(scheme: str, _process: int) -> AbstractFileSystem:
+def _shared(scheme: str, _process: int, roots: Roots | None) -> AbstractFileSystem:
     """Return this process' connections by HTTP or S3, which threads may share."""
     import fsspec
 
@@ -205,7 +235,16 @@ def _shared(scheme: str, _process: int) -> AbstractFileSystem:
     import aiohttp
 
     patience = aiohttp.ClientTimeout(total=None, connect=_SILENCE, sock_read=_SILENCE)
-    return fsspec.filesystem("http", client_kwargs={"timeout": patience}, **how)
+    watching = aiohttp.TraceConfig()
+
+    async def check(_session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+        if roots is not None:
+            to = redirect.response.headers.get("Location", "")
+            roots.check_url(urljoin(str(redirect.url), to))
+
+    watching.on_request_redirect.append(check)
+    client = {"timeout": patience, "trace_configs": [watching]}
+    return fsspec.filesystem("http", client_kwargs=client, **how)
 
 
 def _is_inside(name: str, folder: str) -> bool:
@@ -214,7 +253,8 @@ def _is_inside(name: str, folder: str) -> bool:
     return (
         name.startswith(folder)
         and bool(inner.strip("/"))
-        and not {".", ".."} & set(inner.split("/"))
+        and "." not in inner.split("/")
+        and not _climbs(inner)
         and not {"?", "#"} & set(inner if name.startswith("http") else "")
     )
 

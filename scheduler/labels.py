@@ -14,6 +14,7 @@ from db.engine import Database
 from db.errors import PneumoscreenError
 from db.labels import Reading, add_readings, known_instances, labelled_files
 from db.remote import is_remote, read_file
+from db.roots import Roots
 from db.tables import LabelClass
 from db.uri import path_to_uri
 from scheduler.ingest.pseudonym import pseudonym
@@ -141,10 +142,13 @@ def _reference(row: dict[str, str], file: Path) -> tuple[str | None, str | None,
     """Return the digest, SOP Instance UID and URI that a row tells; a path is read and digested."""
     if row.get("path"):
         try:
+            roots = Roots.read()
             if is_remote(row["path"]):
-                content = read_file(row["path"], limit=WorkerSettings.read().max_file_bytes)
+                limit = WorkerSettings.read().max_file_bytes
+                content = read_file(row["path"], limit=limit, roots=roots)
                 return hashlib.sha256(content).hexdigest(), None, row["path"]
             image = (file.parent / row["path"]).absolute()
+            roots.check(image)
             with image.open("rb") as opened:
                 return hashlib.file_digest(opened, "sha256").hexdigest(), None, path_to_uri(image)
         except (OSError, PneumoscreenError):

@@ -11,8 +11,9 @@ from urllib.parse import unquote, urlsplit
 
 from db.engine import Database
 from db.labels import LabelledFile, labelled_files
-from db.problems import ImageProblem
+from db.problems import ImageProblem, OutsideRoots
 from db.remote import read_file
+from db.roots import Roots, SourceOutsideRoots
 from db.settings import home
 from db.uri import locate
 from training.dataset import LabelledImage, find_labelled, patient_group
@@ -23,18 +24,24 @@ from worker.settings import WorkerSettings
 def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
     """Return the labelled images of a run.
 
-    From the job table come those whose file is known and whose readers agree.
+    From the job table come those whose file is known, lies inside the roots, and whose readers agree. Raises
+    SourceOutsideRoots where the run's folder lies outside.
     """
-    found = find_labelled(plan.data) if plan.data is not None else []
+    roots = Roots.read()
+    found = []
+    if plan.data is not None:
+        try:
+            roots.check(plan.data.absolute())
+        except OutsideRoots:
+            raise SourceOutsideRoots from None
+        found = find_labelled(plan.data)
     if plan.use_labels:
         with database.read() as session:
             files = labelled_files(session)
-        elsewhere = WorkerSettings.read().path_map
-        found += [
-            _image(file, _at_hand(locate(file.uri, elsewhere)))
-            for file in files
-            if file.uri is not None and not file.contradicts
-        ]
+        for file in files:
+            if file.uri is not None and not file.contradicts:
+                with suppress(OutsideRoots):
+                    found.append(_image(file, _at_hand(file.uri, roots)))
     return found
 
 
@@ -51,11 +58,13 @@ def _image(file: LabelledFile, path: Path) -> LabelledImage:
     return LabelledImage(path=path, label=file.class_name, group=group)
 
 
-def _at_hand(where: Path | str) -> Path:
-    """Return a file's path on this machine; what is behind a URL is fetched, once.
+def _at_hand(uri: str, roots: Roots) -> Path:
+    """Return a file's path on this machine; what is behind a URL is fetched, once. Raises OutsideRoots.
 
     A file that cannot be fetched is left out by the reader of all of them, which says so.
     """
+    where = locate(uri, WorkerSettings.read().path_map)
+    roots.check(where)
     if isinstance(where, Path):
         return where
     folder = home() / "fetched" / hashlib.sha256(where.encode()).hexdigest()[:32]
@@ -65,6 +74,6 @@ def _at_hand(where: Path | str) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = folder / f".partial.{os.getpid()}"
         with suppress(ImageProblem):
-            partial.write_bytes(read_file(where, limit=WorkerSettings.read().max_file_bytes))
+            partial.write_bytes(read_file(where, limit=WorkerSettings.read().max_file_bytes, roots=roots))
             partial.replace(path)
     return path

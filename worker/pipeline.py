@@ -44,6 +44,7 @@ from db.problems import (
     OutOfMemory,
     ScreeningFailed,
 )
+from db.roots import Roots
 from db.uri import is_away, locate
 from worker.adaptive import Row, native_bf16
 from worker.adaptive import predict as predict_rows
@@ -72,6 +73,7 @@ class Pipeline:
     def __init__(self, database: Database, settings: WorkerSettings) -> None:
         self.database = database
         self._settings = settings
+        self._roots = Roots.read()
         self.residents = Residents(database)
         self._adaptive = settings.precision == "adaptive" and native_bf16(best_device())
         self._decoders = Decoders(settings)
@@ -199,7 +201,7 @@ class Pipeline:
     def _read(self, item: Item) -> bytes:
         """Return the bytes of the file that was taken in, and of no other. Raises ImageProblem."""
         where = locate(item.uri, self._settings.path_map)
-        content, modified = read_bytes(where, self._decoders.limits)
+        content, modified = read_bytes(where, self._decoders.limits, self._roots)
         # A copy elsewhere has a date of its own.
         same_place = where == locate(item.uri, {})
         if item.size not in (None, len(content)) or (same_place and item.modified not in (None, modified)):

@@ -15,7 +15,7 @@ from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.migrate import current_revision, head_revision
-from db.settings import RoomSettings, config_file, home
+from db.settings import DatabaseSettings, RoomSettings, config_file, home
 
 #: Free space below which a night's logs and results may not fit.
 _LITTLE_SPACE_GIB = 2.0
@@ -51,11 +51,12 @@ def examine() -> list[Finding]:
 def _settings() -> Iterator[Finding]:
     import tomllib
 
+    from db.roots import RootSettings
     from deploy.settings import StackSettings
     from scheduler.settings import SchedulerSettings
     from worker.settings import BrokerSettings, WorkerSettings
 
-    for room in (BrokerSettings, WorkerSettings, SchedulerSettings, StackSettings):
+    for room in (BrokerSettings, WorkerSettings, SchedulerSettings, StackSettings, RootSettings):
         room.read()
     file = config_file()
     if not file.is_file():
@@ -88,6 +89,15 @@ def _database() -> Iterator[Finding]:
     else:
         mend = "Any command upgrades it; make a backup first."
         yield Finding("database", "note", f"revision {current}, {head} is current", mend)
+
+
+def _roots() -> Iterator[Finding]:
+    from db.roots import Roots
+
+    if Roots.read().places or DatabaseSettings.read().url.startswith("sqlite"):
+        return
+    mend = "Name the folders and URLs that images may come from in `source_roots`."
+    yield Finding("sources", "note", "whatever can be read may be screened", mend)
 
 
 def _broker() -> Iterator[Finding]:
@@ -202,6 +212,7 @@ def _disk() -> Iterator[Finding]:
 _CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "settings": _settings,
     "database": _database,
+    "sources": _roots,
     "broker": _broker,
     "model": _model,
     "torch": _machine,

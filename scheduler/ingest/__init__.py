@@ -5,18 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from db.remote import is_remote
+from db.roots import Roots
 from scheduler.ingest.source import Source
 
 
 def open_source(where: str) -> Source:
     """Return the source that a path or a URL names.
 
-    Raises SourceMissing, SourceUnreadable, SourceUnsupported, RemoteUrlInvalid.
+    Raises SourceMissing, SourceUnreadable, SourceUnsupported, SourceOutsideRoots, RemoteUrlInvalid.
     """
+    roots = Roots.read()
     if is_remote(where):
         from scheduler.ingest.remote import RemoteSource
 
-        return RemoteSource(where)
+        return RemoteSource(where, roots)
     from scheduler.ingest.folder import FolderSource
 
-    return FolderSource(Path(where))
+    return FolderSource(Path(where), roots)

@@ -7,12 +7,14 @@ import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from io import BufferedReader
 from pathlib import Path
 
 from db.images import NewImage
-from db.problems import EmptyFile, FileUnreadable, FileVanished
+from db.problems import EmptyFile, FileUnreadable, OutsideRoots
+from db.roots import EVERYWHERE, Roots, SourceOutsideRoots
 from db.uri import path_to_uri
-from scheduler.ingest.dicom import read_identity
+from scheduler.ingest.dicom import Identity, read_identity
 from scheduler.ingest.look import START_BYTES, look
 from scheduler.ingest.source import SourceMissing, SourceUnreadable, SourceUnsupported
 
@@ -20,9 +22,10 @@ from scheduler.ingest.source import SourceMissing, SourceUnreadable, SourceUnsup
 class FolderSource:
     """The images in a folder and all folders below it, or one image file."""
 
-    def __init__(self, path: Path) -> None:
-        """Raise SourceMissing, SourceUnreadable or SourceUnsupported where there is nothing to walk."""
+    def __init__(self, path: Path, roots: Roots = EVERYWHERE) -> None:
+        """Raise SourceMissing, SourceUnreadable, SourceUnsupported or SourceOutsideRoots: nothing to walk."""
         self.ignored = 0
+        self._roots = roots
         try:
             self.path = path.expanduser().resolve(strict=True)
             mode = self.path.stat().st_mode
@@ -30,6 +33,10 @@ class FolderSource:
             raise SourceMissing from None
         except (OSError, RuntimeError):
             raise SourceUnreadable from None
+        try:
+            roots.check(self.path)
+        except OutsideRoots:
+            raise SourceOutsideRoots from None
         if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
             raise SourceUnsupported
         if not os.access(self.path, os.R_OK | (os.X_OK if stat.S_ISDIR(mode) else 0)):
@@ -43,7 +50,8 @@ class FolderSource:
     def walk(self) -> Iterator[NewImage]:
         """Yield the images in the order of their paths.
 
-        Links to files are followed; links to folders are not, so that a loop has no way to close.
+        Links to files are followed, unless they lead out of the roots; links to folders are not, so that a
+        loop has no way to close.
         """
         if self.path.is_file():
             yield from self._look(self.path)
@@ -55,7 +63,7 @@ class FolderSource:
 
     def _look(self, path: Path) -> Iterator[NewImage]:
         """Yield the file's image, if it is one."""
-        image = look(path.name, path_to_uri(path), partial(_start, path), partial(read_identity, path))
+        image = look(path.name, path_to_uri(path), partial(self._start, path), partial(self._identity, path))
         if image is None:
             self.ignored += 1
         else:
@@ -70,22 +78,24 @@ def _as_it_is_now(image: NewImage, path: Path) -> NewImage:
         return image
     return replace(image, size=status.st_size, modified=status.st_mtime)
 
+    def _start(self, path: Path) -> bytes:
+        """Return the bytes that tell a DICOM file.
 
-def _start(path: Path) -> bytes:
-    """Return the bytes that tell a DICOM file.
+        Raises EmptyFile, OutsideRoots, FileVanished, FileUnreadable.
+        """
+        with self._roots.open_file(path) as file:
+            try:
+                start = file.read(START_BYTES)
+            except OSError:
+                raise FileUnreadable from None
+        if not start:
+            raise EmptyFile
+        return start
 
-    Raises EmptyFile, FileVanished, FileUnreadable.
-    """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            # A pipe or a device would hold us until somebody writes to it.
-            raise FileUnreadable
-        with path.open("rb") as file:
-            start = file.read(START_BYTES)
-    except FileNotFoundError:
-        raise FileVanished from None
-    except OSError:
-        raise FileUnreadable from None
-    if not start:
-        raise EmptyFile
-    return start
+    def _identity(self, path: Path) -> Identity:
+        """Read a DICOM file's identifiers.
+
+        Raises OutsideRoots, FileVanished, FileUnreadable, CorruptImage.
+        """
+        with self._roots.open_file(path) as file, BufferedReader(file) as buffered:
+            return read_identity(buffered)

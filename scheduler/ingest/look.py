@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from db.images import NewImage
-from db.problems import ImageProblem
+from db.problems import ImageProblem, OutsideRoots
 from scheduler.ingest.dicom import DICOMDIR, MAGIC, PREAMBLE, Identity
 
 #: Files with these endings are taken for images, whatever is in them: a broken one gets a row.
@@ -43,7 +43,8 @@ def look(
         if beginning[:2] in _FIRST_GROUPS and (found := identity()).instance_uid:
             return _dicom(uri, found)
     except ImageProblem as problem:
-        if expected:
+        # What lies outside is not looked at, so nobody can tell that it is no image.
+        if expected or isinstance(problem, OutsideRoots):
             return NewImage(uri=uri, state=problem.state, problem=problem.code)
     return None
 

@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 from db.errors import PneumoscreenError
 from db.images import NewImage
-from db.problems import CorruptImage, EmptyFile
+from db.problems import CorruptImage, EmptyFile, OutsideRoots
 from db.remote import RemoteFile, check_url, list_files, read_file, read_start
+from db.roots import EVERYWHERE, Roots, SourceOutsideRoots
 from scheduler.ingest.dicom import Identity, read_identity
 from scheduler.ingest.look import DICOM_SUFFIXES, RASTER_SUFFIXES, START_BYTES, look
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
@@ -31,9 +32,14 @@ _HEAD_BYTES = 1 << 20
 class RemoteSource:
     """The images below a URL, or the one image that it names."""
 
-    def __init__(self, url: str) -> None:
-        """Raise RemoteUrlInvalid where the URL cannot be used."""
+    def __init__(self, url: str, roots: Roots = EVERYWHERE) -> None:
+        """Raise RemoteUrlInvalid where the URL cannot be used, SourceOutsideRoots where it may not."""
         check_url(url)
+        try:
+            roots.check_url(url)
+        except OutsideRoots:
+            raise SourceOutsideRoots from None
+        self._roots = roots
         self.ignored = 0
         self._url = url
 
@@ -49,7 +55,7 @@ class RemoteSource:
             looking: deque[Future[NewImage | None]] = deque()
             try:
                 for file in self._files():
-                    looking.append(threads.submit(_look, file))
+                    looking.append(threads.submit(_look, file, self._roots))
                     if len(looking) > 4 * side_by_side:
                         yield from self._kept([looking.popleft()])
                 yield from self._kept(looking)
@@ -66,14 +72,16 @@ class RemoteSource:
                 yield image
 
     def _files(self) -> Iterator[RemoteFile]:
-        """Yield what is there. Raises SourceMissing, SourceUnreadable."""
+        """Yield what is there. Raises SourceMissing, SourceUnreadable, SourceOutsideRoots."""
         if PurePosixPath(_name(self._url)).suffix.lower() in RASTER_SUFFIXES | DICOM_SUFFIXES:
             yield RemoteFile(self._url, None)
             return
         try:
-            yield from list_files(self._url)
+            yield from list_files(self._url, roots=self._roots)
         except (FileNotFoundError, NotADirectoryError):
             raise SourceMissing from None
+        except OutsideRoots:
+            raise SourceOutsideRoots from None
         except PneumoscreenError:
             raise
         except Exception as error:
@@ -81,33 +89,38 @@ class RemoteSource:
             raise SourceUnreadable(type(error).__name__) from None
 
 
-def _look(file: RemoteFile) -> NewImage | None:
-    image = look(_name(file.url), file.url, partial(_start, file), partial(_identity, file))
+def _look(file: RemoteFile, roots: Roots) -> NewImage | None:
+    start, identity = partial(_start, file, roots), partial(_identity, file, roots)
+    image = look(_name(file.url), file.url, start, identity)
     return image and replace(image, size=file.size)
 
 
-def _start(file: RemoteFile) -> bytes:
+def _start(file: RemoteFile, roots: Roots) -> bytes:
     """Return the bytes that tell a DICOM file; a raster's name is enough, which saves a request for each.
 
-    Raises EmptyFile, FileVanished, FileUnreadable.
+    Raises EmptyFile, OutsideRoots, FileVanished, FileUnreadable.
     """
     if file.size is None or file.size:
         if PurePosixPath(_name(file.url)).suffix.lower() in RASTER_SUFFIXES:
             return b""
-        if start := read_start(file.url, START_BYTES):
+        if start := read_start(file.url, START_BYTES, roots=roots):
             return start
     raise EmptyFile
 
 
-def _identity(file: RemoteFile) -> Identity:
-    """Read a DICOM file's identifiers. Raises FileVanished, FileUnreadable, FileTooLarge, CorruptImage."""
-    head = read_start(file.url, _HEAD_BYTES)
+def _identity(file: RemoteFile, roots: Roots) -> Identity:
+    """Read a DICOM file's identifiers.
+
+    Raises OutsideRoots, FileVanished, FileUnreadable, FileTooLarge, CorruptImage.
+    """
+    head = read_start(file.url, _HEAD_BYTES, roots=roots)
     try:
         return read_identity(BytesIO(head))
     except CorruptImage:
         if len(head) < _HEAD_BYTES:
             raise
-    return read_identity(BytesIO(read_file(file.url, limit=WorkerSettings.read().max_file_bytes)))
+    limit = WorkerSettings.read().max_file_bytes
+    return read_identity(BytesIO(read_file(file.url, limit=limit, roots=roots)))
 
 
 def _name(url: str) -> str:

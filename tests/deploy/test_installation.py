@@ -63,7 +63,7 @@ def valkey(secrets: Path) -> Iterator[Valkey]:
 
 @pytest.fixture
 def installed(
-    secrets: Path, valkey: Valkey, postgres: object, home: Path, monkeypatch: pytest.MonkeyPatch
+    secrets: Path, valkey: Valkey, postgres: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, str]:
     """Set what compose.yaml sets, with the addresses of this machine."""
     url = point(secrets, valkey, postgres_url(postgres, "installed"))
@@ -73,6 +73,7 @@ def installed(
         "PNEUMOSCREEN_CONFIG": str(DEPLOY / "pneumoscreen.toml"),
         "PNEUMOSCREEN_METRICS_HOST": "127.0.0.1",
         "PNEUMOSCREEN_FLOWER_HOST": "127.0.0.1",
+        "PNEUMOSCREEN_SOURCE_ROOTS": json.dumps([str(tmp_path / "x-rays")]),
     }
     assert set(given) == set(set_here)
     for name, value in set_here.items():

@@ -12,6 +12,7 @@ import pytest
 from db.engine import Database
 from db.migrate import upgrade
 from db.registry import ensure_champion
+from tests.conftest import postgres_url
 
 
 def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -146,6 +147,16 @@ def test_doctor_finds_a_new_installation_in_order(home: Path) -> None:
     assert "16 DICOM transfer syntaxes" in findings["decoders"]["found"]
     assert findings["database"]["found"] == "empty"
     assert "pneumoscreen up" in findings["broker"]["mend"]
+
+
+def test_doctor_notes_that_an_installation_restricts_no_sources(
+    home: Path, postgres: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_DATABASE_URL", postgres_url(postgres, "doctored"))
+    for roots, verdicts in (("[]", ["note"]), ('["/images"]', [])):
+        monkeypatch.setenv("PNEUMOSCREEN_SOURCE_ROOTS", roots)
+        findings = json.loads(run("doctor", "--json").stdout)
+        assert [one["verdict"] for one in findings if one["check"] == "sources"] == verdicts
 
 
 @pytest.mark.usefixtures("champion")

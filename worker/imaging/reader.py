@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from io import FileIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from db.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanished
+from db.problems import EmptyFile, FileTooLarge, FileUnreadable
 from db.remote import read_file
+from db.roots import EVERYWHERE, Roots
 from worker.imaging.dicom import decode_dicom, is_dicom
 from worker.imaging.limits import Limits
 from worker.imaging.picture import Picture
@@ -30,14 +29,16 @@ def read_picture(where: Path | str, *, limits: Limits = _DEFAULTS) -> Picture:
     return Picture(pixels=decode(content, limits), digest=hashlib.sha256(content).hexdigest())
 
 
-def read_bytes(where: Path | str, limits: Limits = _DEFAULTS) -> tuple[bytes, float | None]:
+def read_bytes(
+    where: Path | str, limits: Limits = _DEFAULTS, roots: Roots = EVERYWHERE
+) -> tuple[bytes, float | None]:
     """Return a file's bytes, by its path or URL, and when it was last modified, where that is known.
 
-    Raises FileTooLarge, FileVanished, FileUnreadable. Several threads may read at once.
+    Raises FileTooLarge, OutsideRoots, FileVanished, FileUnreadable. Several threads may read at once.
     """
     if isinstance(where, str):
-        return read_file(where, limit=limits.max_file_bytes), None
-    return _read(where, limits)
+        return read_file(where, limit=limits.max_file_bytes, roots=roots), None
+    return _read(where, limits, roots)
 
 
 def decode(content: bytes, limits: Limits = _DEFAULTS) -> NDArray[np.uint8]:
@@ -52,21 +53,16 @@ def decode(content: bytes, limits: Limits = _DEFAULTS) -> NDArray[np.uint8]:
     return decode_raster(content, limits)
 
 
-def _read(path: Path, limits: Limits) -> tuple[bytes, float]:
-    try:
-        with FileIO(path, opener=_open_at_once) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise FileUnreadable
-            if status.st_size > limits.max_file_bytes:
-                raise FileTooLarge
-            return file.readall(), status.st_mtime
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileVanished from None
-    except (OSError, ValueError):
-        raise FileUnreadable from None
+def _read(path: Path, limits: Limits, roots: Roots) -> tuple[bytes, float]:
+    """Return a file's bytes, and when it was last modified.
 
-
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file without waiting: a pipe would hold us until somebody writes to it."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    Raises FileTooLarge, OutsideRoots, FileVanished, FileUnreadable.
+    """
+    with roots.open_file(path) as file:
+        status = os.fstat(file.fileno())
+        if status.st_size > limits.max_file_bytes:
+            raise FileTooLarge
+        try:
+            return file.read(), status.st_mtime
+        except OSError:
+            raise FileUnreadable from None
