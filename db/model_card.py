@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
+import os
+import stat
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +20,14 @@ POSITIVE = "PNEUMONIA"
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
+
+#: Largest `model.safetensors`, in bytes: more than twice the largest of the four backbones, ResNet-50 with
+#: its head, in single precision (103 million bytes).
+_WEIGHTS_BYTES = 256 << 20
+#: Largest `model.json`, and the largest header of `model.safetensors`: those of ResNet-50 have 3 and 33 kB.
+_TEXT_BYTES = 1 << 20
+#: Number formats of weights: single and half precision, and batch norm's counters.
+_FORMATS = frozenset({"F32", "F16", "I64"})
 
 
 class ModelMissing(PneumoscreenError):
@@ -37,13 +49,16 @@ class ModelDigestMismatch(PneumoscreenError):
 
 
 Channels = tuple[float, float, float]
+Positive = Annotated[float, Field(gt=0)]
+#: It stands in tables, reports and terminals.
+ClassName = Annotated[str, Field(pattern=r"^[A-Z][A-Z_]{0,31}$")]
 
 
 class ModelCard(BaseModel):
     """Everything about a model but its weights."""
 
     # Pydantic keeps names that begin with "model_" for itself otherwise.
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     format: Literal["pneumoscreen-model/1"] = "pneumoscreen-model/1"
     #: Backbone and the first 12 digits of the weights' digest: `resnet50-0123456789ab`.
@@ -51,14 +66,14 @@ class ModelCard(BaseModel):
     #: One of the thesis' four backbones, by torchvision's name.
     backbone: Literal["resnet18", "resnet34", "resnet50", "alexnet"]
     #: Class names in the order of the model's outputs.
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    classes: Annotated[tuple[ClassName, ...], Field(min_length=2, max_length=16)]
     #: Those of them that are pneumonia: P(PNEUMONIA) is the sum of theirs.
-    positives: Annotated[tuple[str, ...], Field(min_length=1)] = (POSITIVE,)
+    positives: Annotated[tuple[ClassName, ...], Field(min_length=1)] = (POSITIVE,)
     #: Per channel (R, G, B), of pixels scaled to [0, 1].
     mean: Channels
-    std: Channels
+    std: tuple[Positive, Positive, Positive]
     #: The `worker.imaging.PREPROCESSING` that the model was trained with.
-    preprocessing: str
+    preprocessing: Annotated[str, Field(max_length=64)]
     #: Logits are divided by this before the softmax; fitted on validation data.
     temperature: Annotated[float, Field(gt=0)] = 1.0
     #: P(PNEUMONIA) at or above this is labelled PNEUMONIA.
@@ -92,25 +107,74 @@ def read_card(folder: Path) -> ModelCard:
 
     Raises ModelMissing where a file is not there, ModelInvalid where the card does not hold what it must.
     """
-    if not (folder / CARD_FILE).is_file() or not (folder / WEIGHTS_FILE).is_file():
+    if not os.path.lexists(folder / WEIGHTS_FILE):
         raise ModelMissing
+    return parse_card(_read(folder, CARD_FILE, _TEXT_BYTES))
+
+
+def parse_card(content: bytes) -> ModelCard:
+    """Return the card in JSON, or raise ModelInvalid naming what it does not hold as it must."""
     try:
-        return ModelCard.model_validate_json((folder / CARD_FILE).read_bytes())
+        return ModelCard.model_validate_json(content)
     except ValidationError as error:
-        fields = sorted({".".join(map(str, part["loc"])) for part in error.errors()})
-        raise ModelInvalid(", ".join(fields)) from error
+        fields = sorted({".".join(map(str, part["loc"])) for part in error.errors(include_input=False)})
+        raise ModelInvalid(", ".join(fields)) from None
 
 
 def read_checked_weights(folder: Path, digest: str) -> bytes:
-    """Return the bytes of `model.safetensors` once they are shown to be the registered ones.
+    """Return the bytes of `model.safetensors` once they are shown to be the registered ones, and safetensors.
 
     The bytes that are checked are the bytes that are used: the file is read once.
-    Raises ModelMissing, ModelDigestMismatch.
+    Raises ModelMissing, ModelDigestMismatch, ModelInvalid.
     """
-    try:
-        content = (folder / WEIGHTS_FILE).read_bytes()
-    except FileNotFoundError as error:
-        raise ModelMissing from error
+    content = _read(folder, WEIGHTS_FILE, _WEIGHTS_BYTES)
     if digest_of(content) != digest:
         raise ModelDigestMismatch
+    _check_header(content)
     return content
+
+
+def _read(folder: Path, name: str, most: int) -> bytes:
+    """Return a regular file's bytes; neither it nor its folder may be a link.
+
+    Raises ModelMissing, ModelInvalid.
+    """
+    try:
+        inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            # Without waiting: a pipe would hold us until somebody writes to it.
+            opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=inside)
+        finally:
+            os.close(inside)
+    except FileNotFoundError:
+        raise ModelMissing from None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
+            raise ModelInvalid(f"{name} is a link or no file") from None
+        raise
+    with os.fdopen(opened, "rb") as file:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise ModelInvalid(f"{name} is a link or no file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ModelInvalid(f"{name} is larger than any model's")
+    return content
+
+
+def _check_header(content: bytes) -> None:
+    """Raise ModelInvalid for what no model's safetensors begin with, before a library reads them.
+
+    Eight bytes give the length of a JSON object, which names tensors with their number formats. A pickle that
+    has the file's name ends here.
+    """
+    length = int.from_bytes(content[:8], "little")
+    if not 2 <= length <= min(_TEXT_BYTES, len(content) - 8) or content[8:9] != b"{":
+        raise ModelInvalid(f"{WEIGHTS_FILE} is not safetensors")
+    try:
+        header = json.loads(content[8 : 8 + length])
+        header.pop("__metadata__", None)
+        formats = {tensor["dtype"] for tensor in header.values()}
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
+        raise ModelInvalid(f"{WEIGHTS_FILE} is not safetensors") from None
+    if not formats <= _FORMATS:
+        raise ModelInvalid(f"{WEIGHTS_FILE} has other number formats than {', '.join(sorted(_FORMATS))}")

@@ -19,6 +19,7 @@ from db.model_card import (
     WEIGHTS_FILE,
     ModelCard,
     ModelDigestMismatch,
+    ModelInvalid,
     ModelMissing,
     digest_of,
     read_card,
@@ -56,9 +57,11 @@ def import_model(database: Database, folder: Path) -> Model:
     Safe to repeat: a model that is registered already is returned as it is.
     Raises ModelMissing, ModelInvalid, ModelDigestMismatch, DiskFull.
     """
+    # Whoever imports may name the folder by a link; in it there is none.
+    folder = folder.resolve()
     card = read_card(folder)
     weights = read_checked_weights(folder, card.weights_digest)
-    _place(database.models_folder / card.model_id, folder, weights)
+    _place(database.models_folder / card.model_id, card, weights)
     with database.write() as session:
         known = session.scalar(select(Model).where(Model.name == card.model_id))
         if known is not None:
@@ -70,12 +73,12 @@ def import_model(database: Database, folder: Path) -> Model:
         return model
 
 
-def _place(target: Path, source: Path, weights: bytes) -> None:
+def _place(target: Path, card: ModelCard, weights: bytes) -> None:
     """Put an artefact into the models folder, whole or not at all; one that was damaged there is replaced.
 
     Raises DiskFull.
     """
-    with suppress(ModelMissing, ModelDigestMismatch, OSError):
+    with suppress(ModelMissing, ModelInvalid, ModelDigestMismatch):
         if read_checked_weights(target, digest_of(weights)) and (target / CARD_FILE).is_file():
             return
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -85,7 +88,7 @@ def _place(target: Path, source: Path, weights: bytes) -> None:
         with needs_room():
             partial.mkdir()
             (partial / WEIGHTS_FILE).write_bytes(weights)
-            shutil.copyfile(source / CARD_FILE, partial / CARD_FILE)
+            (partial / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
     finally:

@@ -119,7 +119,7 @@ def list_files(url: str, *, roots: Roots | None = None) -> Iterator[RemoteFile]:
 def is_there(url: str) -> bool:
     """Tell whether a server answers for an address; one that cannot be asked does not."""
     try:
-        return bool(_patiently(url, lambda files: files.exists(files._strip_protocol(url))))
+        return bool(_patiently(url, lambda files: files.exists(files._strip_protocol(url)), None))
     except Exception:  # each protocol's library has errors of its own
         return False
 

@@ -22,7 +22,7 @@ from training.prepare import Prepared
 from training.recipe import Recipe
 from worker.artifact import pack_weights, unpack_weights, write_artifact
 from worker.imaging import PREPROCESSING
-from worker.learner import best_device
+from worker.learner import ResidentLearner, best_device
 
 
 def software() -> dict[str, str]:
@@ -63,6 +63,14 @@ def write_candidate(
     )
     write_artifact(out / card.model_id, card, content)
     return card, probabilities
+
+
+def check_candidate(folder: Path) -> None:
+    """Build the network of an artefact and put its weights in, as a worker does.
+
+    Raises ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit.
+    """
+    ResidentLearner.load(folder.resolve(), device=torch.device("cpu"))
 
 
 def _provenance(

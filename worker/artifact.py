@@ -41,6 +41,8 @@ def unpack_weights(content: bytes) -> State:
         state = load(content)
     except SafetensorError as error:
         raise ModelInvalid(WEIGHTS_FILE) from error
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise ModelInvalid(f"{WEIGHTS_FILE} holds what is no finite number")
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 

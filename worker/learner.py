@@ -88,14 +88,16 @@ class ResidentLearner:
         folder: Path,
         *,
         digest: str | None = None,
+        card: ModelCard | None = None,
         device: torch.device | None = None,
     ) -> ResidentLearner:
         """Rebuild a learner from its artefact.
 
-        `digest` is the registered digest of the weights, by default the card's own.
+        `card` is the registered one, by default the one beside the weights; `digest` is the registered digest
+        of the weights, by default the card's.
         Raises ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit.
         """
-        card = read_card(folder)
+        card = card or read_card(folder)
         weights = read_weights(folder, digest or card.weights_digest)
         network = build_network(card.backbone, len(card.classes))
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -157,6 +158,11 @@ def import_(
     """Register a model that was trained elsewhere, as a candidate."""
     from db.registry import import_model
 
+    if find_spec("torch") is not None:
+        # Where no worker is installed, the first worker that is given the model finds out.
+        from training.candidate import check_candidate
+
+        check_candidate(folder)
     model = import_model(ready_database(with_champion=True), folder)
     if as_json:
         print_json(_as_json(model))

@@ -69,15 +69,6 @@ class FolderSource:
         else:
             yield _as_it_is_now(image, path)
 
-
-def _as_it_is_now(image: NewImage, path: Path) -> NewImage:
-    """Note size and date, by which the worker tells a file that has changed since."""
-    try:
-        status = path.stat()
-    except OSError:
-        return image
-    return replace(image, size=status.st_size, modified=status.st_mtime)
-
     def _start(self, path: Path) -> bytes:
         """Return the bytes that tell a DICOM file.
 
@@ -99,3 +90,12 @@ def _as_it_is_now(image: NewImage, path: Path) -> NewImage:
         """
         with self._roots.open_file(path) as file, BufferedReader(file) as buffered:
             return read_identity(buffered)
+
+
+def _as_it_is_now(image: NewImage, path: Path) -> NewImage:
+    """Note size and date, by which the worker tells a file that has changed since."""
+    try:
+        status = path.stat()
+    except OSError:
+        return image
+    return replace(image, size=status.st_size, modified=status.st_mtime)

@@ -68,7 +68,7 @@ def split(system: System) -> int:
 
 
 def no_driver_text(system: System) -> None:
-    """A driver's texts hold rows; its tracebacks would fill the logs of an outage."""
+    """Assert it of the logs: a driver's texts hold rows, and its tracebacks would fill an outage's logs."""
     for name in ("worker", "housekeeping"):
         log = system.log(name)
         assert "Traceback" not in log
