@@ -20,12 +20,12 @@ from worker.imaging.raster import decode_raster
 _DEFAULTS = Limits()
 
 
-def read_picture(where: Path | str, *, limits: Limits = _DEFAULTS) -> Picture:
+def read_picture(where: Path | str, *, limits: Limits = _DEFAULTS, roots: Roots = EVERYWHERE) -> Picture:
     """Read one image file of one's own here and now; `worker.decoders` is for files of others.
 
     Raises ImageProblem for whatever the file may be.
     """
-    content, _ = read_bytes(where, limits)
+    content, _ = read_bytes(where, limits, roots)
     return Picture(pixels=decode(content, limits), digest=hashlib.sha256(content).hexdigest())
 
 
