@@ -266,9 +266,10 @@ def _fail(run: Run, images: Path) -> None:
         ("db", "backup", f"{missing}/b.tar"),
     ):
         run(*command, expect=2)
-    # A raster's name is enough to take it in: the worker finds out.
+    # A raster's name is enough to take it in: the worker finds out that there is no such server.
     run("submit", f"http://127.0.0.1:1/{word('url')}.jpg", "--cohort", "far")
-    wait_for(lambda: run.finished("far"))
+    wait_for(lambda: "SourceAway" in run.log("worker") or run.finished("far"))
+    run("cancel", "far")
 
 
 def _label(run: Run, images: Path) -> None:

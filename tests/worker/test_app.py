@@ -7,12 +7,16 @@ import json
 import logging
 import subprocess
 import sys
+import traceback
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 
-from worker.app import QUEUES, SCREEN_BATCH, app
+from db.problems import CorruptImage
+from worker.app import QUEUES, SCREEN_BATCH, app, make_app
 from worker.logs import set_format
+from worker.task import TaskFailed
 
 
 def test_the_application_imports_no_torch() -> None:
@@ -49,3 +53,51 @@ def test_logs_are_json_where_that_is_set(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (record["message"], record["cohort"], record["batch"]) == ("batch 7: 16 screened", 3, 7)
     assert (record["level"], record["logger"]) == ("INFO", "worker.pipeline")
     assert datetime.fromisoformat(record["time"]).tzinfo is not None
+
+
+#: Not as it would stand in a traceback's lines of code.
+NAME = "^".join(("DOE", "JANE"))
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_log_says_where_an_error_arose_and_not_what_it_quotes(
+    monkeypatch: pytest.MonkeyPatch, log_format: str
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_LOG_FORMAT", log_format)
+    lines = io.StringIO()
+    logger = logging.Logger("somebody's")
+    logger.addHandler(logging.StreamHandler(lines))
+    set_format(logger)
+    try:
+        try:
+            raise ValueError(NAME)
+        except ValueError as error:
+            raise FileNotFoundError(2, "gone", NAME) from error
+    except OSError:
+        logger.exception("reading failed")
+    assert NAME not in lines.getvalue()
+    assert "FileNotFoundError" in lines.getvalue()
+    assert "test_app.py" in lines.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("foreseen", "kind", "says"),
+    [(True, CorruptImage, "WindowCenter"), (False, TaskFailed, "FileNotFoundError")],
+)
+def test_a_task_fails_with_the_kind_of_its_error_and_no_cause(
+    foreseen: bool, kind: type[Exception], says: str
+) -> None:
+    @make_app().task  # type: ignore[untyped-decorator]
+    def fail() -> None:
+        try:
+            Path("/nowhere", NAME).read_bytes()
+        except OSError as error:
+            if foreseen:
+                raise CorruptImage("WindowCenter") from error
+            raise
+
+    with pytest.raises(kind, match=says) as caught:
+        fail()
+    told = "".join(traceback.format_exception(caught.value))
+    assert NAME not in told
+    assert "test_app.py" in told
