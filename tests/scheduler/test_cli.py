@@ -50,6 +50,19 @@ def test_a_cohort_from_submit_to_results(phantoms: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("champion")
+def test_the_key_is_made_at_first_start_and_a_backup_warns_of_it(home: Path, tmp_path: Path) -> None:
+    run("models", "list")  # registers the champion, as `up` and `submit` do
+    assert (home / "site.key").stat().st_mode & 0o777 == 0o600
+    key = (home / "site.key").read_bytes()
+    warning = run("db", "backup", str(tmp_path / "b.tar"), "--json").stderr
+    assert "Warning: the backup holds paths, UIDs and site.key" in " ".join(warning.split())
+    warning = run("db", "backup", str(tmp_path / "c.tar"), "--without-key").stderr
+    assert "and not site.key" in " ".join(warning.split())
+    assert key not in (tmp_path / "c.tar").read_bytes()
+    events = json.loads(run("audit", "--json").stdout)
+    assert [one["detail"]["key"] for one in events if one["action"] == "database.backup"] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

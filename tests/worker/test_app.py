@@ -55,6 +55,17 @@ def test_logs_are_json_where_that_is_set(monkeypatch: pytest.MonkeyPatch) -> Non
     assert datetime.fromisoformat(record["time"]).tzinfo is not None
 
 
+@pytest.mark.parametrize("process", ["celeryd_init", "beat_init"])
+def test_what_celerys_processes_write_is_for_their_owner_alone(process: str) -> None:
+    code = (
+        "import os, resource; os.umask(0); import worker.app; from celery import signals;"
+        f"signals.{process}.send(sender='screen@here', instance=None, conf=None, options={{}});"
+        "print(os.umask(0), resource.getrlimit(resource.RLIMIT_CORE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [str(0o077), "0"]
+
+
 #: Not as it would stand in a traceback's lines of code.
 NAME = "^".join(("DOE", "JANE"))
 
