@@ -67,6 +67,8 @@ def make_app(broker: BrokerSettings | None = None) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         event_serializer="json",
+        # Refuses everything but tasks of ours with row ids, and questions.
+        worker_consumer="worker.doorman:Doorman",
         broker_transport_options={
             "visibility_timeout": _VISIBILITY_SECONDS,
             # Without these a broker that went silent would hold the caller for ever.
