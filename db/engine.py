@@ -90,7 +90,7 @@ def _engine(url: str, busy_seconds: float) -> Engine:
 
 
 def _sqlite_engine(url: Any, busy_seconds: float) -> Engine:
-    if url.database:
+    if url.database and not url.database.startswith("file:"):
         # It holds patient data: nobody else may look in. SQLite gives its side files the same mode.
         file = Path(url.database)
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

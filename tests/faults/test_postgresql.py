@@ -68,7 +68,7 @@ def split(system: System) -> int:
 
 
 def no_driver_text(system: System) -> None:
-    """Assert it of the logs: a driver's texts hold rows, and its tracebacks would fill an outage's logs."""
+    """Assert that logs hold no text of a driver, which may hold rows, and no traceback."""
     for name in ("worker", "housekeeping"):
         log = system.log(name)
         assert "Traceback" not in log

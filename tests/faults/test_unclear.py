@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL that ends amid a batch's transactions, at moments that are chosen."""
+"""A connection to PostgreSQL that ends in the middle of a batch, at moments that are chosen."""
 
 from __future__ import annotations
 

@@ -1,0 +1,185 @@
+"""A disk that is full or locked: a clear error, nothing in part, and on once there is room."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from sqlalchemy import func, select
+
+from db.batches import new_batch
+from db.disk import DiskFull
+from db.engine import Database
+from db.migrate import upgrade
+from db.model_card import CARD_FILE, WEIGHTS_FILE, read_card
+from db.registry import champion, ensure_champion, import_model
+from db.states import BatchState
+from db.tables import Batch, Image, Model, Prediction
+from scheduler.ingest import open_source
+from scheduler.results import write_results
+from scheduler.submit import submit
+from tests.faults.disk import Disk, small_disk
+from tests.faults.invariant import check
+from tests.faults.system import running_system
+from tests.waiting import wait_for
+from worker.artifact import write_artifact
+from worker.pipeline import Pipeline
+from worker.settings import WorkerSettings
+
+IMAGES = 300
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """Keep the data directory on a small disk, and the models beside it."""
+    with small_disk(tmp_path / "disk", mebibytes=24) as small:
+        monkeypatch.setenv("PNEUMOSCREEN_HOME", str(small.folder / "home"))
+        monkeypatch.setenv("PNEUMOSCREEN_MODELS_FOLDER", str(tmp_path / "models"))
+        yield small
+
+
+@pytest.fixture
+def job_table(disk: Disk, artefact: Path) -> Iterator[Database]:
+    database = Database()
+    upgrade(database)
+    ensure_champion(database, artefact)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def x_rays(tmp_path: Path) -> Path:
+    folder = tmp_path / "x-rays"
+    folder.mkdir()
+    draw = np.random.default_rng(3)
+    for number in range(IMAGES):
+        pixels = draw.integers(0, 255, (64, 64), dtype=np.uint8)
+        PIL.Image.fromarray(pixels).save(folder / f"{number}.png", compress_level=1)
+    return folder
+
+
+def command(*words: str, expect: int = 0) -> str:
+    """Run the command line; return what it says of its errors."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == expect, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def count(database: Database, what: type[Image | Prediction | Model]) -> int:
+    with database.read() as session:
+        return session.scalars(select(func.count()).select_from(what)).one()
+
+
+def test_full_while_images_are_taken_in(
+    disk: Disk, job_table: Database, x_rays: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "20")
+    submitting = ("submit", str(x_rays), "--cohort", "trial")
+    disk.fill()
+    said = command(*submitting, expect=2)
+    assert "error [database-full]" in said
+    assert len(said.splitlines()) == 1
+    check(job_table)
+    disk.make_room()
+    command(*submitting)
+    command(*submitting)
+    assert count(job_table, Image) == IMAGES
+    check(job_table)
+
+
+def test_full_while_results_are_written_back(
+    disk: Disk, job_table: Database, x_rays: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    submit(job_table, open_source(str(x_rays)), name="trial")
+    with job_table.write() as session:
+        image_ids = session.scalars(select(Image.id)).all()
+        batch_id = new_batch(session, 1, champion(session).id, image_ids)
+    worker = threading.Thread(
+        target=Pipeline(job_table, WorkerSettings(lease_seconds=10)).screen, args=(batch_id,)
+    )
+    worker.start()
+    wait_for(lambda: state(job_table, batch_id) is BatchState.RUNNING)
+    disk.fill()
+    wait_for(lambda: f"results of batch {batch_id}: database-full; trying again" in caplog.text)
+    assert worker.is_alive()
+    disk.make_room()
+    worker.join(60)
+    assert state(job_table, batch_id) is BatchState.DONE
+    assert count(job_table, Prediction) == IMAGES
+    check(job_table, ended=True)
+
+
+def state(database: Database, batch_id: int) -> BatchState:
+    with database.read() as session:
+        return session.get_one(Batch, batch_id).state
+
+
+def test_full_while_a_model_is_saved(
+    disk: Disk, job_table: Database, other_artefact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = disk.folder / "models"
+    monkeypatch.setenv("PNEUMOSCREEN_MODELS_FOLDER", str(models))
+    disk.fill()
+    assert "error [disk-full]" in command("models", "import", str(other_artefact), expect=2)
+    assert list(models.iterdir()) == [], "a part of a model was left"
+    assert count(job_table, Model) == 1
+    weights = (other_artefact / WEIGHTS_FILE).read_bytes()
+    with pytest.raises(DiskFull):
+        write_artifact(models / "candidate", read_card(other_artefact), weights)
+    assert not (models / "candidate" / CARD_FILE).exists(), "a part passes for the whole"
+    disk.make_room()
+    command("models", "import", str(other_artefact))
+    assert import_model(job_table, other_artefact).name == other_artefact.name
+    assert count(job_table, Model) == 2
+
+
+def test_full_while_results_are_exported(disk: Disk, job_table: Database, x_rays: Path) -> None:
+    submit(job_table, open_source(str(x_rays)), name="trial")
+    out = disk.folder / "results.csv"
+    disk.fill()
+    with pytest.raises(DiskFull):
+        write_results(job_table, "trial", out)
+    assert {one.name for one in disk.folder.iterdir()} == {"home", "ballast"}
+    disk.make_room()
+    assert write_results(job_table, "trial", out) == IMAGES
+
+
+def test_may_not_be_written_to(disk: Disk, job_table: Database, x_rays: Path) -> None:
+    submitting = ("submit", str(x_rays), "--cohort", "trial")
+    job_table.close()
+    disk.lock(locked=True)
+    said = command(*submitting, expect=2)
+    assert "error [database-" in said
+    assert len(said.splitlines()) == 1
+    disk.lock(locked=False)
+    command(*submitting)
+    assert count(job_table, Image) == IMAGES
+
+
+@pytest.mark.long
+def test_full_under_the_whole_stack(
+    disk: Disk, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{disk.folder / 'home' / 'pneumoscreen.db'}"
+    with running_system(url, artefact, tmp_path / "x-rays", monkeypatch, LEASE_SECONDS=4) as system:
+        system.submit()
+        wait_for(system.held)
+        disk.fill()
+        time.sleep(10)
+        check(system.database)
+        disk.make_room()
+        back = time.monotonic()
+        before = system.count("done")
+        wait_for(lambda: system.count("done") > before)
+        print(f"first batch {time.monotonic() - back:.1f} s after there was room")
+        system.end()

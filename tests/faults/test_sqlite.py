@@ -1,0 +1,87 @@
+"""SQLite with many writers, and one that may only be read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from db.batches import cohorts_to_dispatch
+from db.cohorts import open_cohort
+from db.database_errors import DatabaseFull, DatabaseReadOnly
+from db.engine import Database
+from db.images import NewImage, add_images
+from db.migrate import upgrade
+from db.registry import ensure_champion
+from db.settings import DatabaseSettings
+from scheduler.ingest import open_source
+from scheduler.submit import submit
+from tests.faults.invariant import check
+from tests.faults.system import TIMES
+
+WRITERS = 8
+
+
+@pytest.fixture
+def job_table(home: Path, artefact: Path) -> Database:
+    database = Database()
+    upgrade(database)
+    ensure_champion(database, artefact)
+    return database
+
+
+def test_eight_writers_wait_for_each_other(job_table: Database) -> None:
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.writer", str(number), str(TIMES)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ,
+        )
+        for number in range(WRITERS)
+    ]  # fmt: skip
+    said = [writer.communicate() for writer in writers]
+    assert [error for _, error in said] == [""] * WRITERS
+    written = [int(out.split()[0]) for out, _ in said]
+    slowest = max(float(out.split()[1]) for out, _ in said)
+    print(f"{sum(written)} transactions of {WRITERS} writers, {min(written)} of one; the slowest {slowest} s")
+    assert min(written) > 0
+    check(job_table)
+
+
+def test_a_job_table_that_may_only_be_read_says_so(job_table: Database, home: Path) -> None:
+    # The mode of the file stops no root: SQLite itself is told.
+    url = f"sqlite:///file:{home / 'pneumoscreen.db'}?mode=ro&uri=true"
+    reader = Database(DatabaseSettings(database_url=SecretStr(url)))
+    with reader.read() as session:
+        assert cohorts_to_dispatch(session) == []
+    with pytest.raises(DatabaseReadOnly) as caught, reader.write() as session:
+        open_cohort(session, "trial", source="/data")
+    assert caught.value.code == "database-read-only"
+    assert "/" not in caught.value.detail
+    reader.close()
+
+
+def test_a_job_table_without_room_takes_the_rest_once_there_is(
+    job_table: Database, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fill the database by its number of pages, which needs no disk of its own."""
+    monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "4")
+    limit_pages(job_table, room=0)
+    with pytest.raises(DatabaseFull), job_table.write() as session:
+        submitted = [NewImage(uri=f"/data/{'x' * 200}/{number}") for number in range(2000)]
+        add_images(session, 1, submitted)
+    limit_pages(job_table, room=10_000)
+    taken = submit(job_table, open_source(str(phantoms)), name="trial")
+    assert (taken.found, taken.new) == (10, 10)
+    check(job_table)
+
+
+def limit_pages(database: Database, *, room: int) -> None:
+    """Let the file grow by so many pages; holds for the one connection that the test uses."""
+    with database.read() as session:
+        connection = session.connection()
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {int(pages or 0) + room}")

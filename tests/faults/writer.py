@@ -1,0 +1,90 @@
+"""A process that does with the job table all that schedulers and workers do, as fast as it can.
+
+`python -m tests.faults.writer NUMBER SECONDS`; prints how many transactions it wrote, and the slowest one.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from db.batches import cut_batches
+from db.cohorts import close_ingest, open_cohort
+from db.engine import Database
+from db.images import NewImage, add_images
+from db.leases import Effort, LeaseLost, Provenance, Screened, claim, complete, expire, give_back, keep
+from db.states import BatchState
+from db.tables import Batch
+
+_PROVENANCE = Provenance(threshold=0.5, runtime="none", preprocessing="none", software="0")
+_EFFORT = Effort(decode_seconds=0, forward_seconds=0, gpu_memory_bytes=None)
+
+
+class Writer:
+    def __init__(self, number: int) -> None:
+        self.number, self.draw = number, random.Random(number)
+        self.database = Database()
+        self.written, self.slowest = 0, 0.0
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        start = time.monotonic()
+        with self.database.write() as session:
+            yield session
+        self.written += 1
+        self.slowest = max(self.slowest, time.monotonic() - start)
+
+    def turn(self, turn: int) -> None:
+        with self.write() as session:
+            cohort = open_cohort(session, f"cohort-{self.number}", source="/data")
+            add_images(session, cohort.id, [NewImage(uri=f"/data/{turn}/{n}") for n in range(20)])
+            close_ingest(session, cohort.id)
+        with self.write() as session:
+            cut_batches(session, cohort.id, batch_images=16, in_flight=4)
+        with self.write() as session:
+            expire(session)
+        self.work()
+
+    def work(self) -> None:
+        """Screen whatever batch there is, of any cohort: all eight want the same ones."""
+        with self.database.read() as session:
+            queued = session.scalars(select(Batch.id).where(Batch.state == BatchState.QUEUED)).all()
+        if not queued:
+            return
+        with self.write() as session:
+            taken = claim(session, self.draw.choice(queued), owner=str(self.number), lease_seconds=0.05)
+        if taken is None:
+            return
+        with suppress(LeaseLost):
+            with self.write() as session:
+                keep(session, taken.batch_id, taken.token, lease_seconds=0.2)
+            if self.draw.random() < 0.2:
+                with self.write() as session:
+                    give_back(session, taken.batch_id, taken.token)
+                return
+            screened = [
+                Screened(image_id=item.image_id, probability=0.5, label="PNEUMONIA", precision="fp32",
+                         input_digest="0" * 64)
+                for item in taken.items
+            ]  # fmt: skip
+            with self.write() as session:
+                complete(session, taken, screened, [], _PROVENANCE, _EFFORT)
+
+
+def main() -> None:
+    writer = Writer(int(sys.argv[1]))
+    until, turn = time.monotonic() + float(sys.argv[2]), 0
+    while time.monotonic() < until:
+        writer.turn(turn)
+        turn += 1
+    print(writer.written, f"{writer.slowest:.3f}")
+
+
+if __name__ == "__main__":
+    main()
