@@ -10,6 +10,7 @@ from typing import Any
 from celery import Celery
 from celery.signals import beat_init, celeryd_init
 from kombu.entity import Queue
+from kombu.transport import TRANSPORT_ALIASES
 
 from db.private import keep_private
 from worker import logs
@@ -47,6 +48,7 @@ _VISIBILITY_SECONDS = 3600
 def make_app(broker: BrokerSettings | None = None) -> Celery:
     """Return the application for a broker; nothing connects before it is used."""
     broker = broker or BrokerSettings.read()
+    TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.transport:Transport"))
     app = Celery("pneumoscreen", broker=broker.broker_url.get_secret_value(), task_cls=QuietTask)
     app.conf.update(
         task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
@@ -72,7 +74,7 @@ def make_app(broker: BrokerSettings | None = None) -> Celery:
         broker_transport_options={
             "visibility_timeout": _VISIBILITY_SECONDS,
             # Without these a broker that went silent would hold the caller for ever.
-            "socket_timeout": 30,
+            "socket_timeout": 10,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
@@ -83,7 +85,8 @@ def make_app(broker: BrokerSettings | None = None) -> Celery:
         },
         broker_use_ssl=broker.tls,
         broker_connection_retry_on_startup=True,
-        # Never give up on the broker: it may be down for a night.
+        # Never give up on the broker: it may be down for a night, or full and refuse what is written.
+        broker_channel_error_retry=True,
         broker_connection_max_retries=None,
         # One quick attempt: whoever could not ring leaves it to the sweeper.
         task_publish_retry=False,

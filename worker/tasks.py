@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
-import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from celery.platforms import EX_FAILURE
 from celery.signals import worker_init, worker_ready, worker_shutting_down
+from celery.worker import state
 from kombu.exceptions import OperationalError
 
 from db.database_errors import DatabaseFailed
@@ -50,28 +50,26 @@ def screen_batch(batch_id: int) -> None:
         log.warning("the broker is away; the next tick hands out more batches")
 
 
-_terms = itertools.count(1)
-
-
-@worker_shutting_down.connect  # type: ignore[untyped-decorator]
-def _count_terms(sig: str = "", **_: Any) -> None:
-    """Wait for no job table any more; take a second TERM for a QUIT: Celery ignores it."""
-    _pipeline().stopping.set()
-    if sig == "SIGTERM" and next(_terms) == 2:
-        os.kill(os.getpid(), signal.SIGQUIT)
+def _give_up(*_: Any) -> None:
+    """Give batches back and end. Celery's own handler would cancel what runs, which threads do not allow."""
+    _pipeline().give_up()
+    state.should_terminate = EX_FAILURE
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _give_up_at_quit(**_: Any) -> None:
-    """Give batches back before Celery's own handler, which waits for them."""
-    its_own = signal.getsignal(signal.SIGQUIT)
+    signal.signal(signal.SIGQUIT, _give_up)
 
-    def give_up(number: int, frame: Any) -> None:
-        _pipeline().give_up()
-        if callable(its_own):
-            its_own(number, frame)
 
-    signal.signal(signal.SIGQUIT, give_up)
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _give_up_when_told_twice(sig: str = "", **_: Any) -> None:
+    """Take a second TERM or INT for a QUIT; at the first, what is being screened is finished.
+
+    A job table that is away is waited for no more.
+    """
+    _pipeline().stopping.set()
+    if sig in ("SIGTERM", "SIGINT"):
+        signal.signal(signal.Signals[sig], _give_up)
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]

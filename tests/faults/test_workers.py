@@ -1,0 +1,154 @@
+"""Workers that die at the worst moments, are asked twice, or are told to stop: every image ends, once."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from sqlalchemy import func, select
+
+from db.states import BatchState, ImageState
+from db.tables import Batch, Image, Prediction
+from deploy.stack import Stack
+from scheduler.metrics.broker import UNACKED, queue_of
+from tests.faults.invariant import check
+from tests.faults.system import QUICK, TIMES, System
+from tests.faults.workers import own_worker
+from tests.waiting import wait_for
+from worker.app import SCREEN
+
+
+@pytest.fixture
+def no_worker(system: System) -> System:
+    """Take the stack's own screening worker away."""
+    Stack().stop_process("worker")
+    return system
+
+
+@pytest.fixture
+def tiny_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_BATCH_IMAGES", "2")
+    monkeypatch.setenv("PNEUMOSCREEN_BATCHES_IN_FLIGHT", "4")
+
+
+def unacknowledged(system: System) -> int:
+    """Return how many messages for screening workers wait for their acknowledgement."""
+    return sum(queue_of(message) == SCREEN for message in system.broker().hvals(UNACKED))
+
+
+def attempts(system: System) -> int:
+    """Return how often the most often claimed batch was claimed."""
+    with system.database.read() as session:
+        return session.scalars(select(func.max(Batch.attempt))).one()
+
+
+def predictions(system: System) -> int:
+    with system.database.read() as session:
+        return session.scalars(select(func.count()).select_from(Prediction)).one()
+
+
+def test_a_worker_dies_at_the_worst_moments_of_a_batch(no_worker: System) -> None:
+    system = no_worker
+    system.submit()
+    for _ in range(max(TIMES // 10, 1)):
+        before = predictions(system)
+        with own_worker("before_commit") as worker:
+            assert worker.dies()
+        assert predictions(system) == before == system.count(ImageState.DONE), "half a batch was written"
+        check(system.database)
+        with own_worker("after_commit") as worker:
+            assert worker.dies()
+        written = select(func.count()).select_from(Image).join(Batch).where(Batch.state == BatchState.DONE)
+        with system.database.read() as session:
+            in_done_batches = session.scalars(written).one()
+        assert before < predictions(system) == system.count(ImageState.DONE) == in_done_batches
+        check(system.database)
+    claims = select(Batch.id, Batch.attempt).where(Batch.state == BatchState.DONE)
+    with system.database.read() as session:
+        done = {row.id: row.attempt for row in session.execute(claims)}
+    assert unacknowledged(system) > 0
+    with own_worker("impatient-broker"):
+        system.end()
+        # What was done and never acknowledged has come again.
+        wait_for(lambda: not unacknowledged(system))
+    with system.database.read() as session:
+        now = {row.id: row.attempt for row in session.execute(claims)}
+    assert done.items() <= now.items(), "a batch that was done was screened again"
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("tiny_batches")
+def test_what_dies_with_a_worker_that_had_just_taken_it_from_the_broker_is_rung_for_again(
+    no_worker: System,
+) -> None:
+    system = no_worker
+    system.submit()
+    for _ in range(TIMES):
+        with own_worker("after-pop") as worker:
+            assert worker.dies()
+        assert not system.held()
+        assert not unacknowledged(system), "it died too late: the broker still knows of the message"
+    assert attempts(system) == 0
+    with own_worker():
+        system.end(300)
+    assert attempts(system) == 1
+
+
+@pytest.mark.long
+def test_a_message_that_comes_again_while_its_batch_is_screened_changes_nothing(no_worker: System) -> None:
+    system = no_worker
+    system.submit()
+    # The broker hands out again after two seconds what takes at least three.
+    with (
+        own_worker("impatient-broker", slowly=3) as slow,
+        own_worker("impatient-broker", slowly=0.1) as other,
+    ):
+        system.end(300)
+        assert "is not there to be claimed" in slow.log() + other.log(), "no message came twice"
+    assert attempts(system) == 1
+
+
+@pytest.fixture
+def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have leases that do not end while a test runs."""
+    monkeypatch.setitem(QUICK, "LEASE_SECONDS", 600)
+
+
+#: What has a worker finish what it holds, and what has it give that back at once.
+FINISH = ((signal.SIGTERM,), (signal.SIGINT,))
+GIVE_BACK = ((signal.SIGQUIT,), (signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("long_lease", "tiny_batches")
+def test_a_worker_that_is_told_to_stop_leaves_no_lease(no_worker: System) -> None:
+    system = no_worker
+    system.submit()
+    for _ in range(max(TIMES // 10, 1)):
+        for told in FINISH + GIVE_BACK:
+            with own_worker(slowly=2) as worker:
+                wait_for(system.held)
+                done = system.count(ImageState.DONE)
+                worker.tell(*told)
+                assert system.held() == [], f"{told} left a lease"
+                assert (system.count(ImageState.DONE) > done) == (told in FINISH)
+                assert "Traceback" not in worker.log()
+            check(system.database)
+    with own_worker():
+        system.end(300)
+    # Neither what was finished nor what was given back was claimed once too often.
+    assert attempts(system) == 1
+
+
+@pytest.mark.long
+def test_housekeeping_and_beat_are_told_to_stop_under_load(system: System) -> None:
+    system.submit()
+    wait_for(system.held)
+    for _ in range(max(TIMES // 10, 1)):
+        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGKILL):
+            for name in ("housekeeping", "beat"):
+                stopped = system.signal(name, number)
+                wait_for(lambda name=name, old=stopped: system.pid(name) not in (0, old))  # type: ignore[misc]
+            check(system.database)
+    system.end()
+    assert attempts(system) == 1
