@@ -17,7 +17,7 @@ PIN = echo 'setuptools>=77' | $(COMPILE) pyproject.toml - \
 	$$(sed -nE 's/^((torch|triton|nvidia|cuda)[a-z0-9-]*)==.*/--no-emit-package \1/p' $(LOCKS)/torch.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults fuzz lint bench docs lock audit sbom clean
+.PHONY: help demo test test-all faults fuzz soak lint bench docs lock audit sbom clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +36,9 @@ faults: $(VENV)/.dev  ## Kill, stop and lie to real processes, a hundred times o
 
 fuzz: $(VENV)/.dev  ## Read twenty thousand damaged files
 	FUZZ=20000 $(BIN)/python -m pytest tests/faults/test_fuzz.py -s $(ARGS)
+
+soak: $(VENV)/.dev  ## Put a million images through, with faults at random
+	SOAK=1000000 $(BIN)/python -m pytest tests/faults/test_soak.py -m bench -s $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style and types
 	$(BIN)/ruff check .

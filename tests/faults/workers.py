@@ -32,6 +32,11 @@ class OwnWorker:
                 cwd=_ROOT, env=os.environ | {"FAULT": fault, "SLOWLY": str(slowly)}, stdout=log, stderr=log,
             )  # fmt: skip
 
+    @property
+    def pid(self) -> int:
+        """Its process' id."""
+        return self._process.pid
+
     def log(self) -> str:
         """Return what it has logged."""
         return self._log.read_text()
