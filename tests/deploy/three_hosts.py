@@ -151,7 +151,12 @@ def play(folder: Path, artefact: Path, images: int) -> dict[str, object]:
 
     from deploy.phantom import write_phantoms
 
-    write_phantoms(folder / "x-rays", images)
+    # Few phantoms under many names: pictures are drawn slowly, and screened alike. DICOM is known by its UIDs.
+    drawn = write_phantoms(folder / "x-rays", min(images, 10))
+    copied = [one for one in drawn if one.suffix]
+    for number in range(len(drawn), images):
+        one = copied[number % len(copied)]
+        shutil.copy(one, one.with_name(f"{number}-{one.name}"))
     cli = [sys.executable, "-m", "scheduler"]
     with Lab(folder) as lab:
         password = secrets.token_urlsafe(12)

@@ -59,6 +59,9 @@ def settings(*schedules: Nightly) -> NightlySettings:
     return NightlySettings(nightly=schedules, nightly_retry_seconds=300)
 
 
+@pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True
+)
 def test_a_year_has_one_run_a_night_whatever_the_clocks_and_the_beats_do(database: Database) -> None:
     now, end = moment("2026-01-01T12:00"), moment("2027-01-01T12:00")
     missed = moment("2026-06-10T20:00"), moment("2026-06-13T20:00")
