@@ -15,11 +15,14 @@ from db.cohorts import close_ingest, open_cohort
 from db.database_errors import DatabaseUnreachable
 from db.engine import Database
 from db.images import NewImage, add_images
+from db.leases import claim
 from db.migrate import upgrade
 from db.registry import ensure_champion
 from db.settings import DatabaseSettings
 from db.states import BatchState
 from db.tables import Batch, Prediction
+from scheduler import dispatch
+from scheduler.dispatch import Sweeper
 from tests.conftest import postgres_url
 from tests.faults.invariant import check
 from tests.faults.postgres import socket_of, through
@@ -98,4 +101,18 @@ def test_a_worker_that_is_to_end_waits_for_no_job_table(bench: Bench) -> None:
     with pytest.raises(DatabaseUnreachable) as caught:
         bench.pipeline.screen(bench.batch_id)
     assert caught.value.__suppress_context__, "the driver's text may hold a row"
+    assert bench.batch().state is BatchState.QUEUED
+
+
+def test_an_outage_is_not_held_against_a_batch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweeper = Sweeper(bench.worker)
+    with bench.database.write() as session:
+        assert claim(session, bench.batch_id, owner="worker", lease_seconds=-1) is not None
+    bench.proxy.go_away()
+    with pytest.raises(DatabaseUnreachable):
+        sweeper.sweep()
+    bench.proxy.come_back()
+    assert sweeper.sweep() == 0, "nobody could keep a lease while the job table was away"
+    monkeypatch.setattr(dispatch, "_GRACE_SECONDS", 0)
+    assert sweeper.sweep() == 1
     assert bench.batch().state is BatchState.QUEUED
