@@ -84,6 +84,7 @@ class Pipeline:
         self.stopping = threading.Event()
         #: What is being screened now.
         self._held: dict[int, tuple[Claim, Heartbeat]] = {}
+        self._given_up = False
 
     def screen(self, batch_id: int) -> None:
         """Screen one batch, or do nothing where it is not there to be claimed: late or doubled messages are.
@@ -110,6 +111,8 @@ class Pipeline:
                 lambda session: keep(session, batch_id, claimed.token, lease_seconds=lease_seconds),
             ) as heartbeat:
                 self._held[batch_id] = claimed, heartbeat
+                if self._given_up:  # told so while it claimed
+                    self._give_back(claimed, heartbeat)
                 self._screen_claimed(claimed, heartbeat)
         except LeaseLost:
             self._log_lost(claimed)
@@ -123,12 +126,19 @@ class Pipeline:
             self._held.pop(batch_id, None)
 
     def give_up(self) -> None:
-        """Give every batch that is being screened back at once, so that another worker takes it up."""
+        """Give every batch that is being screened back at once, so that another worker takes it up.
+
+        From then on no batch is kept.
+        """
+        self._given_up = True
         for claimed, heartbeat in list(self._held.values()):
-            heartbeat.lose()
-            with suppress(LeaseLost, DatabaseFailed), self.database.write() as session:
-                give_back(session, claimed.batch_id, claimed.token)
-            log.warning("batch %d was given back", claimed.batch_id, extra=ids(claimed))
+            self._give_back(claimed, heartbeat)
+
+    def _give_back(self, claimed: Claim, heartbeat: Heartbeat) -> None:
+        heartbeat.lose()
+        with suppress(LeaseLost, DatabaseFailed), self.database.write() as session:
+            give_back(session, claimed.batch_id, claimed.token)
+        log.warning("batch %d was given back", claimed.batch_id, extra=ids(claimed))
 
     def _log_lost(self, claimed: Claim) -> None:
         """Say what became of a batch: a commit whose answer was lost shows as a lease that is gone, too."""

@@ -114,24 +114,33 @@ def drops_everybody(system: System) -> Iterator[None]:
 Fault = Callable[[System], Iterator[None]]
 
 
-def goes_on(system: System, folder: Path, fault: Callable[[], Iterator[None]]) -> None:
+def use_commands(more: Path) -> int:
+    """Use the commands; return how many images they have added."""
+    command("status", "trial")
+    code = command("submit", str(more), "--cohort", "meanwhile", may_fail=True)
+    command("doctor", may_fail=True)
+    return 0 if code else MORE
+
+
+def goes_on(system: System, folder: Path, fault: Callable[[], Iterator[None]], *, lasts: bool) -> None:
     """Screen while a fault lasts, use the commands meanwhile, and see that work goes on when it is over."""
     more = more_images(folder / "more")
     system.submit()
     watch = subprocess.Popen([*CLI, "watch", "trial"], stderr=subprocess.PIPE)
     wait_for(lambda: claims(system) > 2)
-    begin = time.monotonic()
+    begin, expected = time.monotonic(), IMAGES
     with contextmanager(fault)():
-        command("status", "trial")
-        submitted = command("submit", str(more), "--cohort", "meanwhile", may_fail=True) == 0
-        command("doctor", may_fail=True)
-        time.sleep(max(begin + LASTS - time.monotonic(), 0))
-        before, expected = claims(system), IMAGES + MORE * submitted
+        if lasts:
+            expected += use_commands(more)
+            time.sleep(max(begin + LASTS - time.monotonic(), 0))
+        before = claims(system)
     over = time.monotonic()
     wait_for(lambda: claims(system) > before or system.count(*TERMINAL) == expected, 2 * RESUMES)
     print(f"claimed again after {time.monotonic() - over:.1f} s")
     assert time.monotonic() - over <= RESUMES
-    wait_for(lambda: system.count(*TERMINAL) == expected)
+    if not lasts:
+        expected += use_commands(more)
+    wait_for(lambda: system.count(*TERMINAL) == expected, 900)
     print(f"all done after {time.monotonic() - over:.1f} s")
     check(system.database, ended=True)
     assert system.count() == expected
@@ -147,7 +156,7 @@ def test_work_goes_on_when_the_broker(
     fault: Fault, database_url: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_system(database_url, artefact, tmp_path / "x-rays", monkeypatch, **INSTALLED) as system:
-        goes_on(system, tmp_path, lambda: fault(system))
+        goes_on(system, tmp_path, lambda: fault(system), lasts=fault not in (killed, forgets))
 
 
 @pytest.mark.long
@@ -171,7 +180,7 @@ def test_work_goes_on_when_the_way_to_the_broker_was_silent(
 
     try:
         with running_system(database_url, artefact, tmp_path / "x-rays", monkeypatch, **INSTALLED) as system:
-            goes_on(system, tmp_path, silent)
+            goes_on(system, tmp_path, silent, lasts=True)
     finally:
         proxy.close()
         valkey.kill()
