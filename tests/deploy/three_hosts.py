@@ -151,7 +151,7 @@ def play(folder: Path, artefact: Path, images: int) -> dict[str, object]:
 
     from deploy.phantom import write_phantoms
 
-    # Few phantoms under many names: pictures are drawn slowly, and screened alike. DICOM is known by its UIDs.
+    # Few phantoms under many names: drawn slowly, screened alike. DICOM is known by its UIDs.
     drawn = write_phantoms(folder / "x-rays", min(images, 10))
     copied = [one for one in drawn if one.suffix]
     for number in range(len(drawn), images):
