@@ -33,7 +33,9 @@ class BrokerSettings(RoomSettings):
             "ssl_certfile": self.broker_cert_file,
             "ssl_keyfile": self.broker_key_file,
         }
-        return {"ssl_cert_reqs": ssl.CERT_REQUIRED} | {name: file for name, file in files.items() if file}
+        # For redis' older versions, too, a certificate of another host of the same CA is none.
+        checked = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
+        return checked | {name: file for name, file in files.items() if file}
 
 
 class WorkerSettings(RoomSettings):

@@ -7,14 +7,13 @@ from db.private import keep_private
 from db.settings import SettingsInvalid, home
 from scheduler.flower.close import close, redact
 from scheduler.flower.settings import FlowerSettings
+from scheduler.flower.state import is_ours_alone
 
 keep_private()
 _settings = FlowerSettings.read()
 if not _settings.flower_password.get_secret_value():
     raise SettingsInvalid("PNEUMOSCREEN_FLOWER_PASSWORD")
 close(metrics=_settings.flower_metrics)
-if _settings.flower_persistent:
-    (home() / "flower").mkdir(parents=True, exist_ok=True, mode=0o700)
 
 address = _settings.flower_host
 port = _settings.flower_port or 5555
@@ -26,7 +25,7 @@ natural_time = True
 # A worker that has gone stays in view for a day.
 purge_offline_workers = 86_400
 max_tasks = 100_000
-persistent = _settings.flower_persistent
+persistent = _settings.flower_persistent and is_ours_alone(home() / "flower")
 db = str(home() / "flower" / "state")
 state_save_interval = 60_000
 if _settings.flower_cookie_secret.get_secret_value():

@@ -23,10 +23,10 @@ class FlowerSettings(RoomSettings):
     flower_password: SecretStr = SecretStr("")
     #: Key of its cookies, so that they outlive a restart; made like the password.
     flower_cookie_secret: SecretStr = SecretStr("")
-    #: Whether it only shows. Otherwise whoever logs in can stop workers and send tasks.
+    #: Whether it only shows. Otherwise whoever logs in can send tasks; workers take no commands from anybody.
     flower_read_only: bool = True
     #: Whether it answers `/metrics`, which it does without a login.
     flower_metrics: bool = False
-    #: Whether it remembers tasks over a restart, in `flower` in the data directory. The file is a shelf,
-    #: which must be writable by Flower's user alone: reading it runs what is in it.
+    #: Whether it remembers tasks over a restart, in `flower` in the data directory. The file is a shelf, and
+    #: reading it runs what is in it: one that others than Flower's user could have written is not read.
     flower_persistent: bool = True
