@@ -34,7 +34,7 @@ LASTS = 60 if TIMES >= 100 else 5
 #: Seconds in which work is to go on when it is over.
 RESUMES = 60
 #: Seconds that a command may take while it lasts.
-ANSWERS = 45
+ANSWERS = 90
 #: Images of a cohort that is submitted while the broker is in trouble.
 MORE = 20
 INSTALLED = {"LEASE_SECONDS": 30, "SWEEP_SECONDS": 5, "DISPATCH_SECONDS": 2, "RING_AGAIN_SECONDS": 30}
@@ -88,9 +88,11 @@ def freezes(system: System) -> Iterator[None]:
 def is_full(system: System) -> Iterator[None]:
     system.broker().config_set("maxmemory", "1")
     worker = system.pid("worker")
-    yield
+    try:
+        yield
+    finally:
+        system.broker().config_set("maxmemory", "0")
     assert system.pid("worker") == worker, "the worker gave up"
-    system.broker().config_set("maxmemory", "0")
 
 
 def drops_everybody(system: System) -> Iterator[None]:
