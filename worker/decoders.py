@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 import logging
@@ -184,5 +185,6 @@ def _problem(header: dict[str, Any]) -> ImageProblem:
     found = every_problem().get(header["problem"])
     if found is None:
         raise DecoderCrashed
+    # It goes into the log: Python's own names of errors, and no word of somebody's.
     error = str(header.get("error", ""))
-    return found(error if error.isidentifier() else "")
+    return found(error if hasattr(builtins, error) else "")
