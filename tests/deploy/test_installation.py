@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import SecretStr
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ResponseError
@@ -24,6 +25,8 @@ from tests.conftest import postgres_url
 from tests.faults.proxy import free_port
 from tests.installation import Valkey, make_secrets, point, settings
 from tests.waiting import wait_for
+from worker.app import make_app
+from worker.settings import BrokerSettings
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -187,5 +190,18 @@ def test_the_broker_is_closed_to_those_without_password_certificate_or_right(
     with pytest.raises(Exception, match=r"(?i)certificate"):
         Redis.from_url(url).ping()
     plain = url.replace("rediss://", "redis://")
+    # The processes themselves, by the settings: neither another CA's certificate nor another host's will do.
+    ours_too = BrokerSettings(broker_url=SecretStr(url), broker_ca_file=ca)
+    with make_app(ours_too).connection_for_write() as connection:
+        connection.connect()
+    for wrong in (
+        ours_too.model_copy(update={"broker_url": SecretStr(url.replace("@localhost", "@127.0.0.1"))}),
+        ours_too.model_copy(update={"broker_ca_file": ""}),
+    ):
+        with (
+            make_app(wrong).connection_for_write() as connection,
+            pytest.raises(Exception, match=r"(?i)certif"),
+        ):
+            connection.connect()
     with pytest.raises(Exception, match=r"(?i)closed|reset|protocol|timed? ?out"):
         Redis.from_url(plain, socket_timeout=5).ping()
