@@ -10,6 +10,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from db.disk import needs_room
 from db.errors import PneumoscreenError
 from db.settings import home
 
@@ -57,9 +58,13 @@ def _derived_key(file: Path, purpose: bytes) -> bytes:
 
 @functools.cache
 def _site_key(file: Path) -> bytes:
-    """Return the site's key, made at first use; keep `site.key` with the backups of the job table."""
+    """Return the site's key, made at first use; keep `site.key` with the backups of the job table.
+
+    Raises SiteKeyUnusable, DiskFull.
+    """
     try:
-        key = file.read_bytes() if file.exists() else _make(file)
+        with needs_room():
+            key = file.read_bytes() if file.exists() else _make(file)
     except OSError as error:
         raise SiteKeyUnusable(type(error).__name__) from None
     if len(key) != _KEY_BYTES:
@@ -71,13 +76,15 @@ def _site_key(file: Path) -> bytes:
 def _make(file: Path) -> bytes:
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = file.with_name(f".site.key.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
-        new.write(secrets.token_bytes(_KEY_BYTES))
-        new.flush()
-        # A key that a power cut takes back would leave pseudonyms that nobody can make again.
-        os.fsync(new.fileno())
-    # Linking fails where a key is there: of two that start at once, both use the first one's.
-    with suppress(FileExistsError):
-        os.link(partial, file)
-    partial.unlink()
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
+            new.write(secrets.token_bytes(_KEY_BYTES))
+            new.flush()
+            # A key that a power cut takes back would leave pseudonyms that nobody can make again.
+            os.fsync(new.fileno())
+        # Linking fails where a key is there: of two that start at once, both use the first one's.
+        with suppress(FileExistsError):
+            os.link(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
     return file.read_bytes()
