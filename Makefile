@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUPPLY := .venv-supply
 LOCKS := deploy/locks
-# From a lock nothing is resolved: its packages alone, each held to its hash. Modules compile when first imported.
+# From a lock nothing is resolved: its packages alone, each held to its hash. Modules compile when first imported,
+# and that is kept, whatever the environment says: else every start compiles them again.
+export PYTHONDONTWRITEBYTECODE :=
 INSTALL := python -m pip install --quiet --disable-pip-version-check --no-compile
 LOCKED := $(INSTALL) --no-deps --require-hashes --requirement
 # The build of torch is the machine's choice, so it is in no lock but its own.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -103,18 +105,19 @@ def test_status_imports_neither_torch_nor_fastai(home: Path) -> None:
     assert imported.isdisjoint({"torch", "torchvision", "fastai", "pandas", "scipy", "pydicom"})
 
 
-def test_status_answers_within_the_time_of_a_blink(home: Path) -> None:
-    import time
-
-    command = [sys.executable, "-m", "scheduler", "status"]
-    subprocess.run(command, capture_output=True, check=True)
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
-    # The best of five: the others say how busy the machine is.
-    assert min(times) < 0.7
+def test_status_answers_soon_after_its_libraries_are_there(home: Path) -> None:
+    libraries = "import pydantic_settings, rich.console, sqlalchemy.orm, typer"
+    commands = ([sys.executable, "-c", libraries], [sys.executable, "-m", "scheduler", "status"])
+    times: list[list[float]] = []
+    for _ in range(6):
+        times.append([])
+        for command in commands:
+            start = time.perf_counter()
+            subprocess.run(command, capture_output=True, check=True)
+            times[-1].append(time.perf_counter() - start)
+    # Against the libraries in the same breath, not the clock: how busy the machine is says nothing about us.
+    # The first time modules are compiled and the job table is made.
+    assert statistics.median(ours / theirs for theirs, ours in times[1:]) < 2
 
 
 #: What only workers, the embedded stack and remote images need.
@@ -127,6 +130,7 @@ EXTRAS = (
 #: Runs a command in an interpreter that has none of them, as after `pip install pneumoscreen`.
 WITHOUT_EXTRAS = f"""
 import sys
+import time
 sys.modules.update(dict.fromkeys({EXTRAS!r}))
 from scheduler.__main__ import main
 main()
