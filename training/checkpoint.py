@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import shutil
 from collections.abc import Iterator
@@ -12,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from db.disk import needs_room
 from training.outcome import EpochResult
+
+log = logging.getLogger(__name__)
 
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
@@ -124,9 +128,11 @@ def _replace(folder: Path, partial: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint in a folder, or None where there is none."""
+    """Return the checkpoint in a folder; None where none can be read, and training begins anew."""
     for candidate in (folder, folder.with_name(f".{folder.name}.old")):
-        if (candidate / _STATE).is_file():
+        if not (candidate / _STATE).is_file():
+            continue
+        try:
             state = json.loads((candidate / _STATE).read_text())
             return Checkpoint(
                 epochs=tuple(EpochResult(**epoch) for epoch in state["epochs"]),
@@ -135,6 +141,8 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
                 generators=state["generators"],
                 running_loss=tuple(state["running_loss"]),
             )
+        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+            log.warning("a checkpoint cannot be read (%s) and is not used", type(error).__name__)
     return None
 
 
