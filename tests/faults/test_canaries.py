@@ -66,6 +66,7 @@ class Run:
             "DISPATCH_SECONDS": 0.5,
             "RING_AGAIN_SECONDS": 2,
             "NIGHTLY_SECONDS": 1,
+            "DECODE_SECONDS": 3,
             "LOG_FORMAT": log_format,
         }
         self.environment = ours | {f"PNEUMOSCREEN_{name}": str(value) for name, value in settings.items()}
@@ -193,6 +194,9 @@ def run(
     old = os.umask(0)  # the most careless shell there is
     try:
         _screen(run, images, artefact, other_artefact)
+        _poison(run, folder / word("poison"))
+        if request.param == "postgresql":
+            _disconnect(run, request.getfixturevalue("postgres"), folder / word("unplugged"))
         _night(run)
         _fail(run, images)
         _label(run, images)
@@ -239,6 +243,31 @@ def _screen(run: Run, images: Path, artefact: Path, other: Path) -> None:
     run("results", "trial", "--out", str(run.folder / "open.csv"), "--identifiers")
     run("retry", "trial")
     wait_for(lambda: run.finished("trial"))
+
+
+def _poison(run: Run, images: Path) -> None:
+    """Screen what hangs the decoders, and what they die of."""
+    for number in range(6):
+        noise(images / word("p") / f"{word('hang')}-{number}.png", 40 + number)
+    threads = Path(f"/proc/{run.pids()['worker']}/task").glob("*/children")
+    dead, *stopped = (int(child) for children in threads for child in children.read_text().split())
+    os.kill(dead, signal.SIGKILL)
+    for decoder in stopped:
+        os.kill(decoder, signal.SIGSTOP)
+    run("screen", str(images), "--cohort", "poison", expect=1)
+    assert run.json("status", "poison")[0]["failed"] == len(stopped) > 0
+
+
+def _disconnect(run: Run, server: Any, images: Path) -> None:
+    """Screen while the database drops everybody, again and again."""
+    for number in range(30):
+        noise(images / f"{word('cut')}-{number}.png", 60 + number)
+    run("submit", str(images), "--cohort", "unplugged")
+    while not run.finished("unplugged"):
+        server.psql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = 'canaries' AND pid <> pg_backend_pid()"
+        )
 
 
 def _night(run: Run) -> None:
@@ -334,6 +363,7 @@ def test_the_canaries_were_there_to_be_found(run: Run) -> None:
         "file-unreadable",
         "empty-file",
         "not-chest",
+        "decoder-timeout",
     ):
         assert code in text, f"nothing was {code}"
     assert "broker: traffic" in problems
