@@ -163,7 +163,7 @@ def test_the_server_is_two_seconds_away(server: Postgres, start: Start) -> None:
     wait_for(system.held)
     proxy.latency = 2.0
     slow = time.monotonic()
-    system.end(600)
+    system.end()
     print(f"{time.monotonic() - slow:.0f} s for three batches")
     assert most_attempts(system) == 1
 

@@ -68,7 +68,7 @@ def test_a_worker_dies_at_the_worst_moments_of_a_batch(no_worker: System) -> Non
         done = {row.id: row.attempt for row in session.execute(claims)}
     assert unacknowledged(system) > 0
     with own_worker("impatient-broker"):
-        system.end(900)
+        system.end()
         # What was done and never acknowledged has come again.
         wait_for(lambda: not unacknowledged(system))
     with system.database.read() as session:
@@ -90,7 +90,7 @@ def test_what_dies_with_a_worker_that_had_just_taken_it_from_the_broker_is_rung_
         assert not unacknowledged(system), "it died too late: the broker still knows of the message"
     assert attempts(system) == 0
     with own_worker():
-        system.end(900)
+        system.end()
     assert attempts(system) == 1
 
 
@@ -103,7 +103,7 @@ def test_a_message_that_comes_again_while_its_batch_is_screened_changes_nothing(
         own_worker("impatient-broker", slowly=3) as slow,
         own_worker("impatient-broker", slowly=0.1) as other,
     ):
-        system.end(900)
+        system.end()
         assert "is not there to be claimed" in slow.log() + other.log(), "no message came twice"
     assert attempts(system) == 1
 
@@ -135,7 +135,7 @@ def test_a_worker_that_is_told_to_stop_leaves_no_lease(no_worker: System) -> Non
                 assert "Traceback" not in worker.log()
             check(system.database)
     with own_worker():
-        system.end(900)
+        system.end()
     # Neither what was finished nor what was given back was claimed once too often.
     assert attempts(system) == 1
 
@@ -150,5 +150,5 @@ def test_housekeeping_and_beat_are_told_to_stop_under_load(system: System) -> No
                 stopped = system.signal(name, number)
                 wait_for(lambda name=name, old=stopped: system.pid(name) not in (0, old))  # type: ignore[misc]
             check(system.database)
-    system.end(900)
+    system.end()
     assert attempts(system) == 1
