@@ -90,7 +90,8 @@ def _tick(name: str) -> Callable[[Callable[[], None]], Any]:
                 finally:
                     running.release()
 
-        return app.task(name=name)(tick)
+        # Flower would remember little else: two ticks come in five seconds, a batch in minutes.
+        return app.task(name=name, send_events=False)(tick)
 
     return make
 

@@ -24,7 +24,8 @@ tasks_columns = "name,args,state,received,started,runtime,worker"
 natural_time = True
 # A worker that has gone stays in view for a day.
 purge_offline_workers = 86_400
-max_tasks = 100_000
+# Five million images' batches; each takes about 5 kB of its memory.
+max_tasks = 20_000
 persistent = _settings.flower_persistent and is_ours_alone(home() / "flower")
 db = str(home() / "flower" / "state")
 state_save_interval = 60_000

@@ -24,6 +24,7 @@ def test_ticks_that_come_during_one_amount_to_one_more() -> None:
         go_on.wait(10)
 
     tick = tasks._tick("housekeeping.of-a-test")(work)
+    assert not tick.send_events, "Flower would remember little else"
     first = threading.Thread(target=tick)
     try:
         first.start()
