@@ -22,7 +22,6 @@ from typing import Any, BinaryIO
 from sqlalchemy import MetaData, Table, func, insert, select, text
 from sqlalchemy.orm import Session
 
-from db.database_errors import our_errors
 from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
@@ -92,17 +91,11 @@ def backup(database: Database, file: Path, *, with_key: bool = True) -> Contents
 
 
 def _write(database: Database, out: BinaryIO, *, with_key: bool) -> Contents:
-    engine = database.engine
-    if engine.dialect.name == "postgresql":
-        # One moment for all tables; SQLite's read transactions are of one moment anyway.
-        engine = engine.execution_options(isolation_level="REPEATABLE READ")
-    engine = engine.execution_options(reads_only=True)
     rows: dict[str, int] = {}
     key = home() / _KEY
     with (
         tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive,
-        our_errors(),
-        Session(engine) as session,
+        database.read() as session,
     ):
         tables = _tables(session)
         for table in tables:

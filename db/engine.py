@@ -44,6 +44,7 @@ class Database:
         settings = settings or DatabaseSettings.read()
         self.models_folder = settings.models
         self.engine = _engine(settings.url, settings.database_busy_seconds)
+        self._reading = _for_reading(self.engine)
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -60,8 +61,7 @@ class Database:
 
         Raises DatabaseFailed.
         """
-        engine = self.engine.execution_options(reads_only=True)
-        with our_errors(), Session(engine, expire_on_commit=False) as session:
+        with our_errors(), Session(self._reading, expire_on_commit=False) as session:
             yield session
 
     def close(self) -> None:
@@ -87,6 +87,14 @@ def _engine(url: str, busy_seconds: float) -> Engine:
         hide_parameters=True,
         connect_args={name: value for name, value in _NOTICE.items() if name not in parsed.query},
     )
+
+
+def _for_reading(engine: Engine) -> Engine:
+    """Return an engine on the same connections, whose transactions see one state and cannot write."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(reads_only=True)  # a transaction of SQLite sees one state anyway
+    # Otherwise each statement would see what was committed before it.
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 def _sqlite_engine(url: Any, busy_seconds: float) -> Engine:

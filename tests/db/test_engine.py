@@ -1,0 +1,40 @@
+"""What a transaction sees and may do, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select, text
+
+from db.cohorts import open_cohort
+from db.database_errors import DatabaseReadOnly
+from db.engine import Database
+from db.tables import Cohort, Event
+
+
+def open_one(database: Database, name: str) -> None:
+    with database.write() as session:
+        open_cohort(session, name, source="/data")
+
+
+def test_what_reads_sees_one_state_whatever_is_committed_meanwhile(database: Database) -> None:
+    names = select(Cohort.name).order_by(Cohort.id)
+    open_one(database, "before")
+    with database.read() as session:
+        assert session.scalars(names).all() == ["before"]
+        open_one(database, "meanwhile")
+        assert session.scalars(names).all() == ["before"]
+    with database.read() as session:
+        assert session.scalars(names).all() == ["before", "meanwhile"]
+
+
+def test_what_reads_cannot_write_and_the_connection_can_afterwards(database: Database) -> None:
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has no transactions that cannot write")
+    with pytest.raises(DatabaseReadOnly), database.read() as session:
+        session.add(Event(actor="a", action="a", subject="s", detail={}))
+        session.flush()
+    # One connection at a time: the pool gives the same one to both.
+    with database.write() as session:
+        open_cohort(session, "written", source="/data")
+        assert session.scalar(text("SHOW transaction_isolation")) == "read committed"
+        assert session.scalar(text("SHOW transaction_read_only")) == "off"
