@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import delete, func, literal, select
@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
-from db.cohorts import lock_cohort, progress
+from db.cohorts import CohortArchived, Progress, lock_cohort, progress
 from db.errors import PneumoscreenError
 from db.events import record
 from db.states import TERMINAL, CohortState
@@ -24,6 +24,18 @@ class CohortNotFinished(PneumoscreenError):
     """Something of the cohort is to be screened again. It stays where it is."""
 
     code = "cohort-not-finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """How a cohort stands: nothing of it can be retried, screened or added without another one."""
+
+    counts: Progress
+    #: One per image and prediction, as an archive has them.
+    rows: int
+    #: How often workers have taken its images up.
+    attempts: int
+    newest_prediction: int
 
 
 def cohorts_to_archive(session: Session, *, older_than_seconds: float) -> Sequence[Cohort]:
@@ -76,25 +88,35 @@ def archive_rows(session: Session, cohort_id: int) -> Iterator[dict[str, Any]]:
         yield dict(row)
 
 
-def _count_rows(session: Session, cohort_id: int) -> int:
+def stamp(session: Session, cohort_id: int) -> Stamp:
+    """Say how a finished cohort stands. Raises CohortNotFinished, CohortArchived."""
+    (counts,) = progress(session, [session.get_one(Cohort, cohort_id).name])
+    if counts.archived:
+        raise CohortArchived
+    if not counts.finished:
+        raise CohortNotFinished
     query = (
-        select(func.count())
+        select(
+            func.count(),
+            func.coalesce(func.sum(Image.attempts), 0),
+            func.coalesce(func.max(Prediction.id), 0),
+        )
         .select_from(Image)
         .outerjoin(Prediction, Prediction.image_id == Image.id)
         .where(Image.cohort_id == cohort_id)
     )
-    return session.scalars(query).one()
+    rows, attempts, newest = session.execute(query).one()
+    return Stamp(counts=counts, rows=rows, attempts=attempts, newest_prediction=newest)
 
 
-def remove_rows(session: Session, cohort_id: int, *, rows: int) -> None:
+def remove_rows(session: Session, cohort_id: int, stamped: Stamp) -> None:
     """Delete the rows of a cohort that is in an archive; its name and its counts stay.
 
-    `rows` is how many the archive holds. What a nightly schedule has taken in stays known to it. Raises
-    CohortNotFinished where something was retried or added meanwhile.
+    `stamped` is how it stood when the archive was written. What a nightly schedule has taken in stays known
+    to it. Raises CohortNotFinished where something was retried, screened or added since, CohortArchived.
     """
     cohort = lock_cohort(session, cohort_id)
-    (counts,) = progress(session, [cohort.name])
-    if not counts.finished or rows != _count_rows(session, cohort_id):
+    if stamp(session, cohort_id) != stamped:
         raise CohortNotFinished
     if cohort.nightly is not None:
         dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
@@ -102,9 +124,9 @@ def remove_rows(session: Session, cohort_id: int, *, rows: int) -> None:
         session.execute(
             dialect.insert(NightlySeen).from_select(["uri", "name"], seen).on_conflict_do_nothing()
         )
-    cohort.archived = {name: value for name, value in asdict(counts).items() if name != "archived"}
+    cohort.archived = {name: value for name, value in asdict(stamped.counts).items() if name != "archived"}
     of_cohort = select(Image.id).where(Image.cohort_id == cohort_id)
     session.execute(delete(Prediction).where(Prediction.image_id.in_(of_cohort)))
     for table in (Image, Study, Batch):
         session.execute(delete(table).where(table.cohort_id == cohort_id))
-    record(session, "cohort.archive", f"cohort:{cohort_id}", rows=rows)
+    record(session, "cohort.archive", f"cohort:{cohort_id}", rows=stamped.rows)

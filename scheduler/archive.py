@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from db.archive import CohortNotFinished, archive_rows, cohorts_to_archive, remove_rows
+from db.archive import CohortNotFinished, Stamp, archive_rows, cohorts_to_archive, remove_rows, stamp
+from db.cohorts import CohortArchived
 from db.disk import needs_room
 from db.engine import Database
 from scheduler.results import OutputUnwritable
@@ -33,48 +36,61 @@ def prune(database: Database, folder: Path, *, days: float) -> list[Archived]:
     """Move cohorts that are finished and older than so many days into files of a folder.
 
     Each is written whole before a row of it is deleted. A file of an earlier try that was stopped between
-    the two is written anew. Raises OutputUnwritable, DiskFull.
+    the two is written anew; one that was stopped before leaves a hidden `.partial`. Raises OutputUnwritable,
+    DiskFull.
     """
     with database.read() as session:
         old = cohorts_to_archive(session, older_than_seconds=days * _DAY_SECONDS)
         cohorts = [(one.id, one.name) for one in old]
     moved = []
     for cohort_id, name in cohorts:
-        file = folder / f"cohort-{cohort_id:06d}.parquet"
-        rows = _write(database, cohort_id, name, file)
-        try:
-            with database.write() as session:
-                remove_rows(session, cohort_id, rows=rows)
-        except CohortNotFinished:  # retried meanwhile
-            file.unlink()
-            continue
-        moved.append(Archived(cohort=name, rows=rows, file=file))
+        # Retried or moved by somebody else meanwhile.
+        with suppress(CohortNotFinished, CohortArchived):
+            moved.append(_move(database, cohort_id, name, folder / f"cohort-{cohort_id:06d}.parquet"))
     return moved
 
 
-def _write(database: Database, cohort_id: int, name: str, file: Path) -> int:
-    """Write a cohort's rows and return how many."""
-    from pyarrow.parquet import ParquetWriter
-
-    count = 0
-    partial = file.with_name(f".{file.name}.partial")
+def _move(database: Database, cohort_id: int, name: str, file: Path) -> Archived:
+    # A name of its own: two who move the same cohort must not write into one file.
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(8)}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial.touch(mode=0o600)
-        schema = _schema()
-        with needs_room(), database.read() as session, ParquetWriter(partial, schema) as writer:
-            rows = archive_rows(session, cohort_id)
-            while chunk := list(islice(rows, _CHUNK)):
-                writer.write_table(_table([row | {"cohort": name} for row in chunk], schema))
-                count += len(chunk)
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(file)
+        stamped = _write(database, cohort_id, name, partial)
+        with database.write() as session:
+            remove_rows(session, cohort_id, stamped)
+            # Not before it is sure that these are the rows: another's archive may have the name already.
+            partial.replace(file)
+            _sync(file.parent)
     except OSError as error:
         raise OutputUnwritable from error
     finally:
         partial.unlink(missing_ok=True)
-    return count
+    return Archived(cohort=name, rows=stamped.rows, file=file)
+
+
+def _write(database: Database, cohort_id: int, name: str, file: Path) -> Stamp:
+    """Write a cohort's rows and return how it stood at that moment."""
+    from pyarrow.parquet import ParquetWriter
+
+    file.touch(mode=0o600)
+    schema = _schema()
+    with needs_room(), database.read() as session:
+        stamped = stamp(session, cohort_id)
+        with ParquetWriter(file, schema) as writer:
+            rows = archive_rows(session, cohort_id)
+            while chunk := list(islice(rows, _CHUNK)):
+                writer.write_table(_table([row | {"cohort": name} for row in chunk], schema))
+    _sync(file)
+    return stamped
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's bytes, or the names in a folder, would outlast a power cut."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _table(rows: list[dict[str, Any]], schema: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from db.backup import BackupUnreadable, BackupUnwritable, DatabaseNotEmpty, backup, restore
 from db.batches import cut_batches
@@ -24,9 +27,35 @@ from db.problems import CorruptImage
 from db.registry import ensure_champion, find_champion
 from db.settings import DatabaseSettings
 from db.tables import Batch, Cohort, Image, LabelClass, Prediction, Table
-from scheduler.archive import prune
+from scheduler.archive import Archived, prune
 from scheduler.ingest.pseudonym import pseudonym
 from scheduler.results import write_results
+
+
+def screen(session: Session, batch_id: int, *, bad: int) -> None:
+    """Claim a batch and predict its images but the last few, which are bad."""
+    claimed = claim(session, batch_id, owner="tester", lease_seconds=60)
+    assert claimed is not None
+    ids = [item.image_id for item in claimed.items]
+    good = len(ids) - bad
+    complete(
+        session,
+        claimed,
+        [
+            Screened(
+                image_id=one,
+                probability=0.1234567890123,
+                label="NORMAL",
+                precision="bf16",
+                input_digest="d",
+                types={"VIRAL": 0.1},
+            )
+            for one in ids[:good]
+        ],
+        [NotScreened(one, CorruptImage()) for one in ids[good:]],
+        Provenance(threshold=0.5, runtime="r", preprocessing="p", software="s"),
+        Effort(decode_seconds=0.1, forward_seconds=0.2, gpu_memory_bytes=None),
+    )
 
 
 @pytest.fixture
@@ -43,27 +72,7 @@ def filled(database: Database, artefact: Path) -> Database:
             close_ingest(session, cohort.id)
             if cut:
                 (batch_id,) = cut_batches(session, cohort.id, batch_images=9, in_flight=1)
-                claimed = claim(session, batch_id, owner="tester", lease_seconds=60)
-                assert claimed is not None
-                *good, bad = (item.image_id for item in claimed.items)
-                complete(
-                    session,
-                    claimed,
-                    [
-                        Screened(
-                            image_id=one,
-                            probability=0.1234567890123,
-                            label="NORMAL",
-                            precision="bf16",
-                            input_digest="d",
-                            types={"VIRAL": 0.1},
-                        )
-                        for one in good
-                    ],
-                    [NotScreened(bad, CorruptImage())],
-                    Provenance(threshold=0.5, runtime="r", preprocessing="p", software="s"),
-                    Effort(decode_seconds=0.1, forward_seconds=0.2, gpu_memory_bytes=None),
-                )
+                screen(session, batch_id, bad=1)
         add_readings(session, [Reading(digest="0" * 64, class_name=LabelClass.VIRAL, reader="A", source="f")])
     return database
 
@@ -193,23 +202,79 @@ def test_finished_cohorts_move_to_an_archive_and_stay_known(filled: Database, tm
     assert prune(filled, tmp_path / "archive", days=5) == []
 
 
-def test_a_cohort_that_is_retried_while_it_is_archived_stays(
-    filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def after_reading(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Do something once, when the rows were read and before they are deleted."""
     import scheduler.archive as module
 
     real = module._write
 
-    def retried_meanwhile(*arguments: object) -> int:
-        count = real(*arguments)  # type: ignore[arg-type]
-        with filled.write() as session:
-            retry(session, find_cohort(session, "done"))
-        return count
+    def write(*arguments: object) -> object:
+        monkeypatch.setattr(module, "_write", real)
+        written = real(*arguments)  # type: ignore[arg-type]
+        do()
+        return written
 
-    monkeypatch.setattr(module, "_write", retried_meanwhile)
+    monkeypatch.setattr(module, "_write", write)
+
+
+def retry_done(database: Database) -> None:
+    with database.write() as session:
+        assert retry(session, find_cohort(session, "done")) == 1
+
+
+def screen_again(database: Database) -> None:
+    retry_done(database)
+    with database.write() as session:
+        cohort_id = find_cohort(session, "done").id
+        (batch_id,) = cut_batches(session, cohort_id, batch_images=9, in_flight=1)
+        screen(session, batch_id, bad=0)
+
+
+@pytest.mark.parametrize(("meanwhile", "predictions"), [(retry_done, 2), (screen_again, 3)])
+def test_a_cohort_that_is_retried_while_it_is_archived_stays(
+    filled: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    meanwhile: Callable[[Database], None],
+    predictions: int,
+) -> None:
+    after_reading(monkeypatch, lambda: meanwhile(filled))
     with filled.write() as session:
         session.execute(update(Cohort).values(created_at=1.0))
-    assert prune(filled, tmp_path, days=5) == []
-    assert list(tmp_path.glob("*.parquet")) == []
+    assert prune(filled, tmp_path / "archive", days=5) == []
+    assert list((tmp_path / "archive").iterdir()) == []
     with filled.read() as session:
-        assert session.scalars(select(func.count()).select_from(Prediction)).one() == 2
+        assert session.scalars(select(func.count()).select_from(Prediction)).one() == predictions
+
+
+def test_of_two_who_archive_a_cohort_at_once_one_does_and_its_file_stays(
+    filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled.write() as session:
+        session.execute(update(Cohort).values(created_at=1.0))
+    others: list[Archived] = []
+    after_reading(monkeypatch, lambda: others.extend(prune(filled, tmp_path / "archive", days=5)))
+    assert prune(filled, tmp_path / "archive", days=5) == []
+    (moved,) = others
+    assert list((tmp_path / "archive").iterdir()) == [moved.file]
+    assert pq.read_table(moved.file).num_rows == 3
+
+
+def test_an_archive_would_outlast_a_power_cut_before_its_rows_are_deleted(
+    filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled.write() as session:
+        session.execute(update(Cohort).values(created_at=1.0))
+    real = os.fsync
+    #: Whether it was a folder, and whether the rows were there for others.
+    synced: list[tuple[bool, bool]] = []
+
+    def fsync(opened: int) -> None:
+        with filled.read() as session:
+            (counts, _) = progress(session)
+        synced.append((stat.S_ISDIR(os.fstat(opened).st_mode), not counts.archived))
+        real(opened)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert len(prune(filled, tmp_path / "archive", days=5)) == 1
+    assert synced == [(False, True), (True, True)]
