@@ -15,6 +15,9 @@ from db.problems import Cancelled, FileChanged
 from db.states import TERMINAL, UNFINISHED, BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Model
 
+#: Shows a row as it is once its lock was had, and not as the session had read it before.
+_FRESH = {"populate_existing": True}
+
 
 class CohortUnknown(PneumoscreenError):
     """There is no cohort of that name. `pneumoscreen status` lists them."""
@@ -82,7 +85,9 @@ def open_cohort(
 
     Safe to repeat: submitting a source again adds what is new. Raises CohortHasOtherModel, CohortArchived.
     """
-    cohort = session.scalar(select(Cohort).where(Cohort.name == name))
+    cohort = session.scalar(
+        select(Cohort).where(Cohort.name == name).with_for_update(), execution_options=_FRESH
+    )
     if cohort is not None and cohort.archived is not None:
         raise CohortArchived
     model_id = model.id if model is not None else None
@@ -110,8 +115,9 @@ def close_ingest(session: Session, cohort_id: int) -> None:
 
 
 def lock_cohort(session: Session, cohort_id: int) -> Cohort:
-    """Return a cohort that nobody else can cancel, retry or dispatch before this transaction ends."""
-    return session.scalars(select(Cohort).where(Cohort.id == cohort_id).with_for_update()).one()
+    """Return a cohort that nobody else can cancel, retry, sweep or dispatch before this transaction ends."""
+    query = select(Cohort).where(Cohort.id == cohort_id).with_for_update()
+    return session.scalars(query, execution_options=_FRESH).one()
 
 
 def cancel(session: Session, cohort: Cohort) -> int:
@@ -119,6 +125,7 @@ def cancel(session: Session, cohort: Cohort) -> int:
 
     Images that a worker holds are still finished: their batch is a matter of seconds. Safe to repeat.
     """
+    cohort = lock_cohort(session, cohort.id)
     cohort.state = CohortState.CANCELLED
     session.execute(
         update(Batch)
@@ -139,6 +146,7 @@ def cancel(session: Session, cohort: Cohort) -> int:
 
 def retry(session: Session, cohort: Cohort) -> int:
     """Make a cohort's failed and cancelled images pending again; return how many there were."""
+    cohort = lock_cohort(session, cohort.id)
     if cohort.state is CohortState.CANCELLED:
         cohort.state = CohortState.READY
     # What has changed on purpose is taken as it is now.

@@ -1,0 +1,84 @@
+"""Two transactions on one cohort at once, on SQLite and on PostgreSQL: both see what the other has done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import pytest
+from sqlalchemy.orm import Session
+
+from db.archive import CohortNotFinished, remove_rows, stamp
+from db.batches import cut_batches
+from db.cohorts import CohortArchived, cancel, find_cohort, open_cohort, progress, retry
+from db.engine import Database
+from db.states import CohortState
+from tests.db.test_batches import cut, finish, held, submit
+
+#: Long enough for a transaction that waits for nobody.
+MOMENT = 1.0
+
+Work = Callable[[Session], object]
+
+
+def in_transaction(database: Database, work: Work) -> object:
+    with database.write() as session:
+        return work(session)
+
+
+def before_the_commit(database: Database, first: Work, second: Work) -> object:
+    """Let the second begin when the first has done all it does and not committed; return what comes of it."""
+    with ThreadPoolExecutor() as pool:
+        with database.write() as session:
+            first(session)
+            other = pool.submit(in_transaction, database, second)
+            wait([other], timeout=MOMENT)
+        return other.result()
+
+
+def cancel_it(session: Session) -> int:
+    return cancel(session, find_cohort(session, "trial"))
+
+
+def retry_it(session: Session) -> int:
+    return retry(session, find_cohort(session, "trial"))
+
+
+@pytest.mark.parametrize(("first", "second"), [(retry_it, cancel_it), (cancel_it, retry_it)])
+@pytest.mark.usefixtures("model")
+def test_of_a_cancel_and_a_retry_at_once_the_later_holds(
+    database: Database, first: Work, second: Work
+) -> None:
+    cohort_id = submit(database, 16)
+    (batch_id,) = cut(database, cohort_id)
+    finish(database, held(database, batch_id), bad=4)
+    before_the_commit(database, first, second)
+    with database.read() as session:
+        (now,) = progress(session)
+    expected = (CohortState.CANCELLED, 0) if second is cancel_it else (CohortState.READY, 4)
+    assert (now.state, now.pending) == expected
+    with database.write() as session:
+        assert len(cut_batches(session, cohort_id, batch_images=16, in_flight=9)) == (now.pending > 0)
+
+
+def archive_it(session: Session) -> None:
+    cohort_id = find_cohort(session, "trial").id
+    remove_rows(session, cohort_id, stamp(session, cohort_id))
+
+
+@pytest.mark.usefixtures("model")
+def test_what_is_retried_at_this_moment_is_not_archived(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    finish(database, held(database, batch_id), bad=4)
+    with pytest.raises(CohortNotFinished):
+        before_the_commit(database, retry_it, archive_it)
+    with database.read() as session:
+        assert progress(session)[0].pending == 4
+
+
+@pytest.mark.usefixtures("model")
+def test_a_cohort_that_is_archived_at_this_moment_takes_nothing_in(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    finish(database, held(database, batch_id))
+    with pytest.raises(CohortArchived):
+        before_the_commit(database, archive_it, lambda session: open_cohort(session, "trial", source="/data"))
