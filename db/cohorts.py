@@ -120,6 +120,16 @@ def lock_cohort(session: Session, cohort_id: int) -> Cohort:
     return session.scalars(query, execution_options=_FRESH).one()
 
 
+def lock_cohorts_of(session: Session, batches: ColumnElement[bool]) -> Sequence[Cohort]:
+    """Lock the cohorts of these batches and return them, without those that somebody else has locked.
+
+    It waits for nobody, so that one cohort holds up no other, and two who lock several never each other.
+    """
+    of_batches = Cohort.id.in_(select(Batch.cohort_id).where(batches))
+    query = select(Cohort).where(of_batches).order_by(Cohort.id).with_for_update(skip_locked=True)
+    return session.scalars(query, execution_options=_FRESH).all()
+
+
 def cancel(session: Session, cohort: Cohort) -> int:
     """Hand out nothing more of a cohort; return how many images that spares.
 

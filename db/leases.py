@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.batches import new_batch
 from db.clock import database_now
-from db.cohorts import cancel, lock_cohort
+from db.cohorts import cancel, lock_cohort, lock_cohorts_of
 from db.errors import PneumoscreenError
 from db.problems import Cancelled, ImageProblem, WorkerLost
 from db.registry import champion
@@ -269,23 +269,26 @@ def expire(session: Session) -> int:
     """Take every batch whose lease has ended away from its holder; return how many there were.
 
     The first time it waits for another worker. Lost again, it is split, so that an image that kills
-    workers comes to stand alone; alone and lost again, it fails as `worker-lost`.
+    workers comes to stand alone; alone and lost again, it fails as `worker-lost`. A batch of a cohort that
+    somebody cancels or retries at this moment is left to the next sweep.
     """
+    ended = and_(Batch.state == BatchState.RUNNING, Batch.lease_until < database_now())
+    # The cohorts first, as whoever cancels one does: the two would not see each other's changes otherwise.
+    cohorts = {cohort.id: cohort for cohort in lock_cohorts_of(session, ended)}
     expired = session.scalars(
         select(Batch)
-        .where(Batch.state == BatchState.RUNNING, Batch.lease_until < database_now())
+        .where(ended, Batch.cohort_id.in_(cohorts))
         .order_by(Batch.id)
         .with_for_update(skip_locked=True)
     ).all()
     for batch in expired:
-        _lose(session, batch)
+        _lose(session, batch, cohorts[batch.cohort_id])
     return len(expired)
 
 
-def _lose(session: Session, batch: Batch) -> None:
-    cancelled = session.get_one(Cohort, batch.cohort_id).state is CohortState.CANCELLED
+def _lose(session: Session, batch: Batch, cohort: Cohort) -> None:
     held = Image.state == ImageState.RUNNING
-    if cancelled:
+    if cohort.state is CohortState.CANCELLED:
         _release(session, batch, BatchState.CANCELLED)
         _move_images(session, batch.id, held, state=ImageState.SKIPPED, problem=Cancelled.code)
     elif batch.attempt < ATTEMPTS:
@@ -307,7 +310,7 @@ def _release(session: Session, batch: Batch, state: BatchState) -> None:
 def _split(session: Session, batch: Batch) -> None:
     query = select(Image.id).where(Image.batch_id == batch.id, Image.state == ImageState.RUNNING)
     image_ids = session.scalars(query.order_by(Image.id)).all()
-    size = -(-len(image_ids) // PARTS)
+    size = max(1, -(-len(image_ids) // PARTS))  # a batch without images has no parts
     for start in range(0, len(image_ids), size):
         new_batch(session, batch.cohort_id, batch.model_id, image_ids[start : start + size])
 

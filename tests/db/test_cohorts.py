@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
-from sqlalchemy.orm import Session
+from sqlalchemy import event, select, update
+from sqlalchemy.orm import ORMExecuteState, Session
 
 from db.archive import CohortNotFinished, remove_rows, stamp
 from db.batches import cut_batches
 from db.cohorts import CohortArchived, cancel, find_cohort, open_cohort, progress, retry
 from db.engine import Database
-from db.states import CohortState
-from tests.db.test_batches import cut, finish, held, submit
+from db.leases import ATTEMPTS, expire
+from db.states import BatchState, CohortState, ImageState
+from db.tables import Batch, Image
+from tests.db.test_batches import cut, finish, held, lose, submit
+from tests.faults.invariant import check
 
 #: Long enough for a transaction that waits for nobody.
 MOMENT = 1.0
@@ -42,6 +46,73 @@ def cancel_it(session: Session) -> int:
 
 def retry_it(session: Session) -> int:
     return retry(session, find_cohort(session, "trial"))
+
+
+def lose_what_is_left(database: Database) -> None:
+    """Let every lease end, as often as a batch may be lost."""
+    for _ in range(ATTEMPTS + 1):
+        with database.write() as session:
+            session.execute(update(Batch).where(Batch.lease_until.is_not(None)).values(lease_until=0.0))
+        in_transaction(database, expire)
+
+
+def assert_cancelled(database: Database) -> None:
+    check(database, ended=True)
+    with database.read() as session:
+        assert set(session.scalars(select(Image.state))) == {ImageState.SKIPPED}
+
+
+@pytest.mark.usefixtures("model")
+def test_a_batch_that_is_swept_while_its_cohort_is_cancelled_is_not_screened(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    held(database, batch_id, lease_seconds=-1)
+    before_the_commit(database, expire, cancel_it)
+    assert_cancelled(database)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_batch_whose_cohort_is_cancelled_while_it_is_swept_is_not_screened(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    held(database, batch_id, lease_seconds=-1)
+    before_the_commit(database, cancel_it, expire)
+    lose_what_is_left(database)
+    assert_cancelled(database)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_sweep_between_two_statements_of_a_cancel_leaves_no_batch_behind(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    held(database, batch_id, lease_seconds=-1)
+    sweeps: list[Future[object]] = []
+    with ThreadPoolExecutor() as pool, database.write() as session:
+
+        @event.listens_for(session, "do_orm_execute")
+        def _sweep(state: ORMExecuteState) -> None:
+            if state.is_update and state.bind_mapper is Image.__mapper__:
+                sweeps.append(pool.submit(in_transaction, database, expire))
+                wait(sweeps, timeout=MOMENT)
+
+        cancel_it(session)
+    (sweep,) = sweeps
+    assert sweep.exception() is None
+    lose_what_is_left(database)
+    assert_cancelled(database)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_batch_without_images_does_not_stop_the_sweeper(database: Database) -> None:
+    cohort_id = submit(database, 32)
+    (batch_id, other) = cut(database, cohort_id)
+    lose(database, batch_id)
+    held(database, batch_id, lease_seconds=-1)
+    held(database, other, lease_seconds=-1)
+    with database.write() as session:
+        session.execute(
+            update(Image).where(Image.batch_id == batch_id).values(state=ImageState.PENDING, batch_id=None)
+        )
+        assert expire(session) == 2
+        states = session.scalars(select(Batch.state).order_by(Batch.id)).all()
+    assert states == [BatchState.SPLIT, BatchState.QUEUED]
 
 
 @pytest.mark.parametrize(("first", "second"), [(retry_it, cancel_it), (cancel_it, retry_it)])
