@@ -87,10 +87,13 @@ def new_batch(session: Session, cohort_id: int, model_id: int, image_ids: Sequen
 
 
 def cohorts_to_dispatch(session: Session) -> list[int]:
-    """Return the cohorts whose turn it is: of those with pending images, the ones of highest priority."""
+    """Return the cohorts whose turn it is: of those with pending images, the ones of highest priority.
+
+    One that waits for something, as a source that is away, is tried in its turn but holds up nobody.
+    """
     waiting = select(Image.id).where(Image.cohort_id == Cohort.id, Image.state == ImageState.PENDING).exists()
     query = (
-        select(Cohort.id, Cohort.priority)
+        select(Cohort.id, Cohort.priority, Cohort.waits_for)
         .where(
             Cohort.state != CohortState.CANCELLED,
             or_(Cohort.hold_at.is_(None), Cohort.hold_at > database_now()),
@@ -99,7 +102,8 @@ def cohorts_to_dispatch(session: Session) -> list[int]:
         .order_by(Cohort.priority.desc(), Cohort.id)
     )
     rows = session.execute(query).all()
-    return [cohort_id for cohort_id, priority in rows if priority == rows[0].priority]
+    bar = max((row.priority for row in rows if row.waits_for is None), default=None)
+    return [row.id for row in rows if bar is None or row.priority >= bar]
 
 
 def batches_to_ring(session: Session, *, again_seconds: float) -> list[int]:

@@ -269,6 +269,33 @@ def test_only_the_highest_priority_is_handed_out(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("model")
+def test_a_cohort_that_waits_for_its_source_is_tried_again_and_holds_up_no_other(database: Database) -> None:
+    high = submit(database, 40, name="high", priority=5)
+    low = submit(database, 40, name="low")
+    (batch_id,) = cut(database, high, in_flight=1)
+    claimed = held(database, batch_id)
+    with database.write() as session:
+        give_back(session, batch_id, claimed.token, waits_for="source-away")
+    with database.read() as session:
+        assert cohorts_to_dispatch(session) == [high, low]
+    finish(database, held(database, batch_id))
+    with database.read() as session:
+        assert cohorts_to_dispatch(session) == [high]
+
+
+@pytest.mark.usefixtures("model")
+def test_where_every_cohort_waits_all_are_tried_again(database: Database) -> None:
+    cohort_ids = [submit(database, 40, name=str(priority), priority=priority) for priority in (5, 0)]
+    for cohort_id in cohort_ids:
+        (batch_id,) = cut(database, cohort_id, in_flight=1)
+        claimed = held(database, batch_id)
+        with database.write() as session:
+            give_back(session, batch_id, claimed.token, waits_for="source-away")
+    with database.read() as session:
+        assert cohorts_to_dispatch(session) == cohort_ids
+
+
+@pytest.mark.usefixtures("model")
 def test_cancelling_spares_what_nobody_holds_and_lets_the_rest_finish(database: Database) -> None:
     cohort_id = submit(database, 60)
     batch_ids = cut(database, cohort_id, in_flight=2)
