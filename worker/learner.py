@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +26,24 @@ class ModelWeightsUnfit(PneumoscreenError):
     """The model's weights do not fit its architecture. Import a model that pneumoscreen wrote."""
 
     code = "model-weights-unfit"
+
+
+class DeviceUnusable(PneumoscreenError):
+    """The GPU or CPU that the model runs on failed or is full. See `doctor`, and what else runs on it.
+
+    Batches wait for it. `detail` is the first line of what it says.
+    """
+
+    code = "device-unusable"
+
+
+@contextmanager
+def device_errors() -> Iterator[None]:
+    """Raise DeviceUnusable for whatever torch raises of a device: it has RuntimeError for all of it."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise DeviceUnusable(str(error).partition("\n")[0]) from error
 
 
 class Precision(StrEnum):
@@ -95,16 +115,17 @@ class ResidentLearner:
 
         `card` is the registered one, by default the one beside the weights; `digest` is the registered digest
         of the weights, by default the card's.
-        Raises ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit.
+        Raises ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit, DeviceUnusable.
         """
         card = card or read_card(folder)
         weights = read_weights(folder, digest or card.weights_digest)
-        network = build_network(card.backbone, len(card.classes))
-        try:
-            network.load_state_dict(weights, strict=True)
-        except RuntimeError as error:
-            raise ModelWeightsUnfit(card.backbone) from error
-        return cls(card, network, device=device or best_device())
+        with device_errors():
+            network = build_network(card.backbone, len(card.classes))
+            try:
+                network.load_state_dict(weights, strict=True)
+            except RuntimeError as error:
+                raise ModelWeightsUnfit(card.backbone) from error
+            return cls(card, network, device=device or best_device())
 
     @property
     def runtime(self) -> str:

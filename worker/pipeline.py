@@ -50,7 +50,14 @@ from worker.adaptive import Row, native_bf16
 from worker.adaptive import predict as predict_rows
 from worker.decoders import Decoders
 from worker.imaging import PREPROCESSING, Picture, read_bytes
-from worker.learner import ResidentLearner, best_device, peak_gpu_memory, positive_probability
+from worker.learner import (
+    DeviceUnusable,
+    ResidentLearner,
+    best_device,
+    device_errors,
+    peak_gpu_memory,
+    positive_probability,
+)
 from worker.patience import patiently
 from worker.residents import Residents
 from worker.settings import WorkerSettings
@@ -82,6 +89,8 @@ class Pipeline:
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
         #: Set when the worker is told to end: no more waiting for a job table that is away.
         self.stopping = threading.Event()
+        #: Whether a GPU failed under this process, which gets no answer from it any more.
+        self.lost_gpu = False
         #: What is being screened now.
         self._held: dict[int, tuple[Claim, Heartbeat]] = {}
         self._given_up = False
@@ -90,8 +99,8 @@ class Pipeline:
         """Screen one batch, or do nothing where it is not there to be claimed: late or doubled messages are.
 
         A job table that is away is waited for: to claim, and to write while nobody else has the batch.
-        Raises PneumoscreenError where the batch's model cannot be used here, its source is away or decoders
-        do not start; the batch waits for another try.
+        Raises PneumoscreenError where the batch's model cannot be used here, its source is away, decoders
+        do not start or the device fails; the batch waits for another try.
         """
         lease_seconds = self._settings.lease_seconds
         claimed = patiently(
@@ -165,7 +174,7 @@ class Pipeline:
             heartbeat.check()
             self._check_source(claimed, decoded)
             with self._device, computing:
-                results = predict(learner, decoded, adaptive=self._adaptive)
+                results = self._predict(learner, decoded)
             screened += [result for result in results if isinstance(result, Screened)]
             problems += [result for result in results if isinstance(result, NotScreened)]
         effort = Effort(
@@ -186,6 +195,18 @@ class Pipeline:
             len(problems),
             extra=ids(claimed) | {"screened": len(screened), "not_screened": len(problems)},
         )
+
+    def _predict(self, learner: ResidentLearner, decoded: list[Decoded]) -> list[Screened | NotScreened]:
+        """Return the outcome of each image. Raises DeviceUnusable.
+
+        All inputs are of one shape and type: no image brings a device to fail, and none fails for it.
+        """
+        try:
+            with device_errors():
+                return predict(learner, decoded, adaptive=self._adaptive)
+        except DeviceUnusable:
+            self.lost_gpu |= learner.device.type == "cuda"
+            raise
 
     def _check_source(self, claimed: Claim, decoded: list[Decoded]) -> None:
         """Raise SourceAway where images cannot be read because all that they lie in is gone."""

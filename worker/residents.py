@@ -26,7 +26,7 @@ class Residents:
     def get(self, model_id: int) -> ResidentLearner:
         """Return the learner of a model.
 
-        Raises ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit.
+        Raises ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit, DeviceUnusable.
         """
         with self._lock:
             if model_id not in self._learners:

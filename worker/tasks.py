@@ -38,11 +38,16 @@ def _pipeline() -> Pipeline:
 @app.task(name=SCREEN_BATCH)  # type: ignore[untyped-decorator]
 def screen_batch(batch_id: int) -> None:
     """Screen one batch of images."""
+    pipeline = _pipeline()
     try:
-        _pipeline().screen(batch_id)
+        pipeline.screen(batch_id)
     except DatabaseFailed as error:
         log.warning("batch %d: %s; it is rung for again", batch_id, error.code, extra={"batch": batch_id})
         return
+    finally:
+        if pipeline.lost_gpu:
+            log.error("the GPU failed; this worker ends, for another one to be started")
+            _give_up()
     try:
         # Room for another batch: ask for it now rather than at the next tick.
         app.send_task(DISPATCH)

@@ -85,6 +85,19 @@ def predict_nothing() -> None:
     ResidentLearner.probabilities = probabilities
 
 
+def lose_the_gpu() -> None:
+    """Fail in every forward pass, as a process does after an error of its GPU."""
+    import torch
+
+    from worker.learner import ResidentLearner
+
+    def probabilities(self: ResidentLearner, *_: Any) -> Any:
+        self.device = torch.device("cuda")
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    ResidentLearner.probabilities = probabilities
+
+
 if FAULT in ("before_commit", "after_commit"):
     die_at_the_write_back(FAULT)
 elif FAULT == "after-pop":
@@ -97,5 +110,7 @@ elif FAULT == "impatient-broker":
     }
 elif FAULT == "no-model":
     predict_nothing()
+elif FAULT == "lost-gpu":
+    lose_the_gpu()
 if SLOWLY:
     predict_slowly()

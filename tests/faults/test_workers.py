@@ -7,6 +7,7 @@ import signal
 import pytest
 from sqlalchemy import func, select
 
+from db.cohorts import progress
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Prediction
 from deploy.stack import Stack
@@ -74,6 +75,20 @@ def test_a_worker_dies_at_the_worst_moments_of_a_batch(no_worker: System) -> Non
     with system.database.read() as session:
         now = {row.id: row.attempt for row in session.execute(claims)}
     assert done.items() <= now.items(), "a batch that was done was screened again"
+
+
+def test_a_worker_whose_gpu_fails_ends_and_another_one_screens_its_images(no_worker: System) -> None:
+    system = no_worker
+    system.submit()
+    with own_worker("lost-gpu") as worker:
+        worker.ends()
+    with system.database.read() as session:
+        now = progress(session)[0]
+    assert (now.running, now.failed, now.waits_for) == (0, 0, "device-unusable")
+    with own_worker():
+        system.end()
+    assert system.count(ImageState.FAILED) == 0
+    assert attempts(system) == 1
 
 
 @pytest.mark.long

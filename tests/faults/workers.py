@@ -45,6 +45,10 @@ class OwnWorker:
         """Wait until it has ended by itself; tell whether it was by its fault."""
         return self._process.wait(120) == -signal.SIGKILL
 
+    def ends(self) -> None:
+        """Wait until it has ended by itself."""
+        self._process.wait(120)
+
     def tell(self, *numbers: signal.Signals) -> None:
         """Send signals, and wait until it has ended."""
         for number in numbers:

@@ -25,7 +25,7 @@ from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 from scheduler.ingest.folder import FolderSource
 from worker.imaging import PREPROCESSING
-from worker.learner import Precision, ResidentLearner
+from worker.learner import DeviceUnusable, Precision, ResidentLearner
 from worker.pipeline import Pipeline, SourceAway
 from worker.settings import WorkerSettings
 
@@ -151,6 +151,41 @@ def test_where_memory_runs_out_passes_shrink_and_an_image_too_large_fails_alone(
     with database.read() as session:
         rows = session.execute(select(Image.uri, Image.problem).where(Image.problem.is_not(None))).all()
     assert [tuple(row) for row in rows] == [(str(files[4]), "out-of-memory")]
+
+
+@pytest.mark.parametrize("where", ["cuda", "cpu", "model"])
+@pytest.mark.usefixtures("model")
+def test_where_the_device_fails_the_batch_waits_and_no_image_fails(
+    where: str, database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    says = {
+        "cuda": RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with ..."),
+        "cpu": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        "model": torch.OutOfMemoryError("CUDA out of memory."),
+    }
+
+    def fails(self: ResidentLearner | torch.nn.Module, *_: Any, **__: Any) -> Any:
+        if where == "cuda":
+            self.device = torch.device("cuda")
+        raise says[where]
+
+    batch_id, pipeline = submit(database, files), Pipeline(database, WorkerSettings())
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            *((torch.nn.Module, "to") if where == "model" else (ResidentLearner, "probabilities")), fails
+        )
+        with pytest.raises(DeviceUnusable) as caught:
+            pipeline.screen(batch_id)
+    assert caught.value.detail == str(says[where]).splitlines()[0]
+    assert pipeline.lost_gpu == (where == "cuda")
+    with database.read() as session:
+        now = progress(session)[0]
+        assert (now.queued, now.failed, now.waits_for) == (len(files), 0, "device-unusable")
+        assert session.get_one(Batch, batch_id).attempt == 0
+    Pipeline(database, WorkerSettings()).screen(batch_id)
+    with database.read() as session:
+        now = progress(session)[0]
+        assert (now.done, now.waits_for) == (len(files), None)
 
 
 @pytest.mark.usefixtures("model")
