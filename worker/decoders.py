@@ -116,18 +116,11 @@ class _Decoder:
     """One process, and the socket that leads to it."""
 
     def __init__(self, limits: Limits, memory_bytes: int) -> None:
-        self._socket, theirs = socket.socketpair()
-        arguments = (limits.max_file_bytes, limits.max_pixels, memory_bytes)
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-                [sys.executable, "-m", "worker.decoder", *map(str, arguments)],
-                stdin=theirs.fileno(),
-                # What libraries print of a file is for nobody.
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-                | _SINGLE_THREADED,
-            )
+        """Start it, and wait until it is ready. Raises DecodersUnusable."""
+        try:
+            self._socket, self._process = _start(limits.max_file_bytes, limits.max_pixels, memory_bytes)
+        except OSError as error:  # memory, processes or open files have run out, which is no image's doing
+            raise DecodersUnusable(error.strerror or "") from error
         try:
             self._await_ready()
         except BaseException:
@@ -178,6 +171,26 @@ class _Decoder:
         self._process.wait()
         with suppress(OSError):
             self._socket.close()
+
+
+def _start(*arguments: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start a process; return the socket that leads to it, and the process. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            return ours, subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+                # -P: the current folder, which may be one of images, holds no module of ours.
+                [sys.executable, "-P", "-m", "worker.decoder", *map(str, arguments)],
+                stdin=theirs.fileno(),
+                # What libraries print of a file is for nobody.
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+                | _SINGLE_THREADED,
+            )
+        except OSError:
+            ours.close()
+            raise
 
 
 def _problem(header: dict[str, Any]) -> ImageProblem:

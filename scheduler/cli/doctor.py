@@ -160,7 +160,8 @@ def _machine() -> Iterator[Finding]:
         yield Finding("torch", "note", "not installed", mend)
         return
     done = subprocess.run(
-        [sys.executable, "-m", "worker.selfcheck"],
+        # -P: the current folder, which may be one of images, holds no module of ours.
+        [sys.executable, "-P", "-m", "worker.selfcheck"],
         capture_output=True,
         text=True,
         timeout=_SELFCHECK_SECONDS,

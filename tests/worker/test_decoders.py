@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -211,6 +212,45 @@ def test_where_decoders_do_not_start_the_batch_waits(
         Pipeline(database, settings()).screen(batch_id)
     with database.read() as session:
         assert session.scalars(select(Image.state)).all() == ["queued"]
+
+
+@pytest.mark.parametrize("spare", [0, 2])
+def test_where_no_process_can_be_started_decoders_are_unusable_and_no_image_is_to_blame(spare: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def read() -> bytes:
+        # Files get the lowest numbers that are free: below the last of these, so many are left.
+        opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(spare + 1)]
+        for one in opened:
+            os.close(one)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (opened[-1], hard))
+        return png()
+
+    with Decoders(settings()) as decoders:
+        try:
+            with pytest.raises(DecodersUnusable, match="Too many open files"):
+                decoders.submit(read).result()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert decoders.submit(png).result().pixels.shape == (224, 224, 3)
+
+
+@pytest.fixture
+def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in a folder of modules that leave a mark where they are imported; return the mark."""
+    (tmp_path / "images" / "worker").mkdir(parents=True)
+    for module in ("ctypes.py", "json.py", "worker/__init__.py"):
+        (tmp_path / "images" / module).write_text(f"open({str(tmp_path / 'mark')!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path / "images")
+    return tmp_path / "mark"
+
+
+def test_modules_in_a_folder_of_images_are_not_imported(decoders: Decoders, planted: Path) -> None:
+    from scheduler.cli.doctor import _machine
+
+    assert decoders.submit(png).result().pixels.shape == (224, 224, 3)
+    assert {finding.verdict for finding in _machine()} <= {"good", "note"}
+    assert not planted.exists()
 
 
 def test_what_a_taken_over_decoder_sends_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
