@@ -8,8 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -251,6 +253,34 @@ def test_modules_in_a_folder_of_images_are_not_imported(decoders: Decoders, plan
     assert decoders.submit(png).result().pixels.shape == (224, 224, 3)
     assert {finding.verdict for finding in _machine()} <= {"good", "note"}
     assert not planted.exists()
+
+
+def test_a_taken_over_decoder_that_sends_byte_after_byte_is_cut_off() -> None:
+    import worker.decoders as module
+
+    ours, theirs = socket.socketpair()
+    decoder = object.__new__(module._Decoder)
+    decoder._socket = ours
+
+    def drip() -> None:
+        with theirs, suppress(OSError):
+            theirs.sendall(b"\0\0\0\x02{}")
+            while True:
+                time.sleep(0.2)
+                theirs.sendall(b"\0")
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    start = time.monotonic()
+    # Without a deadline for the whole it would be 150,528 bytes at five a second: close it after a while.
+    closing = threading.Timer(10, ours.shutdown, [socket.SHUT_RDWR])
+    closing.start()
+    with pytest.raises(DecoderTimeout):
+        decoder.exchange(b"", 1)
+    assert time.monotonic() - start < 5
+    closing.cancel()
+    ours.close()
+    dripping.join()
 
 
 def test_what_a_taken_over_decoder_sends_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
