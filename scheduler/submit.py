@@ -32,6 +32,18 @@ class Submitted:
     new: int
     #: Files that are not images.
     ignored: int
+    #: Folders that this user may not list.
+    closed_folders: int
+
+    def as_text(self) -> str:
+        """Return it as a sentence or two."""
+        text = (
+            f"Cohort {self.cohort}: {self.found} images, {self.new} of them new; "
+            f"{self.ignored} other files ignored."
+        )
+        return text + (
+            f" Folders that may not be read: {self.closed_folders}." if self.closed_folders else ""
+        )
 
 
 def submit(
@@ -49,13 +61,15 @@ def submit(
     `on_open` gets the cohort in the transaction that opens it.
 
     Killed in the middle and run again it goes on: what is there stays. A source without an image
-    leaves no cohort behind. Raises SourceEmpty, ModelUnknown, NoChampion, CohortHasOtherModel.
+    leaves no cohort behind, and one that breaks off leaves it to be gone on with.
+    Raises SourceEmpty, SourceUnreadable, ModelUnknown, NoChampion, CohortHasOtherModel.
     """
     size = SchedulerSettings.read().ingest_images
     images = source.walk()
     chunk = list(islice(images, size))
     if not chunk:
-        raise SourceEmpty
+        closed = source.closed_folders
+        raise SourceEmpty(f"folders that may not be read: {closed}" if closed else "")
     with database.write() as session:
         wanted = find_model(session, model) if model else None
         if wanted is None:
@@ -76,7 +90,14 @@ def submit(
         close_ingest(session, cohort_id)
     if new:
         ask_for_batches()
-    return Submitted(cohort_id=cohort_id, cohort=name, found=found, new=new, ignored=source.ignored)
+    return Submitted(
+        cohort_id=cohort_id,
+        cohort=name,
+        found=found,
+        new=new,
+        ignored=source.ignored,
+        closed_folders=source.closed_folders,
+    )
 
 
 def default_cohort(source: Source) -> str:

@@ -63,11 +63,7 @@ def submit(
     if as_json:
         print_json(asdict(submitted))
     else:
-        console.print(
-            f"Cohort {submitted.cohort}: {submitted.found} images, {submitted.new} of them new; "
-            f"{submitted.ignored} other files ignored.",
-            markup=False,
-        )
+        console.print(submitted.as_text(), markup=False)
 
 
 def status(

@@ -63,11 +63,7 @@ def screen(
     name = cohort or default_cohort(place)
     submitted = submit(database, place, name=name)
     if not as_json:
-        console.print(
-            f"Cohort {name}: {submitted.found} images, {submitted.new} of them new; "
-            f"{submitted.ignored} other files ignored.",
-            markup=False,
-        )
+        console.print(submitted.as_text(), markup=False)
     try:
         with running_stack(database) as stack:
             finished = watch(database, submitted.cohort_id, errors, check=stack.check)

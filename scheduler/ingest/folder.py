@@ -24,7 +24,7 @@ class FolderSource:
 
     def __init__(self, path: Path, roots: Roots = EVERYWHERE) -> None:
         """Raise SourceMissing, SourceUnreadable, SourceUnsupported or SourceOutsideRoots: nothing to walk."""
-        self.ignored = 0
+        self.ignored = self.closed_folders = 0
         self._roots = roots
         try:
             self.path = path.expanduser().resolve(strict=True)
@@ -51,15 +51,22 @@ class FolderSource:
         """Yield the images in the order of their paths.
 
         Links to files are followed, unless they lead out of the roots; links to folders are not, so that a
-        loop has no way to close.
+        loop has no way to close. Folders that others keep to themselves are counted and left out, as a
+        `lost+found`; of any other that cannot be listed nobody knows what is in it: raises SourceUnreadable.
         """
         if self.path.is_file():
             yield from self._look(self.path)
             return
-        for folder, subfolders, names in os.walk(self.path):
+        for folder, subfolders, names in os.walk(self.path, onerror=self._pass_over):
             subfolders.sort()
             for name in sorted(names):
                 yield from self._look(Path(folder, name))
+
+    def _pass_over(self, error: OSError) -> None:
+        """Count a folder that this user may not list. Raises SourceUnreadable."""
+        if not isinstance(error, PermissionError) or error.filename == str(self.path):
+            raise SourceUnreadable(error.strerror or "") from None
+        self.closed_folders += 1
 
     def _look(self, path: Path) -> Iterator[NewImage]:
         """Yield the file's image, if it is one."""

@@ -40,7 +40,7 @@ class RemoteSource:
         except OutsideRoots:
             raise SourceOutsideRoots from None
         self._roots = roots
-        self.ignored = 0
+        self.ignored = self.closed_folders = 0
         self._url = url
 
     @property

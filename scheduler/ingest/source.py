@@ -16,7 +16,7 @@ class SourceMissing(PneumoscreenError):
 
 
 class SourceUnreadable(PneumoscreenError):
-    """The source cannot be opened. Let this user read it."""
+    """The source, or a folder in it, cannot be read. Bring it back, or let this user read it; do it again."""
 
     code = "source-unreadable"
 
@@ -43,6 +43,9 @@ class Source(Protocol):
 
     #: Files that were seen and are not images, and so get no row; counts up while walking.
     ignored: int
+
+    #: Folders that this user may not list, and whose images get no row; counts up while walking.
+    closed_folders: int
 
     def walk(self) -> Iterator[NewImage]:
         """Yield every image once, in an order that a second walk repeats."""

@@ -103,7 +103,7 @@ class _NewOnly:
 
     def __init__(self, source: Source, database: Database, name: str) -> None:
         self._source, self._database, self._name = source, database, name
-        self.ignored = 0
+        self.ignored = self.closed_folders = 0
 
     @property
     def described(self) -> str:
@@ -114,7 +114,7 @@ class _NewOnly:
         """Yield the new images."""
         images = self._source.walk()
         while chunk := list(islice(images, _LOOKUP)):
-            self.ignored = self._source.ignored
+            self.ignored, self.closed_folders = self._source.ignored, self._source.closed_folders
             with self._database.read() as session:
                 known = known_uris(session, self._name, [image.uri for image in chunk])
             yield from (image for image in chunk if image.uri not in known)
@@ -161,10 +161,11 @@ def _walk(database: Database, run_id: int, heartbeat: Heartbeat) -> int | None:
         run = find_night(session, run_id)
         schedule, slot = Nightly.model_validate(run.plan), run.slot
     name = schedule.cohort_name(slot)
+    source = open_source(schedule.source)
     try:
         return submit(
             database,
-            _NewOnly(open_source(schedule.source), database, schedule.name),
+            _NewOnly(source, database, schedule.name),
             name=name,
             priority=schedule.priority,
             model=schedule.model,
@@ -173,6 +174,12 @@ def _walk(database: Database, run_id: int, heartbeat: Heartbeat) -> int | None:
         ).cohort_id
     except SourceEmpty:
         return _taken_in_before(database, schedule.name, name)
+    finally:
+        if source.closed_folders:
+            closed = source.closed_folders
+            log.warning(
+                "nightly run %d: folders that may not be read: %d", run_id, closed, extra={"night": run_id}
+            )
 
 
 def _taken_in_before(database: Database, nightly: str, name: str) -> int | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ from db.images import NewImage
 from db.registry import ModelUnknown, NoChampion, import_model
 from db.tables import Model
 from scheduler.ingest.folder import FolderSource
-from scheduler.ingest.source import SourceEmpty
+from scheduler.ingest.source import SourceEmpty, SourceUnreadable
 from scheduler.submit import default_cohort, submit
 
 
@@ -52,7 +55,7 @@ def test_the_same_sop_instance_twice_is_screened_once(
 class Endless:
     """A source that is interrupted, or cancelled, on its way."""
 
-    ignored = 0
+    ignored = closed_folders = 0
     described = "/data"
 
     def __init__(self, database: Database, *, cancel_at: int = 0, break_at: int = 0) -> None:
@@ -79,6 +82,53 @@ def test_an_interrupted_submit_goes_on_where_it_stopped(
         assert (progress(session)[0].total, progress(session)[0].finished) == (30, False)
     again = submit(database, Endless(database), name="trial")
     assert (again.found, again.new) == (99, 69)
+
+
+def cannot_be_listed(patch: pytest.MonkeyPatch, folder: Path, error: OSError) -> None:
+    """Let a folder fail as a disk or a share does; the tests' user may be root, who is refused nothing."""
+    really = os.scandir
+
+    def scandir(where: Any) -> Any:
+        if os.fspath(where) == str(folder):
+            error.filename = str(folder)
+            raise error
+        return really(where)
+
+    patch.setattr(os, "scandir", scandir)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_folder_that_fails_while_it_is_walked_breaks_off_and_the_same_command_goes_on(
+    database: Database, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "1")
+    with monkeypatch.context() as patch:
+        cannot_be_listed(patch, phantoms / "png", OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
+        with pytest.raises(SourceUnreadable, match="Stale file handle") as caught:
+            take_in(database, phantoms)
+    assert str(phantoms) not in str(caught.value)
+    with database.read() as session:
+        broken_off = progress(session)[0]
+    assert (broken_off.state, 0 < broken_off.total < 10) == ("ingesting", True)
+    assert take_in(database, phantoms) == (10, 10 - broken_off.total)
+    with database.read() as session:
+        assert progress(session)[0].state == "ready"
+
+
+@pytest.mark.usefixtures("model")
+def test_folders_that_may_not_be_read_are_counted_and_said(
+    database: Database, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with monkeypatch.context() as patch:
+        cannot_be_listed(patch, phantoms / "png", denied)
+        submitted = submit(database, FolderSource(phantoms), name="trial")
+    assert (submitted.found, submitted.closed_folders) == (6, 1)
+    assert "Folders that may not be read: 1." in submitted.as_text()
+    with monkeypatch.context() as patch:
+        cannot_be_listed(patch, phantoms, denied)
+        with pytest.raises(SourceUnreadable):
+            take_in(database, phantoms)
 
 
 @pytest.mark.usefixtures("model")
