@@ -175,12 +175,10 @@ def claim_summary(session: Session, run_id: int, *, lease_seconds: float) -> boo
     )
 
 
-def note_summary(session: Session, run_id: int, summary: dict[str, Any]) -> None:
-    """Keep a run's figures: its summary has been written and sent."""
-    _change(
-        session, NightlyRun.id == run_id,
-        summary=summary, summarised_at=database_now(), lease_until=None,
-    )  # fmt: skip
+def note_summary(session: Session, run_id: int, summary: dict[str, Any], *, ended: bool) -> None:
+    """Keep a run's figures and where they were sent; not `ended`, another try is made after the lease."""
+    end = {"summarised_at": database_now(), "lease_until": None} if ended else {}
+    _change(session, NightlyRun.id == run_id, summary=summary, **end)
 
 
 def find_night(session: Session, run_id: int) -> NightlyRun:

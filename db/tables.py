@@ -295,7 +295,7 @@ class NightlyRun(Table):
     rung_at: Mapped[float | None]
     #: Why its source could not be walked: an error's code.
     problem: Mapped[str | None] = mapped_column(String(64))
-    #: The morning's figures, as `scheduler.nightly.summary` counts them.
+    #: The morning's figures, as `scheduler.nightly.summary` counts them, and where they were `sent`.
     summary: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     #: When the summary was written and sent.
     summarised_at: Mapped[float | None]

@@ -8,6 +8,7 @@ import smtplib
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from email.message import EmailMessage
 from typing import Annotated, Any, Literal
 
@@ -41,16 +42,24 @@ class SendSettings(RoomSettings):
     webhook_url: SecretStr = SecretStr("")
 
 
-def send(settings: SendSettings, subject: str, text: str, html: str, figures: dict[str, Any]) -> bool:
-    """Send a summary wherever that is set up; return whether everything went out.
+def send(
+    settings: SendSettings,
+    subject: str,
+    text: str,
+    html: str,
+    figures: dict[str, Any],
+    *,
+    already: Iterable[str] = (),
+) -> dict[str, bool]:
+    """Send a summary wherever that is set up and it has not gone `already`; return which of them took it.
 
     What a server answers is not logged: it may repeat what it was sent.
     """
-    sent = True
-    if settings.smtp_host and settings.mail_to:
-        sent &= _attempt("mail", lambda: _mail(settings, subject, text, html))
-    if settings.webhook_url.get_secret_value():
-        sent &= _attempt("webhook", lambda: _post(settings.webhook_url.get_secret_value(), figures))
+    sent = dict.fromkeys(already, True)
+    if settings.smtp_host and settings.mail_to and "mail" not in sent:
+        sent["mail"] = _attempt("mail", lambda: _mail(settings, subject, text, html))
+    if settings.webhook_url.get_secret_value() and "webhook" not in sent:
+        sent["webhook"] = _attempt("webhook", lambda: _post(settings.webhook_url.get_secret_value(), figures))
     return sent
 
 

@@ -157,6 +157,8 @@ def summarise(database: Database, settings: NightlySettings, run_id: int) -> Non
             if one.summary is not None and one.slot < run.slot
         ][:NIGHTS]
         summary = make_summary(run, figures, before)
+        # An earlier try may have come half the way: what has gone out is not sent again.
+        already = (run.summary or {}).get("sent", [])
         late = (run.finished_at or run.slot) + _PATIENCE
     _write(Path(settings.summaries_folder or home() / "nightly"), summary)
     sent = send(
@@ -165,10 +167,11 @@ def summarise(database: Database, settings: NightlySettings, run_id: int) -> Non
         summary.as_text(),
         page(summary),
         figures.as_json() | {"run": run_id, "name": summary.name},
+        already=already,
     )
+    noted = figures.as_json() | {"sent": [what for what, took in sent.items() if took]}
     with database.write() as session:
-        if sent or now(session) > late:
-            note_summary(session, run_id, figures.as_json())
+        note_summary(session, run_id, noted, ended=all(sent.values()) or now(session) > late)
 
 
 def _write(folder: Path, summary: Summary) -> None:

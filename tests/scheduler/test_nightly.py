@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import socket
 import threading
 from collections import Counter
 from email import message_from_bytes
@@ -276,18 +277,22 @@ def test_the_summary_says_what_the_night_came_to(
 
 
 class Inbox:
-    """A mail server that keeps what it gets: enough of RFC 5321 for one message."""
+    """A mail server that keeps what it gets: enough of RFC 5321 for one message at a time."""
 
-    def __init__(self) -> None:
-        import socket
-
+    def __init__(self, *, refuse: int = 0) -> None:
+        """Refuse the first messages."""
+        self.refuse, self.messages = refuse, 0
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         self.message = b""
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
-        connection, _ = self.socket.accept()
+        while True:
+            connection, _ = self.socket.accept()
+            self._take(connection)
+
+    def _take(self, connection: socket.socket) -> None:
         with connection, connection.makefile("rwb") as file:
 
             def say(line: bytes) -> None:
@@ -301,17 +306,22 @@ class Inbox:
                     say(b"354 go on")
                     while (part := file.readline()) != b".\r\n":
                         self.message += part
+                    self.messages += 1
+                    if self.messages <= self.refuse:
+                        say(b"451 later")
+                        continue
                 say(b"250 inbox" if command != b"QUIT" else b"221 bye")
 
 
 class Hook(BaseHTTPRequestHandler):
-    """A webhook that fails once."""
+    """A webhook that fails as often as it is told."""
 
     got: list[bytes] = []  # noqa: RUF012  (one per test run)
+    refuse = 1
 
     def do_POST(self) -> None:
         self.got.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(500 if len(self.got) == 1 else 204)
+        self.send_response(500 if len(self.got) <= self.refuse else 204)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -346,6 +356,33 @@ def test_the_summary_is_sent_and_sent_again_where_that_failed(
     hook.shutdown()
     assert json.loads(Hook.got[-1])["done"] == 3
     assert conclude(with_champion) == []
+
+
+@pytest.mark.parametrize(("mail", "webhook"), [(0, 2), (2, 0)])
+def test_what_went_out_is_not_sent_again_while_the_other_fails(
+    mail: int, webhook: int, with_champion: Database, ward: Nightly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Hook.got.clear()
+    monkeypatch.setattr(Hook, "refuse", webhook)
+    inbox, hook = Inbox(refuse=mail), HTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=hook.serve_forever, daemon=True).start()
+    for name, value in {
+        "SMTP_HOST": "127.0.0.1", "SMTP_PORT": inbox.port, "SMTP_SECURITY": "none",
+        "MAIL_TO": '["radiology@example.org"]', "WEBHOOK_URL": f"http://127.0.0.1:{hook.server_port}/x",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"PNEUMOSCREEN_{name}", str(value))
+    run_id = run_now(with_champion, ward)
+    walk_night(with_champion, settings(ward), run_id)
+    screen(with_champion, run_id, [0.9, 0.1, 0.3])
+    tries = 0
+    while run_id in conclude(with_champion):
+        summarise(with_champion, settings(ward), run_id)
+        tries += 1
+        with with_champion.write() as session:
+            session.execute(update(NightlyRun).values(lease_until=1.0))
+    hook.shutdown()
+    assert tries == 3
+    assert (inbox.messages, len(Hook.got)) == (mail + 1, webhook + 1)
 
 
 def test_due_slots_are_those_of_the_databases_clock(with_champion: Database, ward: Nightly) -> None:
