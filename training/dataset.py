@@ -33,6 +33,12 @@ class LabelledFolderMissing(PneumoscreenError):
     code = "labelled-folders-missing"
 
 
+class LabelledFolderUnreadable(PneumoscreenError):
+    """A folder of labelled images cannot be read. Bring it back, or let this user read it; do it again."""
+
+    code = "labelled-folder-unreadable"
+
+
 class TooFewLabelled(PneumoscreenError):
     """A class has too few images, or too few patients, to hold a fifth out. Label more of it."""
 
@@ -72,7 +78,8 @@ def positives(classes: tuple[str, ...]) -> tuple[str, ...]:
 def find_labelled(data: Path) -> list[LabelledImage]:
     """List the images under NORMAL/, PNEUMONIA/, BACTERIAL/ and VIRAL/, in path order.
 
-    An image under PNEUMONIA/ whose name tells the type (`person12_virus_34`) is labelled with it.
+    An image under PNEUMONIA/ whose name tells the type (`person12_virus_34`) is labelled with it. Raises
+    LabelledFolderUnreadable: a comparison on a part of the images would pass for one on all of them.
     """
     return [
         LabelledImage(path=path, label=_type(path, label), group=patient_group(path))
@@ -84,10 +91,16 @@ def find_labelled(data: Path) -> list[LabelledImage]:
 def _files(folder: Path) -> list[Path]:
     return sorted(
         Path(where) / name
-        for where, _, names in os.walk(folder)
+        for where, _, names in os.walk(folder, onerror=_not_there)
         for name in names
         if not name.startswith(".")
     )
+
+
+def _not_there(error: OSError) -> None:
+    """Pass a class over that has no folder. Raises LabelledFolderUnreadable."""
+    if not isinstance(error, FileNotFoundError):
+        raise LabelledFolderUnreadable(error.strerror or "") from None
 
 
 def _type(path: Path, label: str) -> str:

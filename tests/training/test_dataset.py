@@ -8,6 +8,7 @@ import pytest
 
 from training.dataset import (
     LabelledFolderMissing,
+    LabelledFolderUnreadable,
     LabelledImage,
     TooFewLabelled,
     as_classes,
@@ -34,6 +35,12 @@ def labelled(count: int) -> list[LabelledImage]:
     ]
     normal = [LabelledImage(Path(f"IM-{n}.jpeg"), "NORMAL", f"IM-{n}") for n in range(count)]
     return sick + normal
+
+
+def test_a_class_that_cannot_be_listed_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "NORMAL").touch()
+    with pytest.raises(LabelledFolderUnreadable, match="Not a directory"):
+        find_labelled(tmp_path)
 
 
 def test_images_are_labelled_by_their_folder(tmp_path: Path) -> None:
