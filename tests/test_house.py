@@ -19,10 +19,11 @@ ALLOWED = {
     "db": (),
     "worker": ("db",),
     "training": ("db", "worker"),
-    "scheduler": ("db", "worker.app", "worker.quiet", "worker.settings"),
+    "scheduler": ("db", "worker.app", "worker.dicom_header", "worker.quiet", "worker.settings"),
     "scheduler.cli": (
         "db",
         "worker.app",
+        "worker.dicom_header",
         "worker.quiet",
         "worker.settings",
         "scheduler",

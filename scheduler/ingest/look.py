@@ -7,7 +7,8 @@ from pathlib import PurePosixPath
 
 from db.images import NewImage
 from db.problems import ImageProblem, OutsideRoots
-from scheduler.ingest.dicom import DICOMDIR, MAGIC, PREAMBLE, Identity
+from scheduler.ingest.dicom import DICOMDIR, Identity
+from worker.dicom_header import MAGIC, PREAMBLE
 
 #: Files with these endings are taken for images, whatever is in them: a broken one gets a row.
 RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp"})

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import resource
+import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +17,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from scheduler.ingest.dicom import read_identity
+from scheduler.ingest.folder import FolderSource
 
 
 def deflated(trailer: bytes = b"") -> bytes:
@@ -77,3 +80,50 @@ def test_a_deflated_header_that_is_cut_off_is_a_problem_or_an_identity(end: int)
         read_identity(BytesIO(deflated()[:end]))
     except ImageProblem as problem:
         assert problem.code == "corrupt-image"
+
+
+def element(tag: int, vr: bytes, value: bytes = b"", length: int | None = None) -> bytes:
+    """Return an element in explicit little endian; its length may be a lie."""
+    length = len(value) if length is None else length
+    form = "<HH2sHI" if vr in (b"UN", b"OB", b"SQ") else "<HH2sH"
+    rest = (0, length) if form.endswith("I") else (length,)
+    return struct.pack(form, tag >> 16, tag & 0xFFFF, vr, *rest) + value
+
+
+BEGINNING = bytes(128) + b"DICM" + element(0x0002_0010, b"UI", b"1.2.840.10008.1.2.1\0")
+SOP, STUDY = element(0x0008_0018, b"UI", b"1.2.3\0"), element(0x0020_000D, b"UI", b"1.2\0")
+LARGE, UNDEFINED = 100 << 20, 0xFFFF_FFFF
+ITEM = struct.pack("<HHI", 0xFFFE, 0xE000, UNDEFINED)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        BEGINNING + SOP + element(0x0010_0020, b"UN", length=LARGE),
+        BEGINNING + element(0x0008_0005, b"UN", length=LARGE),
+        BEGINNING + element(0x0002_0102, b"OB", length=LARGE),
+        BEGINNING + element(0x0008_1115, b"SQ", ITEM + element(0x0009_1001, b"OB", length=LARGE), UNDEFINED),
+        BEGINNING + element(0x0009_1001, b"OB", length=UNDEFINED),
+    ],
+    ids=["identifier", "character set", "meta information", "in a sequence", "without a length"],
+)
+def test_a_header_that_says_it_is_huge_takes_no_memory_at_ingest(tmp_path: Path, header: bytes) -> None:
+    with (tmp_path / "a.dcm").open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + LARGE)
+    tracemalloc.start()
+    (image,) = FolderSource(tmp_path).walk()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert image.problem == "corrupt-image"
+    assert peak < 10 << 20
+
+
+def test_large_private_elements_before_the_identifiers_are_passed_over(tmp_path: Path) -> None:
+    with (tmp_path / "a.dcm").open("wb") as file:
+        file.write(BEGINNING + SOP + element(0x0009_1001, b"OB", length=LARGE))
+        file.seek(LARGE, 1)
+        file.write(element(0x0010_0020, b"LO", b"four") + STUDY)
+    (image,) = FolderSource(tmp_path).walk()
+    assert (image.problem, image.instance_uid, image.study_uid) == (None, "1.2.3", "1.2")
+    assert image.patient_key
