@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,7 @@ from worker.dicom_header import read_elements
 #: Media Storage Directory Storage (PS3.4 B.5): a DICOMDIR, an index of files and no image.
 DICOMDIR = "1.2.840.10008.1.3.10"
 
-#: The longest unique identifier (PS3.5 section 9.1).
-UID_LENGTH = 64
+_UID = re.compile(r"[0-9.]{1,64}")
 
 _WANTED = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID")
 
@@ -61,6 +61,6 @@ def read_identity(file: Path | BinaryIO) -> Identity:
 
 
 def _uid(value: object) -> str | None:
-    """Return a unique identifier, or None for one that is missing or that no column could hold."""
+    """Return a unique identifier, or None for one that is missing or is none (PS3.5 section 9.1)."""
     text = str(value).strip("\0 ") if value else ""
-    return text if 0 < len(text) <= UID_LENGTH and text.isascii() and text.isprintable() else None
+    return text if _UID.fullmatch(text) else None
