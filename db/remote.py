@@ -34,6 +34,9 @@ _SILENCE = 60
 
 _CHUNK = 1 << 20
 
+#: Bytes that are asked of S3 at a time: s3fs' own choice.
+_LARGEST_BLOCK = 50 << 20
+
 _Result = TypeVar("_Result")
 
 
@@ -147,15 +150,20 @@ def _read(url: str, size: int, roots: Roots | None) -> bytes:
     if roots is not None:
         roots.check_url(url)
 
-    # No block size: one request that streams, whether or not the web server knows ranges.
-    how: dict[str, Any] = {"block_size": 0} if url.startswith("http") else {}
+    how: dict[str, Any] = {}
+    if url.startswith("http"):
+        # No block size: one request that streams, whether or not the web server knows ranges.
+        how["block_size"] = 0
+    elif url.startswith("s3:"):
+        # A block is fetched ahead of what is asked for: for the beginning of a file no more than that again.
+        how["block_size"] = min(size, _LARGEST_BLOCK)
 
     def read(files: AbstractFileSystem) -> bytes:
         with files.open(files._strip_protocol(url), "rb", **how) as file:
             if url.startswith("sftp:"):
                 # Otherwise every 32 KiB wait for the ones before.
                 file.prefetch(min(file.stat().st_size, size))
-            return _up_to(file, size)
+            return read_up_to(file, size)
 
     try:
         return _patiently(url, read, roots)
@@ -169,7 +177,7 @@ def _read(url: str, size: int, roots: Roots | None) -> bytes:
         raise FileUnreadable(type(error).__name__) from None
 
 
-def _up_to(file: BinaryIO, size: int) -> bytes:
+def read_up_to(file: BinaryIO, size: int) -> bytes:
     """Return the first bytes of a stream, which gives as many at a time as it pleases."""
     content = BytesIO()
     while (missing := size - content.tell()) > 0 and (part := file.read(min(missing, _CHUNK))):

@@ -14,19 +14,22 @@ from urllib.parse import unquote, urlsplit
 from db.errors import PneumoscreenError
 from db.images import NewImage
 from db.problems import CorruptImage, EmptyFile, OutsideRoots
-from db.remote import RemoteFile, check_url, list_files, read_file, read_start
+from db.remote import RemoteFile, check_url, list_files, read_start
 from db.roots import EVERYWHERE, Roots, SourceOutsideRoots
 from scheduler.ingest.dicom import Identity, read_identity
 from scheduler.ingest.look import DICOM_SUFFIXES, RASTER_SUFFIXES, START_BYTES, look
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
-from worker.settings import WorkerSettings
+from worker.dicom_header import HEAD_BYTES
 
 #: Files that are looked at side by side: the answer of a distant server takes its time. An SSH server takes
 #: few connections at once (OpenSSH's MaxStartups).
 _SIDE_BY_SIDE, _SIDE_BY_SIDE_SFTP = 16, 4
 
-#: Bytes that hold the identifiers of nearly every DICOM file: they come before anything large.
-_HEAD_BYTES = 1 << 20
+#: Bytes that hold the identifiers of nearly every DICOM file, and what comes before its header.
+_HEAD_BYTES = HEAD_BYTES + (1 << 16)
+
+#: Bytes that hold them where something large comes first. As many times this is held as files are looked at.
+_LONG_HEAD_BYTES = 16 << 20
 
 
 class RemoteSource:
@@ -108,19 +111,34 @@ def _start(file: RemoteFile, roots: Roots) -> bytes:
     raise EmptyFile
 
 
+class _Head(BytesIO):
+    """The beginning of a file, which notes whether more was asked for than there is of it."""
+
+    is_short = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.is_short = self.is_short or size is None or len(content) < size
+        return content
+
+
 def _identity(file: RemoteFile, roots: Roots) -> Identity:
     """Read a DICOM file's identifiers.
 
-    Raises OutsideRoots, FileVanished, FileUnreadable, FileTooLarge, CorruptImage.
+    Raises OutsideRoots, FileVanished, FileUnreadable, CorruptImage.
     """
-    head = read_start(file.url, _HEAD_BYTES, roots=roots)
+    content = read_start(file.url, _HEAD_BYTES, roots=roots)
+    head = _Head(content)
+    is_whole = len(content) < _HEAD_BYTES
     try:
-        return read_identity(BytesIO(head))
+        identity = read_identity(head)
     except CorruptImage:
-        if len(head) < _HEAD_BYTES:
+        if is_whole or not head.is_short:
             raise
-    limit = WorkerSettings.read().max_file_bytes
-    return read_identity(BytesIO(read_file(file.url, limit=limit, roots=roots)))
+    else:
+        if is_whole or not head.is_short:
+            return identity
+    return read_identity(BytesIO(read_start(file.url, _LONG_HEAD_BYTES, roots=roots)))
 
 
 def _name(url: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import struct
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +106,39 @@ def test_labels_may_name_images_by_url(database: Database, url: str, study: Path
         (image,) = labelled_images(database, plan)
         assert image.path.name == Path(uri).name
         assert read_picture(image.path).digest == read_picture(uri).digest
+
+
+def element(tag: int, vr: bytes, value: bytes) -> bytes:
+    """Return an element in explicit little endian."""
+    form, rest = ("<HH2sHI", (0,)) if vr in (b"OB", b"SQ") else ("<HH2sH", ())
+    return struct.pack(form, tag >> 16, tag & 0xFFFF, vr, *rest, len(value)) + value
+
+
+BEGINNING = bytes(128) + b"DICM" + element(0x0002_0010, b"UI", b"1.2.840.10008.1.2.1\0")
+
+
+def test_identifiers_behind_something_large_are_found_on_a_server_too(tmp_path: Path) -> None:
+    uids = element(0x0008_0018, b"UI", b"1.2.3\0"), element(0x0020_000D, b"UI", b"1.2\0")
+    large = element(0x0009_1001, b"OB", bytes(3 << 20))
+    (tmp_path / "a.dcm").write_bytes(BEGINNING + uids[0] + large + uids[1])
+    with web_server(tmp_path) as web:
+        (image,) = open_source(web).walk()
+    assert (image.problem, image.instance_uid, image.study_uid) == (None, "1.2.3", "1.2")
+
+
+def test_a_damaged_header_on_a_server_does_not_fetch_the_whole_file(tmp_path: Path) -> None:
+    # Sequences in sequences, deeper than a reader goes.
+    item = struct.pack("<HH2sHIHHI", 8, 0x1115, b"SQ", 0, 0xFFFF_FFFF, 0xFFFE, 0xE000, 0xFFFF_FFFF)
+    with (tmp_path / "a.dcm").open("wb") as file:
+        file.write(BEGINNING + item * 5000)
+        file.truncate(100 << 20)
+    with web_server(tmp_path) as web:
+        tracemalloc.start()
+        (image,) = open_source(web).walk()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert image.problem == "corrupt-image"
+    assert peak < 30 << 20
 
 
 def test_what_is_not_there_is_said(url: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.problems import EmptyFile, FileTooLarge, FileUnreadable
-from db.remote import read_file
+from db.remote import read_file, read_up_to
 from db.roots import EVERYWHERE, Roots
 from worker.imaging.dicom import decode_dicom, is_dicom
 from worker.imaging.limits import Limits
@@ -63,6 +63,10 @@ def _read(path: Path, limits: Limits, roots: Roots) -> tuple[bytes, float]:
         if status.st_size > limits.max_file_bytes:
             raise FileTooLarge
         try:
-            return file.read(), status.st_mtime
+            # It may grow while it is read.
+            content = read_up_to(file, limits.max_file_bytes + 1)
         except OSError:
             raise FileUnreadable from None
+    if len(content) > limits.max_file_bytes:
+        raise FileTooLarge
+    return content, status.st_mtime

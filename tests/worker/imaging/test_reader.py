@@ -120,6 +120,14 @@ def test_a_file_over_the_limit_is_refused_by_its_size_alone(tmp_path: Path) -> N
         read_picture(path, limits=Limits(max_file_bytes=size - 1))
 
 
+def test_a_file_that_holds_more_than_its_size_said_is_refused() -> None:
+    # As one that grows while it is read: the system says that it has no bytes.
+    growing = Path("/proc/self/maps")
+    assert growing.stat().st_size == 0
+    with pytest.raises(FileTooLarge):
+        read_picture(growing, limits=Limits(max_file_bytes=100))
+
+
 @pytest.mark.parametrize(
     "content", [b"no picture at all", b"\0" * 200, b"%PDF-1.7\n", b"GIF89a" + b"\0" * 50]
 )
