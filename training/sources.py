@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,9 @@ from db.uri import locate
 from training.dataset import LabelledImage, find_labelled, patient_group
 from training.plan import Plan
 from worker.settings import WorkerSettings
+
+#: Characters that a fetched file's name keeps, and how many: at four bytes each a file system takes 63.
+_UNSAFE, _LONGEST_NAME = re.compile(r"[^\w.-]"), 60
 
 
 def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
@@ -68,8 +72,7 @@ def _at_hand(uri: str, roots: Roots) -> Path:
     if isinstance(where, Path):
         return where
     folder = home() / "fetched" / hashlib.sha256(where.encode()).hexdigest()[:32]
-    # The name stays: it may carry the patient group.
-    path = folder / unquote(PurePosixPath(urlsplit(where).path).name)
+    path = folder / _name(where)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         partial = folder / f".partial.{os.getpid()}"
@@ -77,3 +80,12 @@ def _at_hand(uri: str, roots: Roots) -> Path:
             partial.write_bytes(read_file(where, limit=WorkerSettings.read().max_file_bytes, roots=roots))
             partial.replace(path)
     return path
+
+
+def _name(url: str) -> str:
+    """Return a URL's last part, which may carry the patient group, as a name that leads nowhere else.
+
+    It is taken after decoding: `%2Fvar%2Fx` is a path of its own.
+    """
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    return _UNSAFE.sub("_", name).lstrip(".")[:_LONGEST_NAME] or "file"

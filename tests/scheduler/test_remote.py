@@ -8,6 +8,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -106,6 +107,33 @@ def test_labels_may_name_images_by_url(database: Database, url: str, study: Path
         (image,) = labelled_images(database, plan)
         assert image.path.name == Path(uri).name
         assert read_picture(image.path).digest == read_picture(uri).digest
+
+
+def test_a_url_leads_training_to_no_file_but_the_fetched_one(
+    database: Database, phantoms: Path, tmp_path: Path, home: Path
+) -> None:
+    target = tmp_path / "planted.png"
+    served = tmp_path / "served"
+    names = {
+        quote(str(target), safe=""): str(target).lstrip("/"),
+        quote("a b/person7_virus_1 x.png", safe=""): "a b/person7_virus_1 x.png",
+        ".profile": ".profile",
+    }
+    for number, name in enumerate(names.values()):
+        (served / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(sorted((phantoms / "jpeg").iterdir())[number % 2], served / name)
+        with (served / name).open("ab") as file:
+            file.write(bytes([number]))
+    with web_server(served) as web:
+        lines = "".join(f"{web}/{name},NORMAL\n" for name in names)
+        (tmp_path / "labels.csv").write_text(f"path,class\n{lines}")
+        import_labels(database, tmp_path / "labels.csv")
+        plan = Plan(recipe=Plan.fields_of(find_recipe("thesis")), data=None, use_labels=True)
+        images = labelled_images(database, plan)
+    assert not target.exists()
+    assert [image.path.name for image in images] == ["planted.png", "person7_virus_1_x.png", "profile"]
+    assert [image.group for image in images] == ["planted", "person7", "profile"]
+    assert all(image.path.is_file() and image.path.is_relative_to(home / "fetched") for image in images)
 
 
 def element(tag: int, vr: bytes, value: bytes) -> bytes:
