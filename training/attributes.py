@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from io import BytesIO
 
 from PIL import Image
 
-from worker.quiet import silence_libraries
+from worker.dicom_header import MAGIC, PREAMBLE, read_elements
 
 #: Megapixels as acquired, and the bands that they are reported in.
 _SIZES = ((1.0, "under 1 megapixel"), (2.0, "1 to 2 megapixels"), (float("inf"), "over 2 megapixels"))
@@ -14,33 +14,31 @@ _SIZES = ((1.0, "under 1 megapixel"), (2.0, "1 to 2 megapixels"), (float("inf"),
 #: Years, after the age groups of paediatric trials (ICH E11, section 2.5), shortened.
 _AGES = ((2, "under 2 years"), (12, "2 to 11 years"), (18, "12 to 17 years"), (65, "18 to 64 years"))
 
+#: Those that the worker decodes; Pillow knows more, and bytes that nobody has decoded yet may be anything.
+_FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
+
 #: Patient ID names the patient's group; it is kept in memory alone.
 GROUP = "group"
 
 
-def read_attributes(path: Path) -> dict[str, str]:
+def read_attributes(content: bytes) -> dict[str, str]:
     """Return size and, for DICOM, sex, age band, manufacturer and the patient's group, as far as known.
 
     Patient's Sex (0010,0040), Patient's Age (0010,1010), Manufacturer (0008,0070), Patient ID (0010,0020).
     A header that cannot be read says nothing.
     """
     try:
-        with path.open("rb") as file:
-            if file.read(132)[128:] == b"DICM":
-                return _dicom(path)
-        with Image.open(path) as image:
+        if content[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC:
+            return _dicom(content)
+        with Image.open(BytesIO(content), formats=_FORMATS) as image:
             return {"size": _size(*image.size)}
     except Exception:
         return {}
 
 
-def _dicom(path: Path) -> dict[str, str]:
-    from pydicom import dcmread
-
-    # After the import, which sets the level of pydicom's logger.
-    silence_libraries()
-    wanted = ["PatientSex", "PatientAge", "Manufacturer", "PatientID", "Rows", "Columns"]
-    header = dcmread(path, stop_before_pixels=True, specific_tags=wanted)
+def _dicom(content: bytes) -> dict[str, str]:
+    wanted = ("PatientSex", "PatientAge", "Manufacturer", "PatientID", "Rows", "Columns")
+    header = read_elements(BytesIO(content), wanted)
     found = {
         "size": _size(int(header.Columns), int(header.Rows)),
         "sex": {"F": "female", "M": "male", "O": "other"}.get(str(header.get("PatientSex", "")), ""),

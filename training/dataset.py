@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from db.errors import PneumoscreenError
 from db.model_card import POSITIVE
+from db.roots import EVERYWHERE, Roots
 
 NEGATIVE = "NORMAL"
 CLASSES = (NEGATIVE, POSITIVE)
@@ -60,6 +61,8 @@ class LabelledImage:
     label: str
     #: Images of one group (a patient) never stand on both sides of a split.
     group: str
+    #: What the file must really lie in when it is opened.
+    roots: Roots = EVERYWHERE
 
 
 def parse_classes(names: str) -> tuple[str, ...]:

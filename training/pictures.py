@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,21 +54,32 @@ def read_pictures(images: Sequence[LabelledImage], decoders: Decoders) -> Pictur
     found = PictureSet([], pixels, [], [], [])
     for start in range(0, len(images), _AHEAD):
         chunk = images[start : start + _AHEAD]
-        futures = [decoders.submit(partial(_content, image.path, decoders.limits)) for image in chunk]
-        for image, future in zip(chunk, futures, strict=True):
+        files = [_File(image, decoders.limits) for image in chunk]
+        futures = [decoders.submit(file.read) for file in files]
+        for image, file, future in zip(chunk, files, futures, strict=True):
             try:
                 picture = future.result()
             except ImageProblem as problem:
                 found.unreadable.append((image, problem))
                 continue
-            attributes = read_attributes(image.path)
             pixels[len(found.images)] = picture.pixels
-            group = attributes.pop(GROUP, None)
+            group = file.attributes.pop(GROUP, None)
             found.images.append(replace(image, group=f"patient {group}") if group else image)
             found.digests.append(picture.digest)
-            found.attributes.append(attributes)
+            found.attributes.append(file.attributes)
     return replace(found, pixels=pixels[: len(found.images)])
 
 
-def _content(path: Path, limits: Limits) -> bytes:
-    return read_bytes(path, limits)[0]
+@dataclass(slots=True)
+class _File:
+    """A file on its way to a decoder: what its header says is kept, its bytes are not."""
+
+    image: LabelledImage
+    limits: Limits
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    def read(self) -> bytes:
+        """Return the file's bytes. Raises FileTooLarge, OutsideRoots, FileVanished, FileUnreadable."""
+        content, _ = read_bytes(self.image.path, self.limits, self.image.roots)
+        self.attributes = read_attributes(content)
+        return content

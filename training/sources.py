@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Set
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -38,14 +39,14 @@ def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
             roots.check(plan.data.absolute())
         except OutsideRoots:
             raise SourceOutsideRoots from None
-        found = find_labelled(plan.data)
+        found = [replace(image, roots=roots) for image in find_labelled(plan.data.absolute())]
     if plan.use_labels:
         with database.read() as session:
             files = labelled_files(session)
         for file in files:
             if file.uri is not None and not file.contradicts:
                 with suppress(OutsideRoots):
-                    found.append(_image(file, _at_hand(file.uri, roots)))
+                    found.append(_image(file, *_at_hand(file.uri, roots)))
     return found
 
 
@@ -57,21 +58,23 @@ def readings_by_digest(database: Database, plan: Plan) -> dict[str, Set[str]]:
         return {file.digest: set(file.readings.values()) for file in labelled_files(session) if file.digest}
 
 
-def _image(file: LabelledFile, path: Path) -> LabelledImage:
+def _image(file: LabelledFile, path: Path, roots: Roots) -> LabelledImage:
     group = f"patient {file.patient}" if file.patient else patient_group(path)
-    return LabelledImage(path=path, label=file.class_name, group=group)
+    return LabelledImage(path=path, label=file.class_name, group=group, roots=roots)
 
 
-def _at_hand(uri: str, roots: Roots) -> Path:
-    """Return a file's path on this machine; what is behind a URL is fetched, once. Raises OutsideRoots.
+def _at_hand(uri: str, roots: Roots) -> tuple[Path, Roots]:
+    """Return a file's path on this machine, and what it must lie in; what is behind a URL is fetched, once.
 
     A file that cannot be fetched is left out by the reader of all of them, which says so.
+    Raises OutsideRoots.
     """
     where = locate(uri, WorkerSettings.read().path_map)
     roots.check(where)
     if isinstance(where, Path):
-        return where
-    folder = home() / "fetched" / hashlib.sha256(where.encode()).hexdigest()[:32]
+        return where, roots
+    fetched = home().resolve() / "fetched"
+    folder = fetched / hashlib.sha256(where.encode()).hexdigest()[:32]
     path = folder / _name(where)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -79,7 +82,7 @@ def _at_hand(uri: str, roots: Roots) -> Path:
         with suppress(ImageProblem):
             partial.write_bytes(read_file(where, limit=WorkerSettings.read().max_file_bytes, roots=roots))
             partial.replace(path)
-    return path
+    return path, Roots((str(fetched),))
 
 
 def _name(url: str) -> str:

@@ -25,9 +25,11 @@ from db.tables import Image
 from scheduler.ingest import open_source
 from scheduler.labels import import_labels
 from tests.scheduler.remotes import web_server
+from training.pictures import read_pictures
 from training.plan import Plan
 from training.recipe import find_recipe
 from training.sources import labelled_images
+from worker.decoders import Decoders
 from worker.imaging import read_picture
 from worker.pipeline import Pipeline
 from worker.settings import WorkerSettings
@@ -288,6 +290,34 @@ def test_labels_name_nothing_outside(
     assert labelled_images(database, plan) == []
     with pytest.raises(SourceOutsideRoots):
         labelled_images(database, plan.model_copy(update={"data": root}))
+
+
+def test_training_follows_no_link_that_was_put_there_after_the_check(
+    database: Database, root: Path, tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays, fetched = sorted((root / "study" / "jpeg").iterdir())[:2]
+    swapped = root / "data" / "NORMAL" / "1.jpg"
+    swapped.parent.mkdir(parents=True)
+    swapped.write_bytes(stays.read_bytes() + b"\0")
+    (root / "label.jpg").write_bytes(stays.read_bytes() + b"\1")
+    with web_server(phantoms) as web:
+        monkeypatch.setenv("PNEUMOSCREEN_SOURCE_ROOTS", f'["{root}", "{web}"]')
+        table = tmp_path / "labels.csv"
+        url = f"{web}/jpeg/{fetched.name}"
+        table.write_text(f"path,class\n{stays},NORMAL\n{root / 'label.jpg'},NORMAL\n{url},NORMAL\n")
+        import_labels(database, table)
+        recipe = Plan.fields_of(find_recipe("thesis"))
+        images = labelled_images(database, Plan(recipe=recipe, data=root / "data", use_labels=True))
+    for path in (swapped, root / "label.jpg"):
+        path.unlink()
+        path.symlink_to(tmp_path / "secret.jpg")
+    with Decoders(WorkerSettings.read()) as decoders:
+        pictures = read_pictures(images, decoders)
+    assert [image.path.name for image in pictures.images] == [stays.name, fetched.name]
+    assert {image.path: problem.code for image, problem in pictures.unreadable} == {
+        swapped: "outside-roots",
+        root / "label.jpg": "outside-roots",
+    }
 
 
 @pytest.mark.parametrize(

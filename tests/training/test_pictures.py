@@ -1,0 +1,53 @@
+"""Reading labelled images into memory."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+import training.pictures as module
+from training.dataset import LabelledImage
+from training.pictures import read_pictures
+from worker.decoders import Decoders
+from worker.settings import WorkerSettings
+
+
+def test_what_a_header_says_is_read_from_the_bytes_that_are_decoded(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"dicom": next((phantoms / "dicom").rglob("IM0001")), "png": next((phantoms / "png").iterdir())}
+    images = []
+    for name, file in kinds.items():
+        (tmp_path / name).write_bytes(file.read_bytes())
+        images.append(LabelledImage(path=tmp_path / name, label="NORMAL", group=name))
+    real = module.read_bytes
+
+    def once(path: Path, *rest: object) -> object:
+        content = real(path, *rest)  # type: ignore[arg-type]
+        path.unlink()
+        return content
+
+    monkeypatch.setattr(module, "read_bytes", once)
+    with Decoders(WorkerSettings.read()) as decoders:
+        pictures = read_pictures(images, decoders)
+    assert [attributes.get("size") for attributes in pictures.attributes] == ["1 to 2 megapixels"] * 2
+    assert [image.group.split("-")[0] for image in pictures.images] == ["patient PHANTOM", "png"]
+
+
+def test_the_bytes_of_files_are_not_kept(labelled: Path, tmp_path: Path) -> None:
+    content = next((labelled / "NORMAL").iterdir()).read_bytes()
+    images = []
+    for number in range(40):
+        # What stands behind the picture belongs to the file.
+        (tmp_path / f"{number}.png").write_bytes(content + bytes(4 << 20))
+        images.append(LabelledImage(path=tmp_path / f"{number}.png", label="NORMAL", group=str(number)))
+    with Decoders(WorkerSettings(decode_threads=2)) as decoders:
+        tracemalloc.start()
+        pictures = read_pictures(images, decoders)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert len(pictures) == 40
+    # Two threads, each with the file and the message that it is sent in.
+    assert peak < 60 << 20
