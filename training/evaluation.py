@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from db.model_card import POSITIVE
+from db.model_card import POSITIVE, ModelCard
 from training.dataset import CLASSES, as_classes, find_labelled
 from training.measures import Measures, measure
 from training.pictures import read_pictures
@@ -36,13 +36,16 @@ class Evaluation:
         return self.measures.as_json() | {"model": self.model, "unreadable": self.unreadable}
 
 
-def evaluate(data: Path, folder: Path, *, digest: str | None = None) -> Evaluation:
+def evaluate(
+    data: Path, folder: Path, *, digest: str | None = None, card: ModelCard | None = None
+) -> Evaluation:
     """Measure the model in an artefact's folder on a folder that holds NORMAL/ and PNEUMONIA/.
 
+    `digest` and `card` are the registered ones, by default those in the folder.
     Raises LabelledFolderMissing, ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit.
     """
     labelled = iter(as_classes(find_labelled(data), CLASSES))
-    learner = ResidentLearner.load(folder, digest=digest)
+    learner = ResidentLearner.load(folder, digest=digest, card=card)
     positive: list[bool] = []
     probability: list[float] = []
     unreadable = 0

@@ -26,7 +26,7 @@ from db.errors import PneumoscreenError
 from db.events import record
 from db.heartbeat import Heartbeat
 from db.leases import LeaseLost
-from db.registry import find_champion, find_model, import_model, promote
+from db.registry import find_champion, find_model, import_model, promote, registered_card
 from db.runs import RunNotOpen, claim_run, find_run, finish_run, keep_run, note_progress, note_result
 from db.settings import home
 from db.states import RunState
@@ -362,7 +362,9 @@ class _Run:
         if champion is None or champion.name == winner.model_id:
             return None
         learner = ResidentLearner.load(
-            self.database.models_folder / champion.name, digest=champion.weights_digest
+            self.database.models_folder / champion.name,
+            digest=champion.weights_digest,
+            card=registered_card(champion),
         )
         parts = [
             positive_probability(learner.card, learner.probabilities(held_out.pixels[start : start + 32]))

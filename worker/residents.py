@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections import OrderedDict
 
 from db.engine import Database
-from db.model_card import parse_card
+from db.registry import registered_card
 from db.tables import Model
 from worker.learner import ResidentLearner
 
@@ -42,6 +41,5 @@ class Residents:
         return ResidentLearner.load(
             self._database.models_folder / model.name,
             digest=model.weights_digest,
-            # The registered one: whoever can write the file beside the weights moves no threshold.
-            card=parse_card(json.dumps(model.card).encode()),
+            card=registered_card(model),
         )

@@ -30,14 +30,19 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure a model on labelled images: accuracy, AUC, sensitivity, specificity with 95% intervals."""
-    from db.registry import champion, find_model
+    from db.registry import champion, find_model, registered_card
 
     database = ready_database(with_champion=True)
     with database.read() as session:
         wanted = find_model(session, model) if model else champion(session)
     from training.evaluation import evaluate as measure
 
-    result = measure(data, database.models_folder / wanted.name, digest=wanted.weights_digest)
+    result = measure(
+        data,
+        database.models_folder / wanted.name,
+        digest=wanted.weights_digest,
+        card=registered_card(wanted),
+    )
     if as_json:
         print_json(result.as_json())
     else:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import typer
 
+from db.engine import Database
+from db.migrate import upgrade
+from db.model_card import CARD_FILE
+from db.registry import ensure_champion
 from training.evaluation import evaluate
 from training.recipe import RecipeUnknown, find_recipe
 from worker.imaging import PREPROCESSING
@@ -20,6 +26,30 @@ def test_unreadable_images_are_counted_and_left_out(labelled: Path, artefact: Pa
     (tmp_path / "NORMAL" / "broken.jpg").write_text("not an image")
     found = evaluate(tmp_path, artefact)
     assert (found.measures.n, found.unreadable) == (6, 1)
+
+
+@pytest.mark.usefixtures("home")
+def test_a_card_that_is_swapped_after_import_changes_no_evaluation(
+    labelled: Path, artefact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scheduler.cli.models import evaluate as command
+
+    database = Database()
+    upgrade(database)
+    card = database.models_folder / ensure_champion(database, artefact).name / CARD_FILE
+    content = json.loads(card.read_text())
+    for label in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / label).mkdir()
+        for source in sorted((labelled / label).iterdir())[:3]:
+            (tmp_path / label / source.name).write_bytes(source.read_bytes())
+    found = []
+    for swapped in ({}, {"threshold": 0.99, "classes": content["classes"][::-1]}):
+        card.write_text(json.dumps(content | swapped))
+        with pytest.raises(typer.Exit):
+            command(tmp_path, model=None, as_json=True)
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["threshold"] == content["threshold"]
+    assert found[1] == found[0]
 
 
 def test_recipes_are_found_by_name() -> None:

@@ -7,22 +7,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 
 from db.engine import Database
 from db.migrate import upgrade
-from db.model_card import read_card
+from db.model_card import CARD_FILE, read_card
 from db.registry import ensure_champion, find_champion, find_model
 from db.runs import RunNotOpen, find_run, reopen_run
 from db.states import ModelState, RunState
 from db.tables import Event, TrainingResult
 from training.dataset import LabelledFolderMissing
 from training.fit import TooFewForBatch
+from training.gate import Decision, Verdict
+from training.outcome import HeldOut
 from training.prepare import TooFewImages
 from training.recipe import RECIPES, RecipeName
 from training.run import Finished, Step, train
-from worker.learner import ResidentLearner
+from worker.learner import ResidentLearner, positive_probability
 
 #: What the fixtures of these names do.
 Draw = Callable[..., None]
@@ -180,3 +183,25 @@ def test_a_champion_that_reigns_is_not_dethroned_by_asking(
     assert not finished.promoted
     with job_table.read() as session:
         assert find_model(session, finished.winner).state is ModelState.CANDIDATE
+
+
+def test_a_card_that_is_swapped_after_import_decides_no_gate(
+    job_table: Database, labelled: Path, start: Start, artefact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import training.run as module
+
+    card = job_table.models_folder / artefact.name / CARD_FILE
+    content = json.loads(card.read_text())
+    card.write_text(json.dumps(content | {"classes": content["classes"][::-1]}))
+    real, asked = module.decide, []
+
+    def look_on(challenger: Verdict, champion: Verdict, held_out: HeldOut) -> Decision:
+        asked.append((champion, held_out))
+        return real(challenger, champion, held_out)
+
+    monkeypatch.setattr(module, "decide", look_on)
+    train(job_table, start(job_table, replace(CLINICAL, epochs=1), labelled))
+    ((champion, held_out),) = asked
+    learner = ResidentLearner.load(artefact)
+    expected = positive_probability(learner.card, learner.probabilities(held_out.pixels))
+    assert np.abs(champion.probability - expected).max() < 1e-5
