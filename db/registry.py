@@ -149,6 +149,12 @@ def registered_card(model: Model) -> ModelCard:
     return parse_card(json.dumps(model.card).encode())
 
 
+def still_reigns(session: Session, name: str) -> bool:
+    """Tell whether a model is champion; if it is, no other becomes it before the transaction ends."""
+    query = select(Model.id).where(Model.name == name, Model.state == ModelState.CHAMPION)
+    return session.scalar(query.with_for_update()) is not None
+
+
 def promote(session: Session, name: str) -> Model:
     """Make a model champion and retire the one that was; batches already cut keep their model.
 

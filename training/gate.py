@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,13 @@ def decide(challenger: Verdict, champion: Verdict, held_out: HeldOut) -> Decisio
         passed=all(check.passed for check in checks),
         checks=tuple(checks),
     )
+
+
+def outdated(decision: Decision) -> Decision:
+    """Return a decision as it is once another model is champion, with which nothing was compared: no."""
+    says = "another model became champion meanwhile, and it was not compared with that one"
+    check = Check(rule="champion", passed=False, difference=None, low=None, high=None, says=says)
+    return replace(decision, passed=False, checks=(*decision.checks, check))
 
 
 @dataclass(frozen=True, slots=True)

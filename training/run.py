@@ -26,7 +26,14 @@ from db.errors import PneumoscreenError
 from db.events import record
 from db.heartbeat import Heartbeat
 from db.leases import LeaseLost
-from db.registry import find_champion, find_model, import_model, promote, registered_card
+from db.registry import (
+    find_champion,
+    find_model,
+    import_model,
+    promote,
+    registered_card,
+    still_reigns,
+)
 from db.runs import RunNotOpen, claim_run, find_run, finish_run, keep_run, note_progress, note_result
 from db.settings import home
 from db.states import RunState
@@ -36,7 +43,7 @@ from training.baseline import thumbnail_baseline
 from training.candidate import software, write_candidate
 from training.dataset import positives
 from training.fit import fit_backbone
-from training.gate import Decision, Verdict, decide
+from training.gate import Decision, Verdict, decide, outdated
 from training.outcome import BackboneOutcome, Comparison, EpochResult, FailedBackbone, HeldOut, pneumonia
 from training.plan import Plan
 from training.prepare import Prepared, prepare
@@ -330,8 +337,11 @@ class _Run:
         report = write_report(build_report(comparison), self.folder)
         winner = best(outcomes, held_out)
         decision = self._decide(winner, held_out)
-        promoted = decision is not None and decision.passed and self.plan.promote == "auto"
         with self.database.write() as session:
+            if decision is not None and not still_reigns(session, decision.champion):
+                log.warning("run %d: another model became champion while the gate was asked", self.run_id)
+                decision = outdated(decision)
+            promoted = decision is not None and decision.passed and self.plan.promote == "auto"
             if decision is not None:
                 record(
                     session,

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from db.engine import Database
 from db.migrate import upgrade
 from db.model_card import CARD_FILE, read_card
-from db.registry import ensure_champion, find_champion, find_model
+from db.registry import ensure_champion, find_champion, find_model, import_model, promote
 from db.runs import RunNotOpen, find_run, reopen_run
 from db.states import ModelState, RunState
 from db.tables import Event, TrainingResult
@@ -205,3 +205,31 @@ def test_a_card_that_is_swapped_after_import_decides_no_gate(
     learner = ResidentLearner.load(artefact)
     expected = positive_probability(learner.card, learner.probabilities(held_out.pixels))
     assert np.abs(champion.probability - expected).max() < 1e-5
+
+
+def test_a_champion_that_was_promoted_while_the_gate_was_asked_stays(
+    job_table: Database,
+    labelled: Path,
+    start: Start,
+    other_artefact: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import training.run as module
+
+    other, real = import_model(job_table, other_artefact), module.decide
+
+    def overtaken(challenger: Verdict, champion: Verdict, held_out: HeldOut) -> Decision:
+        with job_table.write() as session:
+            promote(session, other.name)
+        return replace(real(challenger, champion, held_out), passed=True)
+
+    monkeypatch.setattr(module, "decide", overtaken)
+    finished = train(job_table, start(job_table, replace(CLINICAL, epochs=1), labelled, promote="auto"))
+    assert not finished.promoted
+    with job_table.read() as session:
+        champion = find_champion(session)
+        events = session.scalars(select(Event).where(Event.action.in_(("gate.yes", "gate.no")))).all()
+    assert champion is not None
+    assert champion.name == other.name
+    assert [event.action for event in events] == ["gate.no"]
+    assert "meanwhile" in events[0].detail["reasons"][-1]
