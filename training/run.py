@@ -228,8 +228,9 @@ class _Run:
         """Train one backbone, or return what an earlier try came to; its failure is its own."""
         backbone, seed = job.backbone, job.seed
         folder = self.folder / f"{backbone}-{seed}"
-        if (folder / "outcome.json").is_file():
-            return _read_outcome(folder / "outcome.json")
+        earlier = _read_outcome(folder / "outcome.json")
+        if earlier is not None:
+            return earlier
         try:
             outcome = self._fit(job, prepared)
         except (LeaseLost, Interrupted, DatabaseFailed):
@@ -411,12 +412,19 @@ def _write_outcome(file: Path, outcome: BackboneOutcome) -> None:
     partial.replace(file)
 
 
-def _read_outcome(file: Path) -> BackboneOutcome:
-    content = json.loads(file.read_text())
-    return BackboneOutcome(
-        **content
-        | {
-            "epochs": tuple(EpochResult(**epoch) for epoch in content["epochs"]),
-            "probabilities": np.array(content["probabilities"], dtype=np.float64),
-        }
-    )
+def _read_outcome(file: Path) -> BackboneOutcome | None:
+    """Return what an earlier try came to; None where there is none that can be read."""
+    try:
+        content = json.loads(file.read_text())
+        return BackboneOutcome(
+            **content
+            | {
+                "epochs": tuple(EpochResult(**epoch) for epoch in content["epochs"]),
+                "probabilities": np.array(content["probabilities"], dtype=np.float64),
+            }
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        log.warning("an outcome cannot be read (%s) and its backbone is trained again", type(error).__name__)
+        return None

@@ -24,7 +24,7 @@ from training.gate import Decision, Verdict
 from training.outcome import HeldOut
 from training.prepare import TooFewImages
 from training.recipe import RECIPES, RecipeName
-from training.run import Finished, Step, train
+from training.run import Finished, Step, run_folder, train
 from worker.learner import ResidentLearner, positive_probability
 
 #: What the fixtures of these names do.
@@ -233,3 +233,15 @@ def test_a_champion_that_was_promoted_while_the_gate_was_asked_stays(
     assert champion.name == other.name
     assert [event.action for event in events] == ["gate.no"]
     assert "meanwhile" in events[0].detail["reasons"][-1]
+
+
+def test_an_outcome_that_was_cut_off_is_not_gone_on_from(
+    job_table: Database, labelled: Path, start: Start
+) -> None:
+    one = replace(CLINICAL, epochs=1)
+    run_id = start(job_table, one, labelled)
+    cut = run_folder(run_id) / f"resnet18-{one.seed}" / "outcome.json"
+    cut.parent.mkdir(parents=True)
+    cut.write_text('{"backbone": "resnet18", "epochs": [{"epo')
+    assert len(train(job_table, run_id).outcomes) == 1
+    assert json.loads(cut.read_text())["backbone"] == "resnet18"
