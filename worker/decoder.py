@@ -13,6 +13,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from typing import Any
 
 from db.problems import DecoderMemory, ImageProblem, ScreeningFailed
@@ -29,11 +30,19 @@ READY = b"R"
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
-def receive(connection: socket.socket, size: int) -> bytearray | None:
-    """Return exactly so many bytes, None where the other side is gone. Raises TimeoutError, OSError."""
+def receive(connection: socket.socket, size: int, deadline: float | None = None) -> bytearray | None:
+    """Return exactly so many bytes, None where the other side is gone.
+
+    Raises OSError, TimeoutError past a `deadline` of `time.monotonic`: byte by byte, too, it holds for all.
+    """
     content = bytearray(size)
     rest = memoryview(content)
     while rest:
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            connection.settimeout(left)
         got = connection.recv_into(rest)
         if not got:
             return None

@@ -144,6 +144,7 @@ class _Decoder:
         """
         deadline = time.monotonic() + seconds
         try:
+            # For all that is sent; what is received is held to the deadline, however it drips.
             self._socket.settimeout(seconds)
             self._socket.sendall(FILE_LENGTH.pack(len(content)) + content)
             (length,) = HEADER_LENGTH.unpack(self._receive(HEADER_LENGTH.size, deadline))
@@ -159,8 +160,7 @@ class _Decoder:
             raise DecoderCrashed from None
 
     def _receive(self, size: int, deadline: float) -> bytearray:
-        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-        content = receive(self._socket, size)
+        content = receive(self._socket, size, deadline)
         if content is None:
             raise DecoderCrashed
         return content
