@@ -49,7 +49,13 @@ def make_app(broker: BrokerSettings | None = None) -> Celery:
     """Return the application for a broker; nothing connects before it is used."""
     broker = broker or BrokerSettings.read()
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.transport:Transport"))
-    app = Celery("pneumoscreen", broker=broker.broker_url.get_secret_value(), task_cls=QuietTask)
+    app = Celery(
+        "pneumoscreen",
+        broker=broker.broker_url.get_secret_value(),
+        task_cls=QuietTask,
+        # Of Celery's commands workers answer the few that are questions.
+        control="worker.mailbox:GuardedControl",
+    )
     app.conf.update(
         task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
         task_create_missing_queues=False,
@@ -69,7 +75,7 @@ def make_app(broker: BrokerSettings | None = None) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         event_serializer="json",
-        # Refuses everything but tasks of ours with row ids, and questions.
+        # Refuses everything but tasks of ours with row ids.
         worker_consumer="worker.doorman:Doorman",
         broker_transport_options={
             "visibility_timeout": _VISIBILITY_SECONDS,

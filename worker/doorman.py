@@ -1,7 +1,7 @@
-"""What a worker takes from the broker: tasks of ours with row ids, and questions; from nobody anything else.
+"""What a worker takes from its queues: tasks of ours with row ids; from nobody anything else.
 
-`worker.app` names this consumer to Celery. Celery's own would print what it does not understand, wait for
-what is due in a hundred years, and end at the word of anybody who can write to the broker.
+`worker.app` names this consumer to Celery. Celery's own would print what it does not understand, and wait for
+what is due in a hundred years. Celery's commands come another way: see `worker.mailbox`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.worker.consumer import Consumer
-from celery.worker.control import Panel
 from kombu import compression
 
 log = logging.getLogger(__name__)
@@ -26,28 +25,8 @@ _LARGEST_ID = 2**63 - 1
 #: Celery's ids of tasks, which stand in logs.
 _TASK_ID = re.compile(r"[0-9a-zA-Z-]{1,64}")
 
-#: What asks a worker without changing it, as Flower, `doctor`, `alive` and the metrics server do. Flower also
-#: wants events and heartbeats, which workers send anyway.
-COMMANDS = frozenset(
-    {
-        "ping", "active", "active_queues", "conf", "registered", "reserved", "revoked", "scheduled", "stats",
-        "enable_events", "heartbeat",
-    }
-)  # fmt: skip
-
 #: Headers that make Celery do more than run a task now.
 _ORDERS = ("eta", "shadow", "timelimit", "group", "stamps", "stamped_headers")
-
-
-class _Commands(dict[str, Callable[..., Any]]):
-    """The commands that workers obey."""
-
-    def __missing__(self, name: str) -> Callable[..., Any]:
-        return _refuse_command
-
-
-def _refuse_command(_state: object, **_: object) -> None:
-    log.warning("refused a command that came over the broker")
 
 
 def _refuse_compressed(_: bytes) -> bytes:
@@ -58,7 +37,6 @@ class Doorman(Consumer):  # type: ignore[misc]
     """Celery's consumer behind a check of every message."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        Panel.data = _Commands({name: Panel.data[name] for name in COMMANDS})
         # A small message would grow to any size before it could be looked at.
         for kind in compression.encoders():  # type: ignore[no-untyped-call]
             compression.register(None, _refuse_compressed, kind)  # type: ignore[no-untyped-call]
@@ -69,7 +47,7 @@ class Doorman(Consumer):  # type: ignore[misc]
     def _read_envelopes(self, *args: Any) -> Any:
         try:
             return self._read_on(*args)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             # What stood in a queue is not even kombu's envelope: it is gone, and a new connection goes on.
             log.warning("refused what is no message")
             raise ConnectionResetError from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import inspect
 import json
+import logging
 import pickle
 import uuid
 import zlib
@@ -13,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
+from celery.worker.control import Panel
+from flower.inspector import Inspector
 from kombu import Connection
 from kombu.transport.virtual import Channel, Message
+from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import func, select
 
@@ -34,6 +39,7 @@ from scheduler.submit import submit
 from tests.waiting import wait_for
 from worker.app import DISPATCH, SCREEN_BATCH, make_app
 from worker.doorman import refusal
+from worker.settings import BrokerSettings
 
 #: With every task of ours.
 app = scheduler.tasks.app
@@ -104,6 +110,34 @@ COMMANDS: dict[str, dict[str, Any]] = {
 }
 
 
+#: Answers to nobody of ours.
+WAY_BACK = {"exchange": "reply.celery.pidbox", "routing_key": str(uuid.uuid4())}
+
+#: What nobody of ours asks a worker.
+QUESTIONS: dict[str, Any] = {
+    "a list": [CANARY],
+    "a text": CANARY,
+    "nothing": {},
+    "a pattern that takes for ever": {"method": "ping", "pattern": "(.|.|.|.)*$x", "matcher": "pcre"},
+    "a pattern": {"method": "ping", "pattern": ".*", "matcher": "pcre"},
+    "a pattern that is none": {"method": "ping", "pattern": f"({CANARY}", "matcher": "pcre"},
+    "a matcher that there is not": {"method": "ping", "pattern": "x", "matcher": CANARY},
+    "a matcher that is none": {"method": "ping", "pattern": "x", "matcher": [CANARY]},
+    "a command that there is not": {"method": CANARY},
+    "a command that is none": {"method": {CANARY: 1}},
+    "an argument": {"method": "active_queues", "arguments": {CANARY: 1}},
+    "a value": {"method": "active", "arguments": {"safe": CANARY}},
+    "an argument of another's": {"method": "ping", "arguments": {"safe": True}},
+    "arguments that are none": {"method": "ping", "arguments": CANARY},
+    "a destination that is none": {"method": "ping", "destination": CANARY},
+    "an answer that is none": {"method": "ping", "reply_to": CANARY, "ticket": CANARY},
+    "an answer to somebody else": {
+        "method": "ping", "reply_to": WAY_BACK | {"exchange": CANARY}, "ticket": str(uuid.uuid4()),
+    },
+    "a ticket that is none": {"method": "ping", "reply_to": WAY_BACK, "ticket": [CANARY]},
+}  # fmt: skip
+
+
 def malicious(mark: Path) -> dict[str, bytes]:
     """Return messages that are none of ours."""
     bomb = pickle.dumps([[Bomb(mark)], {}, {}])
@@ -157,6 +191,7 @@ NO_MESSAGES = {
     "no envelope": json.dumps({CANARY: 1}).encode(),
     "a number for an envelope": b"17",
     "bytes": b"\xff\xfe" + CANARY.encode(),
+    "a nest of envelopes": b"[" * 100_000,
 }
 
 
@@ -212,6 +247,73 @@ def test_our_own_messages_are_integers_alone_and_taken(task: str) -> None:
     assert json.loads(message.body)[0] == args
 
 
+@pytest.fixture
+def asked() -> Iterator[tuple[Celery, Any, list[str]]]:
+    """Give an application, a worker's end of its mailbox, and the commands that were obeyed there."""
+    app = make_app(BrokerSettings(broker_url=SecretStr("memory://")))
+    obeyed: list[str] = []
+    with app.connection_for_read() as connection:
+        node = app.control.mailbox(connection).Node(
+            "screen@here",
+            channel=connection.channel(),
+            # Every command that Celery has, as a worker hands them over.
+            handlers={
+                name: lambda _, name=name, **__: obeyed.append(name) or {"ok": 1} for name in Panel.data
+            },
+        )
+        node.listen()
+        yield app, node, obeyed
+
+
+@pytest.mark.parametrize("name", sorted({*QUESTIONS, *COMMANDS} - {"a pattern that takes for ever"}))
+def test_what_nobody_of_ours_asks_is_refused_in_words_that_tell_nothing_of_it(
+    name: str, asked: tuple[Celery, Any, list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, node, obeyed = asked
+    with caplog.at_level(logging.DEBUG):
+        node.handle_message(QUESTIONS.get(name, {"method": name, "arguments": COMMANDS.get(name)}))
+    assert obeyed == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "refused a command that came over the broker"
+    ]
+    assert CANARY not in caplog.text
+
+
+def test_the_clock_of_whoever_asks_is_not_taken_over(asked: tuple[Celery, Any, list[str]]) -> None:
+    app, node, obeyed = asked
+    for clock in (10**4000, CANARY):
+        node.handle_message({"method": "ping"}, unpack(envelope(b"{}", task=None, clock=clock)))
+    assert obeyed == ["ping", "ping"]
+    assert app.clock.value < 100
+
+
+def test_an_answer_that_cannot_be_given_is_told_in_fixed_words(
+    asked: tuple[Celery, Any, list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    _, node, _ = asked
+    node.handlers["ping"] = lambda _: int(CANARY)
+    node.handle_message({"method": "ping", "reply_to": WAY_BACK, "ticket": WAY_BACK["routing_key"]})
+    assert "could not be answered" in caplog.text
+    assert CANARY not in caplog.text
+
+
+def test_our_own_questions_are_answered(asked: tuple[Celery, Any, list[str]]) -> None:
+    """Ask as Flower, `doctor`, `alive` and the metrics server do."""
+    app, node, obeyed = asked
+    connection = node.mailbox.connection
+    for destination in (None, ["screen@here"], ["screen@elsewhere"]):
+        ask = app.control.inspect(timeout=0.1, destination=destination, connection=connection)
+        for method in (*Inspector.inspect_methods, "ping"):
+            answers = getattr(ask, method)(**({"safe": True} if method == "active" else {}))
+            # Whoever names one worker waits for one message, which here is the question.
+            assert answers == (None if destination else {"screen@here": {"ok": 1}}), method
+    assert obeyed == [*Inspector.inspect_methods, "ping"] * 2
+    app.control.enable_events(connection=connection)
+    app.control.heartbeat(connection=connection)
+    app.control.ping(timeout=0.1, connection=connection)
+    assert obeyed[-3:] == ["enable_events", "heartbeat", "ping"]
+
+
 @pytest.mark.long
 def test_whatever_is_written_to_the_broker_runs_nothing_stops_nothing_and_is_in_no_log(
     database: Database, home: Path, phantoms: Path, tmp_path: Path
@@ -230,11 +332,14 @@ def test_whatever_is_written_to_the_broker_runs_nothing_stops_nothing_and_is_in_
     control = make_app().control
     for command, arguments in COMMANDS.items():
         control.broadcast(command, arguments=arguments)
+    for question in QUESTIONS.values():
+        broker.publish("/0.celery.pidbox", envelope(json.dumps(question).encode(), task=None))
+    broker.publish("/0.celery.pidbox", CANARY)
     forged = json.loads(
         envelope(pickle.dumps(Bomb(tmp_path / "mark")), kind="application/x-python-serialize")
     )
     broker.publish("/0.celery.pidbox", json.dumps(forged))
-    wait_for(lambda: log.read_text().count("refused a command") == len(COMMANDS), 60)
+    wait_for(lambda: log.read_text().count("refused a command") == len(COMMANDS) + len(QUESTIONS), 60)
     submit(database, open_source(str(phantoms)), name="trial")
 
     def done() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from pydantic import SecretStr
@@ -54,3 +55,26 @@ def test_a_message_whose_acknowledgement_got_lost_keeps_nobody_from_the_next(way
         assert channel.qos.can_consume()
         way.come_back()
         assert channel.basic_get(SCREEN).payload != message.payload
+
+
+def test_what_is_no_message_to_all_workers_is_dropped_unseen_and_the_next_one_arrives(
+    way: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(BrokerSettings(broker_url=SecretStr(f"redis://127.0.0.1:{way.port}/0")))
+    asked: list[object] = []
+    with app.connection_for_read() as connection:
+        node = app.control.mailbox(connection).Node(
+            "screen@here", channel=connection.channel(), handlers={"ping": asked.append}, state="asked"
+        )
+        node.listen()
+        broker = Redis(port=way.port)
+        # Subscribed with the first look at what has come.
+        with suppress(TimeoutError):
+            connection.drain_events(timeout=0.5)
+        for words in (b"CANARY-7f3a", b"\xff\xfeCANARY-7f3a", b'["CANARY-7f3a"]', b"[" * 100_000):
+            assert broker.publish("/0.celery.pidbox", words), "nobody listens"
+        app.control.broadcast("ping")
+        while not asked:
+            connection.drain_events(timeout=5)
+    assert caplog.text.count("refused what is no message") == 4
+    assert "CANARY" not in caplog.text
