@@ -247,7 +247,10 @@ def _shared(scheme: str, _process: int, roots: Roots | None) -> AbstractFileSyst
 
     async def check(_session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
         if roots is not None:
-            to = redirect.response.headers.get("Location", "")
+            # As aiohttp looks for it.
+            headers = redirect.response.headers
+            if not (to := headers.get("Location") or headers.get("URI")):
+                raise OutsideRoots
             roots.check_url(urljoin(str(redirect.url), to))
 
     watching.on_request_redirect.append(check)

@@ -186,13 +186,13 @@ def test_a_link_that_is_put_there_between_the_check_and_the_opening_is_not_follo
 
 
 @contextmanager
-def redirecting_server(to: str) -> Iterator[str]:
+def redirecting_server(to: str, *, header: str = "Location") -> Iterator[str]:
     """Serve redirects from anywhere to an address."""
 
     class Redirects(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(302)
-            self.send_header("Location", to)
+            self.send_header(header, to)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -208,9 +208,15 @@ def redirecting_server(to: str) -> Iterator[str]:
     server.server_close()
 
 
-def test_a_redirect_is_followed_inside_the_roots_and_refused_where_it_leaves_them(phantoms: Path) -> None:
+@pytest.mark.parametrize("header", ["Location", "URI"])
+def test_a_redirect_is_followed_inside_the_roots_and_refused_where_it_leaves_them(
+    phantoms: Path, header: str
+) -> None:
     name = next((phantoms / "jpeg").iterdir()).name
-    with web_server(phantoms) as images, redirecting_server(f"{images}/jpeg/{name}") as redirecting:
+    with (
+        web_server(phantoms) as images,
+        redirecting_server(f"{images}/jpeg/{name}", header=header) as redirecting,
+    ):
         asked = f"{redirecting}/trial/a.jpg"
         there = read_picture(f"{images}/jpeg/{name}").digest
         assert read_picture(asked).digest == there, "without roots it goes wherever it is sent"
@@ -220,6 +226,11 @@ def test_a_redirect_is_followed_inside_the_roots_and_refused_where_it_leaves_the
                 read_picture(asked, roots=roots)
             with pytest.raises(OutsideRoots):
                 roots.check_url(f"{images}/jpeg/{name}")
+
+
+def test_a_redirect_to_nowhere_is_refused_as_one_that_leaves() -> None:
+    with redirecting_server("", header="X-Nothing") as redirecting, pytest.raises(OutsideRoots):
+        read_picture(f"{redirecting}/trial/a.jpg", roots=Roots((redirecting,)))
 
 
 def test_a_listing_that_is_somewhere_else_is_not_followed(
