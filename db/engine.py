@@ -17,7 +17,7 @@ from db.settings import DatabaseSettings
 
 
 class DatabaseUrlInvalid(PneumoscreenError):
-    """`PNEUMOSCREEN_DATABASE_URL` is not the URL of a SQLite or PostgreSQL database. Mend it."""
+    """`PNEUMOSCREEN_DATABASE_URL` is no URL of SQLite or PostgreSQL. Percent-encode its password."""
 
     code = "database-url-invalid"
 
@@ -72,8 +72,10 @@ class Database:
 def _engine(url: str, busy_seconds: float) -> Engine:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the second quotes what stands after a password's colon
         raise DatabaseUrlInvalid from None
+    if "@" in (parsed.host or ""):  # the rest of a password, which would be looked up as a host
+        raise DatabaseUrlInvalid
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         return _sqlite_engine(parsed, busy_seconds)

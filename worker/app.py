@@ -46,12 +46,12 @@ _VISIBILITY_SECONDS = 3600
 
 
 def make_app(broker: BrokerSettings | None = None) -> Celery:
-    """Return the application for a broker; nothing connects before it is used."""
+    """Return the application for a broker; nothing connects before it is used. Raises BrokerUrlInvalid."""
     broker = broker or BrokerSettings.read()
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.transport:Transport"))
     app = Celery(
         "pneumoscreen",
-        broker=broker.broker_url.get_secret_value(),
+        broker=broker.url,
         task_cls=QuietTask,
         # Of Celery's commands workers answer the few that are questions.
         control="worker.mailbox:GuardedControl",

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr
 
+from db.errors import PneumoscreenError
 from db.settings import RoomSettings
+
+
+class BrokerUrlInvalid(PneumoscreenError):
+    """`PNEUMOSCREEN_BROKER_URL` is not a URL like `redis://host:6379/0`. Percent-encode its password."""
+
+    code = "broker-url-invalid"
 
 
 class BrokerSettings(RoomSettings):
@@ -22,6 +31,20 @@ class BrokerSettings(RoomSettings):
     broker_cert_file: str = ""
     #: Its key.
     broker_key_file: str = ""
+
+    @property
+    def url(self) -> str:
+        """The URL in use. Raises BrokerUrlInvalid where libraries would print parts of a password."""
+        url = self.broker_url.get_secret_value()
+        try:
+            parts = urlsplit(url)
+            port_is_number = parts.port is None or parts.port > 0
+        except ValueError:
+            raise BrokerUrlInvalid from None
+        is_database = parts.scheme not in ("redis", "rediss") or re.fullmatch(r"/?[0-9]*", parts.path)
+        if not port_is_number or not is_database or "@" in parts.path + parts.query + parts.fragment:
+            raise BrokerUrlInvalid
+        return url
 
     @property
     def tls(self) -> dict[str, Any] | None:

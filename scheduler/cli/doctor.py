@@ -108,9 +108,10 @@ def _broker() -> Iterator[Finding]:
     from worker.settings import BrokerSettings
 
     broker = BrokerSettings.read()
-    url = broker.broker_url.get_secret_value()
     try:
-        with Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3, **broker.tls or {}) as client:
+        with Redis.from_url(
+            broker.url, socket_connect_timeout=3, socket_timeout=3, **broker.tls or {}
+        ) as client:
             client.ping()
     except AuthenticationError:
         yield Finding(

@@ -100,6 +100,8 @@ def test_a_mistake_is_one_line_with_a_code(
         ("LEASE_SECONDS", "soon", "settings-invalid"),
         ("DATABASE_URL", "mysql://root@localhost/x", "database-url-invalid"),
         ("DATABASE_URL", "not a url", "database-url-invalid"),
+        ("DATABASE_URL", "postgresql://u:se@root:et@host/db", "database-url-invalid"),
+        ("DATABASE_URL", "postgresql://u:se@root@host/db", "database-url-invalid"),
         ("DATABASE_URL", "postgresql://root@127.0.0.1:1/x", "database-unreachable"),
         ("HOME", "/proc/nowhere", "database-unreachable"),
     ],

@@ -12,10 +12,12 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from db.problems import CorruptImage
 from worker.app import QUEUES, SCREEN_BATCH, app, make_app
 from worker.logs import set_format
+from worker.settings import BrokerSettings, BrokerUrlInvalid
 from worker.task import TaskFailed
 
 
@@ -112,3 +114,46 @@ def test_a_task_fails_with_the_kind_of_its_error_and_no_cause(
     told = "".join(traceback.format_exception(caught.value))
     assert NAME not in told
     assert "test_app.py" in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:hun/ter2@host/0", "redis://:12/hunter2@host/0", "redis://:12#hunter2@host/0",
+        "redis://:12?hunter2@host/0", "redis://:hun[ter2@host/0", "hun:ter2@host",
+    ],
+)  # fmt: skip
+def test_a_broker_url_whose_password_is_not_encoded_is_refused_before_a_library_quotes_it(url: str) -> None:
+    with pytest.raises(BrokerUrlInvalid) as refused:
+        make_app(BrokerSettings(broker_url=SecretStr(url)))
+    assert "ter2" not in "".join(traceback.format_exception(refused.value))
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:a%2Fb@host:1/0", "rediss://u:a@b@host", "redis://127.0.0.1:6379/0"]
+)
+def test_a_broker_url_that_can_be_read_is_taken(url: str) -> None:
+    assert BrokerSettings(broker_url=SecretStr(url)).url == url
+
+
+@pytest.mark.parametrize("application", ["worker.app", "scheduler.tasks"])
+def test_celery_does_not_print_a_password_that_is_not_encoded(
+    application: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_BROKER_URL", "redis://:S3cr/et@host/0")
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        application,
+        "worker",
+        "--pool=solo",
+        "-Q",
+        "housekeeping",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    said = done.stdout + done.stderr
+    assert done.returncode
+    assert "Percent-encode its password" in said
+    assert "S3cr" not in said
