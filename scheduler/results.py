@@ -22,6 +22,9 @@ COLUMNS = tuple(field.name for field in fields(ResultRow))
 #: Rows held in memory at a time.
 _CHUNK = 5_000
 
+#: What a formula begins with in a spreadsheet.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
 
 class OutputFormatUnknown(PneumoscreenError):
     """The output file's name must end in .csv, .parquet or .json, which decides its format."""
@@ -47,6 +50,7 @@ def write_results(database: Database, name: str, out: Path, *, identifiers: bool
     """Write a cohort's rows to a CSV, Parquet or JSON file and return how many; whole or not at all.
 
     Without `identifiers`, UIDs are pseudonyms and files are named by digest. The audit log tells of it.
+    In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.
     Raises CohortUnknown, OutputFormatUnknown, OutputUnwritable, CohortArchived, SiteKeyUnusable,
     DiskFull.
     """
@@ -75,8 +79,13 @@ def _write_csv(out: Path, rows: Iterator[ResultRow]) -> int:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for count, row in enumerate(rows, start=1):  # noqa: B007  (the last count is the answer)
-            writer.writerow(astuple(row))
+            writer.writerow(map(_as_text, astuple(row)))
     return count
+
+
+def _as_text(cell: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula (OWASP, CSV injection). Numbers stay numbers."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _write_json(out: Path, rows: Iterator[ResultRow]) -> int:

@@ -110,6 +110,23 @@ def test_csv_json_and_parquet_say_the_same(finished: Database, model: object, tm
     ]
 
 
+def test_no_text_in_csv_is_a_formula_and_numbers_stay_numbers(finished: Database, tmp_path: Path) -> None:
+    """Those who write the headers and names of files choose what stands here."""
+    texts = ['=HYPERLINK("http://x")', "+1", "@SUM(A1)"]
+    with finished.write() as session:
+        for number, text in enumerate(texts, start=1):
+            changes = {"uri": text, "series_uid": "-1\t"}
+            session.execute(update(Image).where(Image.id == number).values(changes))
+    for suffix in ("csv", "json"):
+        written(finished, tmp_path / f"results.{suffix}")
+    with (tmp_path / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["source"] for row in rows] == [f"'{text}" for text in texts]
+    assert {row["series"] for row in rows} == {"'-1\t"}
+    assert rows[0]["probability"] == "0.1234567890123"
+    assert [row["source"] for row in json.loads((tmp_path / "results.json").read_text())] == texts
+
+
 def test_without_identifiers_uids_are_pseudonyms_and_files_are_known_by_their_digest(
     finished: Database, tmp_path: Path
 ) -> None:
