@@ -27,6 +27,7 @@ from db.engine import Database
 from db.errors import PneumoscreenError
 from db.migrate import DatabaseTooNew, current_revision, head_revision, upgrade
 from db.model_card import CARD_FILE, WEIGHTS_FILE
+from db.private import create_private
 from db.settings import home
 
 _MANIFEST, _KEY = "manifest.json", "site.key"
@@ -75,10 +76,7 @@ def backup(database: Database, file: Path, *, with_key: bool = True) -> Contents
     try:
         if file.exists():
             raise BackupUnwritable("it exists already")
-        with (
-            needs_room(),
-            os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out,
-        ):
+        with needs_room(), create_private(partial) as out:
             contents = _write(database, out, with_key=with_key)
             out.flush()
             os.fsync(out.fileno())
@@ -227,7 +225,7 @@ def _place_files(archive: tarfile.TarFile, database: Database, contents: Content
     if contents.has_key:
         home().mkdir(parents=True, exist_ok=True, mode=0o700)
         key = home() / _KEY
-        with os.fdopen(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        with create_private(key) as out:
             out.write(_member(archive, _KEY).read())
 
 

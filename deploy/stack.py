@@ -19,6 +19,7 @@ from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
 from db.errors import PneumoscreenError
+from db.private import create_private
 from db.settings import home, secrets_folder
 from deploy.programs import Ports, programs, supervisor_config
 from deploy.settings import StackSettings
@@ -226,9 +227,8 @@ def _write_secret(name: str, value: str) -> None:
 def _write(path: Path, content: str) -> None:
     """Write a file that only its owner can read, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(content)
+    with create_private(partial) as file:
+        file.write(content.encode())
     partial.replace(path)
 
 

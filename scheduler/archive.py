@@ -15,6 +15,7 @@ from db.archive import CohortNotFinished, Stamp, archive_rows, cohorts_to_archiv
 from db.cohorts import CohortArchived
 from db.disk import needs_room
 from db.engine import Database
+from db.private import create_private
 from scheduler.results import OutputUnwritable
 
 #: Rows in memory at a time.
@@ -72,21 +73,21 @@ def _write(database: Database, cohort_id: int, name: str, file: Path) -> Stamp:
     """Write a cohort's rows and return how it stood at that moment."""
     from pyarrow.parquet import ParquetWriter
 
-    file.touch(mode=0o600)
     schema = _schema()
-    with needs_room(), database.read() as session:
+    with needs_room(), database.read() as session, create_private(file) as out:
         stamped = stamp(session, cohort_id)
-        with ParquetWriter(file, schema) as writer:
+        with ParquetWriter(out, schema) as writer:
             rows = archive_rows(session, cohort_id)
             while chunk := list(islice(rows, _CHUNK)):
                 writer.write_table(_table([row | {"cohort": name} for row in chunk], schema))
-    _sync(file)
+        out.flush()
+        os.fsync(out.fileno())
     return stamped
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file's bytes, or the names in a folder, would outlast a power cut."""
-    opened = os.open(path, os.O_RDONLY)
+def _sync(folder: Path) -> None:
+    """Wait until the names in a folder would outlast a power cut."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)
     finally:

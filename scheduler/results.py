@@ -6,14 +6,17 @@ import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, fields
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 from db.cohorts import CohortArchived, find_cohort
 from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.events import record
+from db.private import create_private
 from db.results import ResultRow, cohort_results
 from scheduler.ingest.pseudonym import uid_pseudonym
 
@@ -61,8 +64,9 @@ def write_results(database: Database, name: str, out: Path, *, identifiers: bool
             cohort = find_cohort(session, name)
             if cohort.archived is not None:
                 raise CohortArchived
-            pseudonym = None if identifiers else uid_pseudonym
-            rows = _WRITERS[out.suffix.lower()](partial, cohort_results(session, cohort, pseudonym=pseudonym))
+            found = cohort_results(session, cohort, pseudonym=None if identifiers else uid_pseudonym)
+            with create_private(partial) as file:
+                rows = _WRITERS[out.suffix.lower()](file, found)
         with database.write() as session:
             record(session, "results.export", f"cohort:{cohort.id}", rows=rows, identifiers=identifiers)
         partial.replace(out)
@@ -73,9 +77,9 @@ def write_results(database: Database, name: str, out: Path, *, identifiers: bool
     return rows
 
 
-def _write_csv(out: Path, rows: Iterator[ResultRow]) -> int:
+def _write_csv(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
     count = 0
-    with out.open("w", newline="", encoding="utf-8") as file:
+    with TextIOWrapper(out, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for count, row in enumerate(rows, start=1):  # noqa: B007  (the last count is the answer)
@@ -88,10 +92,10 @@ def _as_text(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
-def _write_json(out: Path, rows: Iterator[ResultRow]) -> int:
+def _write_json(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
     """Write an array of objects, a line each."""
     count = 0
-    with out.open("w", encoding="utf-8") as file:
+    with TextIOWrapper(out, encoding="utf-8") as file:
         file.write("[")
         for count, row in enumerate(rows, start=1):
             file.write(("," if count > 1 else "") + "\n" + json.dumps(asdict(row)))
@@ -99,7 +103,7 @@ def _write_json(out: Path, rows: Iterator[ResultRow]) -> int:
     return count
 
 
-def _write_parquet(out: Path, rows: Iterator[ResultRow]) -> int:
+def _write_parquet(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
@@ -113,7 +117,7 @@ def _write_parquet(out: Path, rows: Iterator[ResultRow]) -> int:
     return count
 
 
-_WRITERS: dict[str, Callable[[Path, Iterator[ResultRow]], int]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, Iterator[ResultRow]], int]] = {
     ".csv": _write_csv,
     ".parquet": _write_parquet,
     ".json": _write_json,

@@ -32,6 +32,7 @@ ALLOWED = {
     ),
     "deploy": (
         "db.errors",
+        "db.private",
         "db.settings",
         "scheduler.flower.settings",
         "scheduler.metrics.settings",

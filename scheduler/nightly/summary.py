@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 from db.engine import Database
 from db.nightly import claim_summary, conclude_nights, find_night, history, note_summary, now
 from db.nights import BANDS, NightFigures, night_figures
+from db.private import create_private
 from db.problems import every_problem
 from db.settings import home
 from db.tables import NightlyRun
@@ -180,5 +181,6 @@ def _write(folder: Path, summary: Summary) -> None:
     content = {"html": page(summary), "txt": summary.as_text(), "json": json.dumps(summary.figures.as_json())}
     for suffix, text in content.items():
         partial = folder / f".{stem}.{suffix}.partial"
-        partial.write_text(text, encoding="utf-8")
+        with create_private(partial) as file:
+            file.write(text.encode())
         partial.replace(folder / f"{stem}.{suffix}")

@@ -7,6 +7,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -278,3 +279,40 @@ def test_an_archive_would_outlast_a_power_cut_before_its_rows_are_deleted(
     monkeypatch.setattr(os, "fsync", fsync)
     assert len(prune(filled, tmp_path / "archive", days=5)) == 1
     assert synced == [(False, True), (True, True)]
+
+
+def _back_up(database: Database, folder: Path) -> Path:
+    backup(database, folder / "b.tar")
+    return folder / "b.tar"
+
+
+def _export(database: Database, folder: Path, *, name: str) -> Path:
+    write_results(database, "done", folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize("planted", ["a file", "a link"])
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("b.tar", _back_up),
+        *((name, partial(_export, name=name)) for name in ("r.csv", "r.json", "r.parquet")),
+    ],
+)
+def test_what_was_planted_where_a_file_is_written_gets_nothing_of_it(
+    filled: Database, tmp_path: Path, name: str, write: Callable[[Database, Path], Path], planted: str
+) -> None:
+    there = tmp_path / f".{name}.partial"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.touch()
+    elsewhere.chmod(0o666)
+    if planted == "a link":
+        there.symlink_to(elsewhere)
+    else:
+        os.link(elsewhere, there)
+    written = write(filled, tmp_path)
+    assert elsewhere.read_bytes() == b""
+    assert not written.is_symlink()
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert not there.is_symlink()
+    assert not there.exists()
