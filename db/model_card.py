@@ -7,10 +7,20 @@ import hashlib
 import json
 import os
 import stat
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from db.errors import PneumoscreenError
 
@@ -50,8 +60,23 @@ class ModelDigestMismatch(PneumoscreenError):
 
 Channels = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 #: It stands in tables, reports and terminals.
 ClassName = Annotated[str, Field(pattern=r"^[A-Z][A-Z_]{0,31}$")]
+
+
+#: What `metrics.validation` holds of these is shown in tables.
+MEASURES = ("auc", "sensitivity", "specificity")
+
+
+class Measure(BaseModel):
+    """A share and its 95% interval; None where no image could tell."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    value: Share | None = None
+    low: Share | None = None
+    high: Share | None = None
 
 
 class ModelCard(BaseModel):
@@ -77,13 +102,30 @@ class ModelCard(BaseModel):
     #: Logits are divided by this before the softmax; fitted on validation data.
     temperature: Annotated[float, Field(gt=0)] = 1.0
     #: P(PNEUMONIA) at or above this is labelled PNEUMONIA.
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    threshold: Share = 0.5
     #: SHA-256 of `model.safetensors`, hexadecimal.
     weights_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     #: How it was trained: recipe, epochs, seed, initial weights, data fingerprint, software.
     training: dict[str, JsonValue] = {}
     #: What it scored on the images that were held out.
     metrics: dict[str, JsonValue] = {}
+
+    @field_validator("preprocessing", "training", "metrics")
+    @classmethod
+    def _can_be_printed(cls, value: JsonValue) -> JsonValue:
+        if not all(map(_is_plain, _leaves(value))):
+            raise ValueError("a text writes to terminals, or a number is too large to print")
+        return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _measures(cls, metrics: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        validation = metrics.get("validation") or {}
+        if not isinstance(validation, dict):
+            raise ValueError("what it scored has no names")
+        for name in MEASURES:
+            Measure.model_validate(validation.get(name) or {})
+        return metrics
 
     @model_validator(mode="after")
     def _has_positives(self) -> ModelCard:
@@ -95,6 +137,23 @@ class ModelCard(BaseModel):
     def positive_columns(self) -> list[int]:
         """The columns of the model's output whose sum is P(PNEUMONIA)."""
         return [self.classes.index(name) for name in self.positives]
+
+
+def _leaves(value: JsonValue) -> Iterator[JsonValue]:
+    """Yield every text, number and name in a JSON value."""
+    if isinstance(value, dict):
+        yield from value
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(one)
+    else:
+        yield value
+
+
+def _is_plain(value: JsonValue) -> bool:
+    if isinstance(value, str):
+        return not any(unicodedata.category(letter) == "Cc" for letter in value)
+    return not isinstance(value, int) or abs(value) < 2**63
 
 
 def digest_of(content: bytes) -> str:
@@ -113,12 +172,13 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def parse_card(content: bytes) -> ModelCard:
-    """Return the card in JSON, or raise ModelInvalid naming what it does not hold as it must."""
+    """Return the card in JSON, or raise ModelInvalid naming the fields that are not as they must be."""
     try:
         return ModelCard.model_validate_json(content)
     except ValidationError as error:
-        fields = sorted({".".join(map(str, part["loc"])) for part in error.errors(include_input=False)})
-        raise ModelInvalid(", ".join(fields)) from None
+        wrong = {str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]}
+        # Names that are none of ours could hold anything.
+        raise ModelInvalid(", ".join(sorted(wrong & ModelCard.model_fields.keys()))) from None
 
 
 def read_checked_weights(folder: Path, digest: str) -> bytes:

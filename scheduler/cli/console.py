@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,7 +26,7 @@ def print_json(value: Any) -> None:
 def print_table(
     columns: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None
 ) -> None:
-    """Print a table; None prints as nothing. Cells are text, whatever brackets a file name holds."""
+    """Print a table; None prints as nothing. Cells are text, whatever a file's name or a card holds."""
     from rich.text import Text
 
     table = Table(
@@ -40,5 +41,10 @@ def print_table(
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else _printable(str(cell))) for cell in row))
     console.print(table)
+
+
+def _printable(text: str) -> str:
+    """Return text without what a terminal obeys: colours, titles, its clipboard."""
+    return "".join(one for one in text if one == "\n" or unicodedata.category(one) != "Cc")

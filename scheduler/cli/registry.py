@@ -64,11 +64,19 @@ def _validation(model: Model) -> dict[str, Any]:
 
 
 def _measure(model: Model, name: str, *, interval: bool = False) -> str:
-    one = _validation(model).get(name) or {}
-    if one.get("value") is None:
+    """Return what a model scored, nothing where its card does not say it as a card must."""
+    from pydantic import ValidationError
+
+    from db.model_card import Measure
+
+    try:
+        one = Measure.model_validate(_validation(model).get(name) or {})
+    except ValidationError:
         return ""
-    value = f"{one['value']:.3f}"
-    return f"{value} ({one['low']:.3f} to {one['high']:.3f})" if interval else value
+    if one.value is None:
+        return ""
+    has_interval = one.low is not None and one.high is not None
+    return f"{one.value:.3f}" + (f" ({one.low:.3f} to {one.high:.3f})" if interval and has_interval else "")
 
 
 def _as_json(model: Model) -> dict[str, Any]:

@@ -113,6 +113,10 @@ def plant_card(content: bytes) -> Callable[[Path], None]:
     return plant
 
 
+def scored(**measures: object) -> dict[str, object]:
+    return {"validation": measures}
+
+
 def other_architecture(folder: Path) -> None:
     replace_weights(folder, save({k: t.half() for k, t in build_network("alexnet", 2).state_dict().items()}))
 
@@ -148,6 +152,14 @@ CARDS: dict[str, Callable[[Path], None]] = {
     "mean that is no number": lambda folder: change_card(folder, mean=[float("nan"), 0.4, 0.4]),
     "division by nothing": lambda folder: change_card(folder, std=[0, 0.2, 0.2]),
     "class that writes to terminals": lambda folder: change_card(folder, classes=["PNEUMONIA", "\x1b[2J"]),
+    "score that is a text": lambda folder: change_card(folder, metrics=scored(auc={"value": "x"})),
+    "score of a thousand digits": lambda folder: change_card(folder, metrics=scored(auc={"value": 10**400})),
+    "score without a name": lambda folder: change_card(folder, metrics={"validation": [1]}),
+    "scores that are no scores": lambda folder: change_card(folder, metrics=scored(sensitivity=[1])),
+    "number of a thousand digits": lambda folder: change_card(folder, training={"x": 10**4000}),
+    "text that writes to terminals": lambda folder: change_card(folder, training={"x": [{"y": "\x1b[2J"}]}),
+    "name that writes to terminals": lambda folder: change_card(folder, training={"\x9b2J": 1}),
+    "field that writes to terminals": lambda folder: change_card(folder, **{"\x1b[2J": 1}),
     "a thousand classes": lambda folder: change_card(
         folder, classes=["PNEUMONIA", *(f"C_{'A' * n}" for n in range(30)), "NORMAL"]
     ),
@@ -209,9 +221,10 @@ def test_import_needs_no_torch_to_refuse_all_but_what_only_torch_can_tell(
 ) -> None:
     put = PLANTS[plant][0] if plant in PLANTS else CARDS[plant]
     put(planted)
-    with pytest.raises(ModelInvalid):
+    with pytest.raises(ModelInvalid) as refused:
         # Without tables: it must not come as far as these.
         import_model(Database(), planted)
+    assert str(refused.value).isprintable()
     assert not (home / "models").exists()
     assert not (planted.parent / "mark").exists(), "it was unpickled"
 
@@ -228,6 +241,22 @@ def test_models_import_says_what_is_wrong(plant: str, code: str, job_table: Data
     assert code in cli("models", "import", str(planted), expect=2)
     assert planted.name not in registered(job_table)
     assert not (planted.parent / "mark").exists()
+
+
+def test_models_are_listed_whatever_stands_in_a_card(job_table: Database, planted: Path) -> None:
+    """One that was registered before cards were checked for it, or by whoever writes to the job table."""
+    ensure_champion(job_table, planted)
+    with job_table.write() as session:
+        model = session.scalars(select(Model)).one()
+        wrong = {
+            "metrics": scored(auc={"value": "x"}, sensitivity="x"),
+            "training": {"by": "\x1b]0;x\x07 me"},
+        }
+        model.card = model.card | wrong
+    assert "champion" in cli("models", "list", expect=0)
+    shown = cli("models", "show", planted.name, expect=0)
+    assert "]0;x me" in shown
+    assert "\x1b" not in shown
 
 
 def test_pickles_beside_a_model_are_neither_read_nor_copied(job_table: Database, planted: Path) -> None:
