@@ -9,6 +9,8 @@ cd "$(dirname "$0")"
 umask 077
 mkdir -p secrets
 cd secrets
+# One that was there already may be open.
+chmod 700 .
 
 word() { openssl rand -hex 24; }
 keep() { [ -s "$1" ] || printf %s "$2" > "$1"; }

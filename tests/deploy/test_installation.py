@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -101,14 +102,19 @@ def start(home: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     running: list[subprocess.Popen[bytes]] = []
 
-    def run(name: str, *more: str) -> subprocess.Popen[bytes]:
+    def run(name: str, *more: str, **environment: str) -> subprocess.Popen[bytes]:
+        mounted = tmp_path / f"secrets-{name}"
+        mounted.mkdir()
+        for secret in COMPOSE["services"][name]["secrets"]:
+            shutil.copy(Path(os.environ["PNEUMOSCREEN_SECRETS"], secret), mounted)
+        environment |= {"PATH": path, "PNEUMOSCREEN_SECRETS": str(mounted)}
         command = service_command(name)
         if more:
             command = [part.replace("--port=5555", f"--port={more[0]}") for part in command]
             command = [more[0] if part == "9464" else part for part in command]
         with (tmp_path / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
-                command, cwd=home, env=os.environ | {"PATH": path}, stdout=log, stderr=subprocess.STDOUT
+                command, cwd=home, env=os.environ | environment, stdout=log, stderr=subprocess.STDOUT
             )
         running.append(process)
         return process
@@ -170,6 +176,30 @@ def test_the_services_of_compose_screen_a_cohort(
     worker.terminate()
     assert worker.wait(60) == 0, "TERM is a clean end"
     cli("alive", "screen", expect=2)
+
+
+def test_flower_works_with_the_few_secrets_and_the_folder_that_it_is_given(
+    installed: dict[str, str],
+    start: Callable[..., subprocess.Popen[bytes]],
+    secrets: Path,
+    tmp_path: Path,
+) -> None:
+    port, folder = free_port(), tmp_path / "flowers"
+    start("flower", str(port), PNEUMOSCREEN_HOME=str(folder))
+    wait_for(lambda: get(f"http://127.0.0.1:{port}/healthcheck") == "OK")
+    password = (secrets / "pneumoscreen_flower_password").read_text()
+    login = base64.b64encode(f"pneumoscreen:{password}".encode()).decode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/queues/length", headers={"Authorization": f"Basic {login}"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert {queue["name"] for queue in json.load(answer)["active_queues"]} >= {"screen", "housekeeping"}
+    assert [path.name for path in folder.iterdir()] == ["flower"], "it opened a job table"
+
+
+def test_a_secrets_folder_that_was_open_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir(mode=0o755)
+    assert make_secrets(tmp_path).stat().st_mode & 0o777 == 0o700
 
 
 def test_the_broker_is_closed_to_those_without_password_certificate_or_right(

@@ -69,6 +69,26 @@ def test_a_pod_is_closed(name: str) -> None:
         assert not re.search(r"password|://[^/]+@", str(variable.get("value")), re.IGNORECASE)
 
 
+#: The files that Flower is given: its broker's, its own, and nothing of the job table's.
+FLOWERS = {
+    "pneumoscreen_broker_url", "pneumoscreen_flower_password", "pneumoscreen_flower_cookie_secret", "ca.crt",
+}  # fmt: skip
+
+
+def test_flower_is_given_no_job_table_no_images_and_no_models() -> None:
+    service = COMPOSE["services"]["flower"]
+    assert set(service["secrets"]) == FLOWERS
+    assert service["volumes"] == ["flower:/data"]
+    volumes = {one["name"]: one for one in pod("flower")["volumes"]}
+    claims = [one["persistentVolumeClaim"] for one in volumes.values() if "persistentVolumeClaim" in one]
+    assert claims == [{"claimName": "flower"}]
+    assert {item["key"] for item in volumes["secrets"]["secret"]["items"]} == FLOWERS
+    for name in set(OURS) - {"flower"}:
+        assert not {"pneumoscreen_flower_password", "pneumoscreen_flower_cookie_secret"} & set(
+            COMPOSE["services"][name]["secrets"]
+        )
+
+
 def test_those_who_compute_ask_for_a_gpu_and_have_time_to_finish() -> None:
     for name in ("worker", "training"):
         (container,) = pod(name)["containers"]
