@@ -1,7 +1,8 @@
 """A process that decodes: the bytes of files in, pictures out. `worker.decoders` starts it and talks to it.
 
 Decoders are written in C and read what strangers send. Here a crash, a hang or a hunger for memory costs one
-image and no worker; and whoever takes a decoder over finds no credentials, no lease and cannot write a file.
+image and no worker; and whoever takes a decoder over has none of the worker's environment, open files,
+connections and leases, and cannot write into a file. It is no sandbox: it may read what the worker may.
 """
 
 from __future__ import annotations
