@@ -18,6 +18,9 @@ COMPILE = $(SUPPLY)/bin/uv pip compile --quiet --no-config --universal --python-
 PIN = echo 'setuptools>=77' | $(COMPILE) pyproject.toml - \
 	$$(sed -nE 's/^((torch|triton|nvidia|cuda)[a-z0-9-]*)==.*/--no-emit-package \1/p' $(LOCKS)/torch.txt)
 
+# Two at a time, as most of them wait for processes; a file's tests stay together, for what they share.
+PARALLEL := --numprocesses 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all faults fuzz soak lint bench docs lock audit sbom clean
 
@@ -28,10 +31,10 @@ demo: $(VENV)/.user  ## Screen synthetic X-rays through the whole system, in a d
 	@$(BIN)/pneumoscreen demo $(ARGS)
 
 test: $(VENV)/.dev  ## Run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-all: $(VENV)/.dev  ## Run the tests, with those that take long
-	$(BIN)/python -m pytest -m 'not bench' $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not bench' $(ARGS)
 
 faults: $(VENV)/.dev  ## Kill, stop and lie to real processes, a hundred times over
 	FAULTS=100 $(BIN)/python -m pytest tests/faults -m 'not bench' $(ARGS)
