@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,7 +30,9 @@ class WebServer(SimpleHTTPRequestHandler):
             type(self).failures -= 1
             self.send_error(503)
             return
-        super().do_GET()
+        # Who wants the beginning of a file alone hangs up on the rest.
+        with suppress(ConnectionError):
+            super().do_GET()
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
