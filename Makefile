@@ -18,8 +18,8 @@ COMPILE = $(SUPPLY)/bin/uv pip compile --quiet --no-config --universal --python-
 PIN = echo 'setuptools>=77' | $(COMPILE) pyproject.toml - \
 	$$(sed -nE 's/^((torch|triton|nvidia|cuda)[a-z0-9-]*)==.*/--no-emit-package \1/p' $(LOCKS)/torch.txt)
 
-# Two at a time, as most of them wait for processes; a file's tests stay together, for what they share.
-PARALLEL := --numprocesses 2 --dist loadfile
+# Some at a time, as most of them wait for processes; those stay together that share something dear.
+PARALLEL := --numprocesses 3 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all faults fuzz soak lint bench docs lock audit sbom clean

@@ -42,6 +42,10 @@ class Running:
     secrets: list[str]
 
 
+#: One stack is for all tests here: they stay in one process.
+pytestmark = pytest.mark.xdist_group("closed")
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, artefact: Path) -> Iterator[Running]:
     home = tmp_path_factory.mktemp("closed") / "home"

@@ -36,6 +36,9 @@ from tests.conftest import postgres_url
 from tests.faults.canaries import BIRTH_DATE, WORD, find, noise, picture, plant, word
 from tests.waiting import wait_for
 
+#: What is run once is for all tests here: they stay in one process.
+pytestmark = pytest.mark.xdist_group("canaries")
+
 #: Of the database's user; the tests' server lets everybody in, and a password is sent all the same.
 DATABASE_PASSWORD = "qz-database-password"  # noqa: S105
 
