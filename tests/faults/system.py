@@ -54,6 +54,10 @@ class System:
     def pid(self, name: str) -> int:
         return next(process.pid for process in Stack().processes() if process.name == name)
 
+    def has_started(self, name: str) -> bool:
+        """Tell whether a process has lived for a second: supervisord gives up on what dies sooner."""
+        return any(process.name == name and process.state == "RUNNING" for process in Stack().processes())
+
     def signal(self, name: str, number: signal.Signals) -> int:
         """Send a signal to a process that lives; return its id."""
         wait_for(lambda: self.pid(name))

@@ -164,6 +164,7 @@ def test_housekeeping_and_beat_are_told_to_stop_under_load(system: System) -> No
             for name in ("housekeeping", "beat"):
                 stopped = system.signal(name, number)
                 wait_for(lambda name=name, old=stopped: system.pid(name) not in (0, old))  # type: ignore[misc]
+                wait_for(lambda name=name: system.has_started(name))  # type: ignore[misc]
             check(system.database)
     system.end()
     assert attempts(system) == 1
