@@ -202,7 +202,9 @@ def ask(url: str, headers: dict[str, str], content: bytes | None = None) -> byte
 
 
 @BOTH_AT_LENGTH
-@pytest.mark.parametrize("signals", [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]])
+@pytest.mark.parametrize(
+    "signals", [[signal.SIGQUIT], pytest.param([signal.SIGTERM, signal.SIGTERM], marks=pytest.mark.long)]
+)
 def test_a_worker_that_may_not_finish_gives_its_batches_back_at_once(
     job_table: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: list[signal.Signals]
 ) -> None:

@@ -28,6 +28,15 @@ from scheduler.submit import submit
 from tests.faults.invariant import check
 from tests.waiting import wait_for
 
+#: `make test` does it on one database, `make test-all` and `make faults` on both.
+_LONG = pytest.mark.long
+SOONER_ON_SQLITE = pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=_LONG)], indirect=True
+)
+SOONER_ON_POSTGRESQL = pytest.mark.parametrize(
+    "database_url", [pytest.param("sqlite", marks=_LONG), "postgresql"], indirect=True
+)
+
 #: How often the faults that are repeated are repeated.
 TIMES = int(os.environ.get("FAULTS", "4"))
 IMAGES = 40 * max(TIMES, 6)

@@ -25,11 +25,12 @@ from scheduler.cli.running import start_stack
 from scheduler.ingest import open_source
 from scheduler.submit import submit
 from tests.faults.invariant import check
-from tests.faults.system import IMAGES, LEASE, TIMES, System
+from tests.faults.system import IMAGES, LEASE, SOONER_ON_POSTGRESQL, TIMES, System
 from tests.waiting import wait_for
 from worker.app import SCREEN_BATCH, make_app
 
 
+@SOONER_ON_POSTGRESQL
 def test_a_worker_is_killed_again_and_again(system: System) -> None:
     draw = random.Random(5)
     system.submit()

@@ -13,7 +13,7 @@ from db.tables import Batch, Image, Prediction
 from deploy.stack import Stack
 from scheduler.metrics.broker import UNACKED, queue_of
 from tests.faults.invariant import check
-from tests.faults.system import QUICK, TIMES, System
+from tests.faults.system import QUICK, SOONER_ON_SQLITE, TIMES, System
 from tests.faults.workers import own_worker
 from tests.waiting import wait_for
 from worker.app import SCREEN
@@ -48,6 +48,7 @@ def predictions(system: System) -> int:
         return session.scalars(select(func.count()).select_from(Prediction)).one()
 
 
+@SOONER_ON_SQLITE
 def test_a_worker_dies_at_the_worst_moments_of_a_batch(no_worker: System) -> None:
     system = no_worker
     system.submit()
@@ -77,6 +78,7 @@ def test_a_worker_dies_at_the_worst_moments_of_a_batch(no_worker: System) -> Non
     assert done.items() <= now.items(), "a batch that was done was screened again"
 
 
+@SOONER_ON_SQLITE
 def test_a_worker_whose_gpu_fails_ends_and_another_one_screens_its_images(no_worker: System) -> None:
     system = no_worker
     system.submit()
