@@ -20,6 +20,8 @@ PIN = echo 'setuptools>=77' | $(COMPILE) pyproject.toml - \
 
 # Some at a time, as most of them wait for processes; those stay together that share something dear.
 PARALLEL := --numprocesses 3 --dist loadgroup
+# Where there are more threads than cores, those of torch take twice the time by waiting busily for each other.
+test test-all: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all faults fuzz soak lint bench docs lock audit sbom clean
