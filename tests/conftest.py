@@ -120,6 +120,15 @@ def model(database: Database, artefact: Path) -> Model:
     return ensure_champion(database, artefact)
 
 
+@pytest.fixture
+def job_table(home: Path, artefact: Path) -> Database:
+    """Open the data directory's own job table, whose champion is the small model."""
+    database = Database()
+    upgrade(database)
+    ensure_champion(database, artefact)
+    return database
+
+
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write two phantoms of each kind: JPEG, PNG, 16-bit PNG, CR and DX."""

@@ -57,6 +57,13 @@ def done(system: System) -> int:
     return system.count(*TERMINAL)
 
 
+def goes_on(system: System, after: str) -> None:
+    """Wait for a batch to end, and print how long it took."""
+    back, before = time.monotonic(), done(system)
+    wait_for(lambda: done(system) > before)
+    print(f"first batch {time.monotonic() - back:.1f} s after {after}")
+
+
 def most_attempts(system: System) -> int:
     with system.database.read() as session:
         return session.scalars(select(func.max(Batch.attempt))).one()
@@ -83,10 +90,7 @@ def test_the_server_stops_for_longer_than_a_lease(server: Postgres, start: Start
     server.stop("immediate")
     time.sleep(2 * LEASE)
     server.start()
-    back = time.monotonic()
-    before = done(system)
-    wait_for(lambda: done(system) > before)
-    print(f"first batch {time.monotonic() - back:.1f} s after the server's return")
+    goes_on(system, "the server's return")
     system.end()
     assert split(system) == 0, "an outage was held against the images"
     assert most_attempts(system) == 1
@@ -179,8 +183,5 @@ def test_what_stands_before_the_server_falls_silent_and_is_restarted(server: Pos
     proxy.speak()
     # Who is still being listened to without an answer cannot know: TCP itself is well.
     proxy.cut()
-    back = time.monotonic()
-    before = done(system)
-    wait_for(lambda: done(system) > before)
-    print(f"first batch {time.monotonic() - back:.1f} s after its restart")
+    goes_on(system, "its restart")
     system.end()

@@ -15,8 +15,6 @@ from db.cohorts import open_cohort
 from db.database_errors import DatabaseFull, DatabaseReadOnly
 from db.engine import Database
 from db.images import NewImage, add_images
-from db.migrate import upgrade
-from db.registry import ensure_champion
 from db.settings import DatabaseSettings
 from scheduler.ingest import open_source
 from scheduler.submit import submit
@@ -24,14 +22,6 @@ from tests.faults.invariant import check
 from tests.faults.system import TIMES
 
 WRITERS = 8
-
-
-@pytest.fixture
-def job_table(home: Path, artefact: Path) -> Database:
-    database = Database()
-    upgrade(database)
-    ensure_champion(database, artefact)
-    return database
 
 
 def test_eight_writers_wait_for_each_other(job_table: Database) -> None:

@@ -328,17 +328,23 @@ class Hook(BaseHTTPRequestHandler):
         pass
 
 
-def test_the_summary_is_sent_and_sent_again_where_that_failed(
-    with_champion: Database, ward: Nightly, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def receive(monkeypatch: pytest.MonkeyPatch, *, refuse: int = 0) -> tuple[Inbox, HTTPServer]:
+    """Have summaries sent to a mail server, which refuses so many at first, and to a web server."""
     Hook.got.clear()
-    inbox, hook = Inbox(), HTTPServer(("127.0.0.1", 0), Hook)
+    inbox, hook = Inbox(refuse=refuse), HTTPServer(("127.0.0.1", 0), Hook)
     threading.Thread(target=hook.serve_forever, daemon=True).start()
     for name, value in {
         "SMTP_HOST": "127.0.0.1", "SMTP_PORT": inbox.port, "SMTP_SECURITY": "none",
         "MAIL_TO": '["radiology@example.org"]', "WEBHOOK_URL": f"http://127.0.0.1:{hook.server_port}/x",
     }.items():  # fmt: skip
         monkeypatch.setenv(f"PNEUMOSCREEN_{name}", str(value))
+    return inbox, hook
+
+
+def test_the_summary_is_sent_and_sent_again_where_that_failed(
+    with_champion: Database, ward: Nightly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox, hook = receive(monkeypatch)
     assert SendSettings.read().mail_to == ("radiology@example.org",)
     run_id = run_now(with_champion, ward)
     walk_night(with_champion, settings(ward), run_id)
@@ -362,15 +368,8 @@ def test_the_summary_is_sent_and_sent_again_where_that_failed(
 def test_what_went_out_is_not_sent_again_while_the_other_fails(
     mail: int, webhook: int, with_champion: Database, ward: Nightly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Hook.got.clear()
     monkeypatch.setattr(Hook, "refuse", webhook)
-    inbox, hook = Inbox(refuse=mail), HTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=hook.serve_forever, daemon=True).start()
-    for name, value in {
-        "SMTP_HOST": "127.0.0.1", "SMTP_PORT": inbox.port, "SMTP_SECURITY": "none",
-        "MAIL_TO": '["radiology@example.org"]', "WEBHOOK_URL": f"http://127.0.0.1:{hook.server_port}/x",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(f"PNEUMOSCREEN_{name}", str(value))
+    inbox, hook = receive(monkeypatch, refuse=mail)
     run_id = run_now(with_champion, ward)
     walk_night(with_champion, settings(ward), run_id)
     screen(with_champion, run_id, [0.9, 0.1, 0.3])

@@ -12,9 +12,8 @@ import pytest
 from sqlalchemy import select
 
 from db.engine import Database
-from db.migrate import upgrade
 from db.model_card import CARD_FILE, read_card
-from db.registry import ensure_champion, find_champion, find_model, import_model, promote
+from db.registry import find_champion, find_model, import_model, promote
 from db.runs import RunNotOpen, find_run, reopen_run
 from db.states import ModelState, RunState
 from db.tables import Event, TrainingResult
@@ -33,15 +32,6 @@ Start = Callable[..., int]
 
 CLINICAL = replace(RECIPES[RecipeName.CLINICAL], epochs=2, batch_size=16)
 THESIS = replace(RECIPES[RecipeName.THESIS], epochs=2, batch_size=16)
-
-
-@pytest.fixture
-def job_table(home: Path, artefact: Path) -> Database:
-    """Open a job table whose champion knows nothing."""
-    database = Database()
-    upgrade(database)
-    ensure_champion(database, artefact)
-    return database
 
 
 def table(finished: Finished) -> list[tuple[float, float, float]]:
