@@ -34,6 +34,12 @@ class NewImage:
     state: ImageState = ImageState.PENDING
 
 
+def held_uris(session: Session, cohort_id: int, uris: Sequence[str]) -> set[str]:
+    """Return those of these files that a cohort holds already."""
+    query = select(Image.uri).where(Image.uri.in_(uris), Image.cohort_id == cohort_id)
+    return set(session.scalars(query))
+
+
 def add_images(session: Session, cohort_id: int, images: Sequence[NewImage]) -> int:
     """Add images that the cohort does not hold yet; return how many were new.
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, partial
 from io import BytesIO
 from operator import itemgetter
@@ -59,6 +60,8 @@ class RemoteFile:
     url: str
     #: Bytes; None where the listing does not say.
     size: int | None
+    #: Time of the last change in seconds since 1970; None where the listing does not say.
+    modified: float | None = None
 
 
 def is_remote(name: str) -> bool:
@@ -115,7 +118,9 @@ def list_files(url: str, *, roots: Roots | None = None) -> Iterator[RemoteFile]:
             if entry["type"] == "directory":
                 below.append(name.rstrip("/") + "/")
             else:
-                yield RemoteFile(_address(url, name), entry.get("size"))
+                # Of a link, SFTP lists what the link itself has.
+                known = entry if entry["type"] != "link" else {}
+                yield RemoteFile(_address(url, name), known.get("size"), _modified(known))
         folders += reversed(below)
 
 
@@ -256,6 +261,12 @@ def _shared(scheme: str, _process: int, roots: Roots | None) -> AbstractFileSyst
     watching.on_request_redirect.append(check)
     client = {"timeout": patience, "trace_configs": [watching]}
     return fsspec.filesystem("http", client_kwargs=client, **how)
+
+
+def _modified(entry: dict[str, Any]) -> float | None:
+    """Return when a listed file was last changed, by S3's name for it or by SFTP's; web pages do not say."""
+    moment = entry.get("LastModified", entry.get("mtime"))
+    return moment.timestamp() if isinstance(moment, datetime) else None
 
 
 def _is_inside(name: str, folder: str) -> bool:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from sqlalchemy.orm import Session
 
-from db.cohorts import close_ingest, lock_cohort, open_cohort
+from db.cohorts import CohortUnknown, close_ingest, find_cohort, lock_cohort, open_cohort
 from db.engine import Database
-from db.images import add_images
+from db.images import add_images, held_uris
 from db.registry import champion, find_model
 from db.states import CohortState
 from db.tables import Cohort
 from scheduler.doorbell import ask_for_batches
+from scheduler.ingest.chunks import chunks
 from scheduler.ingest.pseudonym import place_pseudonym
-from scheduler.ingest.source import Source, SourceEmpty
+from scheduler.ingest.source import Entry, Source, SourceEmpty
 from scheduler.settings import SchedulerSettings
+
+#: Files looked up in the job table at a time.
+LOOKUP = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +63,15 @@ def submit(
 
     `on_open` gets the cohort in the transaction that opens it.
 
-    Killed in the middle and run again it goes on: what is there stays. A source without an image
-    leaves no cohort behind, and one that breaks off leaves it to be gone on with.
+    Killed in the middle and run again it goes on: what is there stays, and is not opened again. A source
+    without an image leaves no cohort behind, and one that breaks off leaves it to be gone on with.
     Raises SourceEmpty, SourceUnreadable, ModelUnknown, NoChampion, CohortHasOtherModel.
     """
     size = SchedulerSettings.read().ingest_images
-    images = source.walk()
-    chunk = list(islice(images, size))
-    if not chunk:
+    unknown = _Unknown(database, source, name)
+    images = chunks(source.walk(unknown.entries()), size)
+    chunk = next(images, None)
+    if not chunk and not unknown.held:
         closed = source.closed_folders
         raise SourceEmpty(f"folders that may not be read: {closed}" if closed else "")
     with database.write() as session:
@@ -77,15 +81,15 @@ def submit(
         cohort = open_cohort(session, name, source=source.described, priority=priority, model=wanted)
         on_open(session, cohort)
         cohort_id = cohort.id
-    found = new = 0
+    taken = new = 0
     while chunk:
         with database.write() as session:
             if lock_cohort(session, cohort_id).state is CohortState.CANCELLED:
                 break
             new += add_images(session, cohort_id, chunk)
-        found += len(chunk)
-        on_found(found)
-        chunk = list(islice(images, size))
+        taken += len(chunk)
+        on_found(unknown.held + taken)
+        chunk = next(images, None)
     with database.write() as session:
         close_ingest(session, cohort_id)
     if new:
@@ -93,11 +97,36 @@ def submit(
     return Submitted(
         cohort_id=cohort_id,
         cohort=name,
-        found=found,
+        found=unknown.held + taken,
         new=new,
         ignored=source.ignored,
         closed_folders=source.closed_folders,
     )
+
+
+class _Unknown:
+    """What a source lists and a cohort does not hold yet."""
+
+    def __init__(self, database: Database, source: Source, cohort: str) -> None:
+        self._database, self._source = database, source
+        #: Files that were passed over, because the cohort holds them.
+        self.held = 0
+        with database.read() as session:
+            try:
+                self._cohort_id: int | None = find_cohort(session, cohort).id
+            except CohortUnknown:
+                self._cohort_id = None
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield them."""
+        for chunk in chunks(self._source.entries(), LOOKUP):
+            held = set[str]()
+            if self._cohort_id is not None:
+                with self._database.read() as session:
+                    held = held_uris(session, self._cohort_id, [entry.uri for entry in chunk])
+            unknown = [entry for entry in chunk if entry.uri not in held]
+            self.held += len(chunk) - len(unknown)
+            yield from unknown
 
 
 def default_cohort(source: Source) -> str:

@@ -9,18 +9,24 @@ from dataclasses import replace
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
+from typing import BinaryIO
 
 from db.images import NewImage
-from db.problems import EmptyFile, FileUnreadable, OutsideRoots
+from db.problems import EmptyFile, FileUnreadable, ImageProblem, OutsideRoots
 from db.roots import EVERYWHERE, Roots, SourceOutsideRoots
-from db.uri import path_to_uri
-from scheduler.ingest.dicom import Identity, read_identity
-from scheduler.ingest.look import START_BYTES, look
-from scheduler.ingest.source import SourceMissing, SourceUnreadable, SourceUnsupported
+from db.uri import path_to_uri, uri_to_path
+from scheduler.ingest.dicom import read_identity
+from scheduler.ingest.look import START_BYTES, is_expected, is_hidden, look, not_readable
+from scheduler.ingest.source import Entry, Source, SourceMissing, SourceUnreadable, SourceUnsupported
 
 
-class FolderSource:
+class FolderSource(Source):
     """The images in a folder and all folders below it, or one image file."""
+
+    #: A share's server answers in parallel; more threads than this wait for each other in the interpreter.
+    threads = 8
+    #: Opening a local file takes less time than handing it to a thread.
+    at_once = 16
 
     def __init__(self, path: Path, roots: Roots = EVERYWHERE) -> None:
         """Raise SourceMissing, SourceUnreadable, SourceUnsupported or SourceOutsideRoots: nothing to walk."""
@@ -47,20 +53,20 @@ class FolderSource:
         """The path."""
         return str(self.path)
 
-    def walk(self) -> Iterator[NewImage]:
-        """Yield the images in the order of their paths.
+    def entries(self) -> Iterator[Entry]:
+        """Yield the files in the order of their paths.
 
         Links to files are followed, unless they lead out of the roots; links to folders are not, so that a
         loop has no way to close. Folders that others keep to themselves are counted and left out, as a
         `lost+found`; of any other that cannot be listed nobody knows what is in it: raises SourceUnreadable.
         """
         if self.path.is_file():
-            yield from self._look(self.path)
+            yield _entry(self.path)
             return
         for folder, subfolders, names in os.walk(self.path, onerror=self._pass_over):
             subfolders.sort()
             for name in sorted(names):
-                yield from self._look(Path(folder, name))
+                yield _entry(Path(folder, name))
 
     def _pass_over(self, error: OSError) -> None:
         """Count a folder that this user may not list. Raises SourceUnreadable."""
@@ -68,41 +74,41 @@ class FolderSource:
             raise SourceUnreadable(error.strerror or "") from None
         self.closed_folders += 1
 
-    def _look(self, path: Path) -> Iterator[NewImage]:
-        """Yield the file's image, if it is one."""
-        image = look(path.name, path_to_uri(path), partial(self._start, path), partial(self._identity, path))
-        if image is None:
-            self.ignored += 1
-        else:
-            yield _as_it_is_now(image, path)
+    def look(self, entry: Entry) -> NewImage | None:
+        """Return the file's image, with the size and the time of the very bytes that were looked at.
 
-    def _start(self, path: Path) -> bytes:
-        """Return the bytes that tell a DICOM file.
-
-        Raises EmptyFile, OutsideRoots, FileVanished, FileUnreadable.
+        By these the worker tells a file that has changed since. Raises FileVanished, FileUnreadable.
         """
-        with self._roots.open_file(path) as file:
-            try:
-                start = file.read(START_BYTES)
-            except OSError:
-                raise FileUnreadable from None
-        if not start:
-            raise EmptyFile
-        return start
-
-    def _identity(self, path: Path) -> Identity:
-        """Read a DICOM file's identifiers.
-
-        Raises OutsideRoots, FileVanished, FileUnreadable, CorruptImage.
-        """
-        with self._roots.open_file(path) as file, BufferedReader(file) as buffered:
-            return read_identity(buffered)
+        path = uri_to_path(entry.uri)
+        if is_hidden(path.name):
+            return None
+        try:
+            file = self._roots.open_file(path)
+        except ImageProblem as problem:
+            image = not_readable(entry.uri, problem, expected=is_expected(path.name))
+            return image and replace(image, size=entry.size, modified=entry.modified)
+        with BufferedReader(file) as content:
+            status = os.fstat(content.fileno())
+            image = look(path.name, entry.uri, partial(_start, content), partial(read_identity, content))
+        return image and replace(image, size=status.st_size, modified=status.st_mtime)
 
 
-def _as_it_is_now(image: NewImage, path: Path) -> NewImage:
-    """Note size and date, by which the worker tells a file that has changed since."""
+def _start(content: BinaryIO) -> bytes:
+    """Return the bytes that tell a DICOM file. Raises EmptyFile, FileUnreadable."""
+    try:
+        start = content.read(START_BYTES)
+    except OSError:
+        raise FileUnreadable from None
+    if not start:
+        raise EmptyFile
+    return start
+
+
+def _entry(path: Path) -> Entry:
+    """Return a file as its folder has it; a link that leads nowhere has neither size nor time."""
+    uri = path_to_uri(path)
     try:
         status = path.stat()
     except OSError:
-        return image
-    return replace(image, size=status.st_size, modified=status.st_mtime)
+        return Entry(uri)
+    return Entry(uri, status.st_size, status.st_mtime)

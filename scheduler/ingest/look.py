@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from db.images import NewImage
-from db.problems import ImageProblem, OutsideRoots
+from db.problems import FileUnreadable, FileVanished, ImageProblem, OutsideRoots
 from scheduler.ingest.dicom import DICOMDIR, Identity
 from worker.dicom_header import MAGIC, PREAMBLE
 
@@ -24,15 +24,15 @@ _FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
 def look(
     name: str, uri: str, start: Callable[[], bytes], identity: Callable[[], Identity]
 ) -> NewImage | None:
-    """Return a file's image, or None where it is none.
+    """Return a file's image, or None if it is not an image.
 
     `start` gives the file's first START_BYTES bytes and `identity` its DICOM identifiers; both may raise
-    ImageProblem, which is the image's reason.
+    ImageProblem, which is the image's reason. Raises that of a file whose name does not tell what it is.
     """
     suffix = PurePosixPath(name).suffix.lower()
-    if name.startswith("."):
+    if is_hidden(name):
         return None
-    expected = suffix in RASTER_SUFFIXES | DICOM_SUFFIXES
+    expected = is_expected(name)
     try:
         beginning = start()
         dicom = beginning[PREAMBLE:] == MAGIC
@@ -44,10 +44,31 @@ def look(
         if beginning[:2] in _FIRST_GROUPS and (found := identity()).instance_uid:
             return _dicom(uri, found)
     except ImageProblem as problem:
-        # What lies outside is not looked at, so nobody can tell that it is no image.
-        if expected or isinstance(problem, OutsideRoots):
-            return NewImage(uri=uri, state=problem.state, problem=problem.code)
+        return not_readable(uri, problem, expected=expected)
     return None
+
+
+def not_readable(uri: str, problem: ImageProblem, *, expected: bool) -> NewImage | None:
+    """Return the row of an image that cannot be looked at; None for what is damaged or empty and no image.
+
+    Raises FileVanished and FileUnreadable of a file that was not expected to be an image: nobody can tell.
+    """
+    # What lies outside is not looked at, so nobody can tell that it is no image.
+    if expected or isinstance(problem, OutsideRoots):
+        return NewImage(uri=uri, state=problem.state, problem=problem.code)
+    if isinstance(problem, FileVanished | FileUnreadable):
+        raise problem
+    return None
+
+
+def is_hidden(name: str) -> bool:
+    """Tell a file that systems leave behind, as `.DS_Store`: it is never opened."""
+    return name.startswith(".")
+
+
+def is_expected(name: str) -> bool:
+    """Tell whether a file's name says that it is an image."""
+    return PurePosixPath(name).suffix.lower() in RASTER_SUFFIXES | DICOM_SUFFIXES
 
 
 def _dicom(uri: str, identity: Identity) -> NewImage | None:

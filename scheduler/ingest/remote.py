@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -18,12 +16,12 @@ from db.remote import RemoteFile, check_url, list_files, read_start
 from db.roots import EVERYWHERE, Roots, SourceOutsideRoots
 from scheduler.ingest.dicom import Identity, read_identity
 from scheduler.ingest.look import DICOM_SUFFIXES, RASTER_SUFFIXES, START_BYTES, look
-from scheduler.ingest.source import SourceMissing, SourceUnreadable
+from scheduler.ingest.source import Entry, Source, SourceMissing, SourceUnreadable
 from worker.dicom_header import HEAD_BYTES
 
-#: Files that are looked at side by side: the answer of a distant server takes its time. An SSH server takes
-#: few connections at once (OpenSSH's MaxStartups).
-_SIDE_BY_SIDE, _SIDE_BY_SIDE_SFTP = 16, 4
+#: Threads that look: the answer of a distant server takes its time. An SSH server takes few connections at
+#: once (OpenSSH's MaxStartups).
+_THREADS, _THREADS_SFTP = 16, 4
 
 #: Bytes that hold the identifiers of nearly every DICOM file, and what comes before its header.
 _HEAD_BYTES = HEAD_BYTES + (1 << 16)
@@ -32,8 +30,10 @@ _HEAD_BYTES = HEAD_BYTES + (1 << 16)
 _LONG_HEAD_BYTES = 16 << 20
 
 
-class RemoteSource:
+class RemoteSource(Source):
     """The images below a URL, or the one image that it names."""
+
+    at_once = 1
 
     def __init__(self, url: str, roots: Roots = EVERYWHERE) -> None:
         """Raise RemoteUrlInvalid where the URL cannot be used, SourceOutsideRoots where it may not."""
@@ -45,34 +45,34 @@ class RemoteSource:
         self._roots = roots
         self.ignored = self.closed_folders = 0
         self._url = url
+        self.threads = _THREADS_SFTP if url.startswith("sftp:") else _THREADS
 
     @property
     def described(self) -> str:
         """The URL."""
         return self._url
 
-    def walk(self) -> Iterator[NewImage]:
-        """Yield the images folder by folder, in the order of their names."""
-        side_by_side = _SIDE_BY_SIDE_SFTP if self._url.startswith("sftp:") else _SIDE_BY_SIDE
-        with ThreadPoolExecutor(side_by_side, thread_name_prefix="look") as threads:
-            looking: deque[Future[NewImage | None]] = deque()
-            try:
-                for file in self._files():
-                    looking.append(threads.submit(_look, file, self._roots))
-                    if len(looking) > 4 * side_by_side:
-                        yield from self._kept([looking.popleft()])
-                yield from self._kept(looking)
-            finally:
-                for future in looking:
-                    future.cancel()
+    def entries(self) -> Iterator[Entry]:
+        """Yield the files folder by folder, in the order of their names.
 
-    def _kept(self, looking: Iterable[Future[NewImage | None]]) -> Iterator[NewImage]:
-        for future in looking:
-            image = future.result()
-            if image is None:
-                self.ignored += 1
-            else:
-                yield image
+        Raises SourceMissing, SourceUnreadable, SourceOutsideRoots.
+        """
+        for file in self._files():
+            yield Entry(file.url, file.size, file.modified)
+
+    def look(self, entry: Entry) -> NewImage | None:
+        """Return the file's image, with the size that the listing gave.
+
+        Raises FileVanished, FileUnreadable.
+        """
+        name = _name(entry.uri)
+        fetch = partial(read_start, entry.uri, roots=self._roots)
+        # Fetched once, by whoever wants it first.
+        head = cache(partial(fetch, _HEAD_BYTES))
+        image = look(
+            name, entry.uri, partial(_start, name, entry.size, fetch, head), partial(_identity, fetch, head)
+        )
+        return image and replace(image, size=entry.size)
 
     def _files(self) -> Iterator[RemoteFile]:
         """Yield what is there. Raises SourceMissing, SourceUnreadable, SourceOutsideRoots."""
@@ -92,21 +92,16 @@ class RemoteSource:
             raise SourceUnreadable(type(error).__name__) from None
 
 
-def _look(file: RemoteFile, roots: Roots) -> NewImage | None:
-    start, identity = partial(_start, file, roots), partial(_identity, file, roots)
-    image = look(_name(file.url), file.url, start, identity)
-    return image and replace(image, size=file.size)
-
-
-def _start(file: RemoteFile, roots: Roots) -> bytes:
+def _start(name: str, size: int | None, fetch: Callable[[int], bytes], head: Callable[[], bytes]) -> bytes:
     """Return the bytes that tell a DICOM file; a raster's name is enough, which saves a request for each.
 
     Raises EmptyFile, OutsideRoots, FileVanished, FileUnreadable.
     """
-    if file.size is None or file.size:
-        if PurePosixPath(_name(file.url)).suffix.lower() in RASTER_SUFFIXES:
+    suffix = PurePosixPath(name).suffix.lower()
+    if size is None or size:
+        if suffix in RASTER_SUFFIXES:
             return b""
-        if start := read_start(file.url, START_BYTES, roots=roots):
+        if start := head()[:START_BYTES] if suffix in DICOM_SUFFIXES else fetch(START_BYTES):
             return start
     raise EmptyFile
 
@@ -122,23 +117,22 @@ class _Head(BytesIO):
         return content
 
 
-def _identity(file: RemoteFile, roots: Roots) -> Identity:
+def _identity(fetch: Callable[[int], bytes], head: Callable[[], bytes]) -> Identity:
     """Read a DICOM file's identifiers.
 
     Raises OutsideRoots, FileVanished, FileUnreadable, CorruptImage.
     """
-    content = read_start(file.url, _HEAD_BYTES, roots=roots)
-    head = _Head(content)
-    is_whole = len(content) < _HEAD_BYTES
+    content = _Head(head())
+    is_whole = len(head()) < _HEAD_BYTES
     try:
-        identity = read_identity(head)
+        identity = read_identity(content)
     except CorruptImage:
-        if is_whole or not head.is_short:
+        if is_whole or not content.is_short:
             raise
     else:
-        if is_whole or not head.is_short:
+        if is_whole or not content.is_short:
             return identity
-    return read_identity(BytesIO(read_start(file.url, _LONG_HEAD_BYTES, roots=roots)))
+    return read_identity(BytesIO(fetch(_LONG_HEAD_BYTES)))
 
 
 def _name(url: str) -> str:

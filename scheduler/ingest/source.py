@@ -1,12 +1,21 @@
-"""What every kind of source gives."""
+"""What every kind of source gives: what it lists, and what one listed file is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 from db.errors import PneumoscreenError
 from db.images import NewImage
+from db.problems import ImageProblem
+from scheduler.ingest.chunks import chunks
+
+#: Groups of files that each thread has before it while the one that leads waits for the first of them.
+_AHEAD = 4
 
 
 class SourceMissing(PneumoscreenError):
@@ -33,13 +42,23 @@ class SourceUnsupported(PneumoscreenError):
     code = "source-unsupported"
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file as its source lists it, before anybody has opened it."""
+
+    uri: str
+    #: Bytes, and time of the last change in seconds since 1970; None if the listing does not say.
+    size: int | None = None
+    modified: float | None = None
+
+
 class Source(Protocol):
     """A place that images come from."""
 
-    @property
-    def described(self) -> str:
-        """Where it is, as a person would give it."""
-        ...
+    #: Threads that open files at the same time: the answer of a share or a server takes its time.
+    threads: int
+    #: Files that one thread opens before it hands over what it found.
+    at_once: int
 
     #: Files that were seen and are not images, and so get no row; counts up while walking.
     ignored: int
@@ -47,6 +66,61 @@ class Source(Protocol):
     #: Folders that this user may not list, and whose images get no row; counts up while walking.
     closed_folders: int
 
-    def walk(self) -> Iterator[NewImage]:
-        """Yield every image once, in an order that a second walk repeats."""
+    @property
+    @abstractmethod
+    def described(self) -> str:
+        """Where it is, as a person would give it."""
         ...
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """Yield every file once, unopened, in an order that a second walk repeats."""
+        ...
+
+    @abstractmethod
+    def look(self, entry: Entry) -> NewImage | None:
+        """Open a file once and return its image, or None if it is not an image. Several threads may call it.
+
+        Raises ImageProblem if the file cannot be read and its name does not tell that it is an image.
+        """
+        ...
+
+    def walk(self, entries: Iterable[Entry] | None = None) -> Iterator[NewImage]:
+        """Yield the images among these entries, by default among all, in the order of the entries."""
+        for image in _look_side_by_side(self, self.entries() if entries is None else entries):
+            if image is None:
+                self.ignored += 1
+            else:
+                yield image
+
+
+def _look_side_by_side(source: Source, entries: Iterable[Entry]) -> Iterator[NewImage | None]:
+    """Yield what each entry is, in their order; a few threads look while the caller takes what they found."""
+    with ThreadPoolExecutor(source.threads, thread_name_prefix="look") as threads:
+        looking: deque[Future[list[NewImage | None]]] = deque()
+        try:
+            for group in chunks(entries, source.at_once):
+                looking.append(threads.submit(_look_at_all, source, group))
+                if len(looking) > _AHEAD * source.threads:
+                    yield from looking.popleft().result()
+            while looking:
+                yield from looking.popleft().result()
+        except Exception:
+            # The source broke off. What it listed before is not lost.
+            while looking:
+                yield from looking.popleft().result()
+            raise
+        finally:
+            for future in looking:
+                future.cancel()
+
+
+def _look_at_all(source: Source, entries: Iterable[Entry]) -> list[NewImage | None]:
+    return [_look_at(source, entry) for entry in entries]
+
+
+def _look_at(source: Source, entry: Entry) -> NewImage | None:
+    try:
+        return source.look(entry)
+    except ImageProblem:
+        return None

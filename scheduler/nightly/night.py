@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 from kombu.exceptions import OperationalError
 
@@ -30,9 +29,10 @@ from db.nightly import (
     walked,
 )
 from scheduler.ingest import open_source
-from scheduler.ingest.source import Source, SourceEmpty
+from scheduler.ingest.chunks import chunks
+from scheduler.ingest.source import Entry, Source, SourceEmpty
 from scheduler.nightly.schedule import Nightly, NightlySettings
-from scheduler.submit import submit
+from scheduler.submit import LOOKUP, submit
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,6 @@ Ring = Callable[[int], None]
 _PATIENCE = 43_200.0
 #: A lease is five heartbeats; walking a share that hangs is somebody else's after this long.
 _LEASE_SECONDS = 60.0
-#: Files looked up at a time.
-_LOOKUP = 1000
 
 
 def open_due(database: Database, settings: NightlySettings) -> list[int]:
@@ -98,11 +96,12 @@ def ring_nights(database: Database, settings: NightlySettings, ring: Ring) -> in
     return len(run_ids)
 
 
-class _NewOnly:
-    """What a source holds and no cohort of a schedule does yet."""
+class _NewOnly(Source):
+    """What a source lists and no cohort of a schedule holds yet."""
 
     def __init__(self, source: Source, database: Database, name: str) -> None:
         self._source, self._database, self._name = source, database, name
+        self.threads, self.at_once = source.threads, source.at_once
         self.ignored = self.closed_folders = 0
 
     @property
@@ -110,14 +109,17 @@ class _NewOnly:
         """Where it is."""
         return self._source.described
 
-    def walk(self) -> Iterator[NewImage]:
-        """Yield the new images."""
-        images = self._source.walk()
-        while chunk := list(islice(images, _LOOKUP)):
-            self.ignored, self.closed_folders = self._source.ignored, self._source.closed_folders
+    def entries(self) -> Iterator[Entry]:
+        """Yield the files that are new."""
+        for chunk in chunks(self._source.entries(), LOOKUP):
             with self._database.read() as session:
-                known = known_uris(session, self._name, [image.uri for image in chunk])
-            yield from (image for image in chunk if image.uri not in known)
+                known = known_uris(session, self._name, [entry.uri for entry in chunk])
+            yield from (entry for entry in chunk if entry.uri not in known)
+        self.closed_folders = self._source.closed_folders
+
+    def look(self, entry: Entry) -> NewImage | None:
+        """Open a file that is new."""
+        return self._source.look(entry)
 
 
 def walk_night(database: Database, settings: NightlySettings, run_id: int) -> bool:

@@ -17,7 +17,7 @@ from db.images import NewImage
 from db.registry import ModelUnknown, NoChampion, import_model
 from db.tables import Model
 from scheduler.ingest.folder import FolderSource
-from scheduler.ingest.source import SourceEmpty, SourceUnreadable
+from scheduler.ingest.source import Entry, Source, SourceEmpty, SourceUnreadable
 from scheduler.submit import default_cohort, submit
 
 
@@ -52,23 +52,30 @@ def test_the_same_sop_instance_twice_is_screened_once(
     assert (now.pending, now.problems) == (4, {"duplicate-instance": 4})
 
 
-class Endless:
+class Endless(Source):
     """A source that is interrupted, or cancelled, on its way."""
 
     ignored = closed_folders = 0
+    threads = at_once = 1
     described = "/data"
 
     def __init__(self, database: Database, *, cancel_at: int = 0, break_at: int = 0) -> None:
         self.database, self.cancel_at, self.break_at = database, cancel_at, break_at
+        self.looked_at: list[str] = []
 
-    def walk(self) -> Iterator[NewImage]:
+    def entries(self) -> Iterator[Entry]:
         for number in range(1, 100):
-            if number == self.break_at:
-                raise KeyboardInterrupt
-            if number == self.cancel_at:
-                with self.database.write() as session:
-                    cancel(session, find_cohort(session, "trial"))
-            yield NewImage(uri=f"/data/{number}.png")
+            yield Entry(f"/data/{number}.png")
+
+    def look(self, entry: Entry) -> NewImage:
+        number = int(Path(entry.uri).stem)
+        self.looked_at.append(entry.uri)
+        if number == self.break_at:
+            raise KeyboardInterrupt
+        if number == self.cancel_at:
+            with self.database.write() as session:
+                cancel(session, find_cohort(session, "trial"))
+        return NewImage(uri=entry.uri)
 
 
 @pytest.mark.usefixtures("model")
@@ -80,8 +87,10 @@ def test_an_interrupted_submit_goes_on_where_it_stopped(
         submit(database, Endless(database, break_at=35), name="trial")
     with database.read() as session:
         assert (progress(session)[0].total, progress(session)[0].finished) == (30, False)
-    again = submit(database, Endless(database), name="trial")
+    source = Endless(database)
+    again = submit(database, source, name="trial")
     assert (again.found, again.new) == (99, 69)
+    assert len(source.looked_at) == 69, "what the cohort holds was opened again"
 
 
 def cannot_be_listed(patch: pytest.MonkeyPatch, folder: Path, error: OSError) -> None:

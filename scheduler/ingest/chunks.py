@@ -1,0 +1,29 @@
+"""Chunks of a stream that may break off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+
+
+def chunks(stream: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """Yield lists of `size` items, the last one shorter.
+
+    If the stream raises an error, the items before it come first: a source that breaks off costs nothing of
+    what it has listed.
+    """
+    chunk: list[_Item] = []
+    try:
+        for item in stream:
+            chunk.append(item)
+            if len(chunk) == size:
+                yield chunk
+                chunk = []
+    except Exception:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
