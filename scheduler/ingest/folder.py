@@ -13,6 +13,7 @@ from pathlib import Path
 from db.images import NewImage
 from db.problems import EmptyFile, FileUnreadable, OutsideRoots
 from db.roots import EVERYWHERE, Roots, SourceOutsideRoots
+from db.tree import walk_files
 from db.uri import path_to_uri
 from scheduler.ingest.dicom import Identity, read_identity
 from scheduler.ingest.look import START_BYTES, look
@@ -45,7 +46,7 @@ class FolderSource:
     @property
     def described(self) -> str:
         """The path."""
-        return str(self.path)
+        return path_to_uri(self.path)
 
     def walk(self) -> Iterator[NewImage]:
         """Yield the images in the order of their paths.
@@ -57,9 +58,8 @@ class FolderSource:
         if self.path.is_file():
             yield from self._look(self.path)
             return
-        for folder, subfolders, names in os.walk(self.path, onerror=self._pass_over):
-            subfolders.sort()
-            for name in sorted(names):
+        for folder, names in walk_files(str(self.path), self._pass_over):
+            for name in names:
                 yield from self._look(Path(folder, name))
 
     def _pass_over(self, error: OSError) -> None:

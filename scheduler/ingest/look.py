@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from db.images import NewImage
-from db.problems import ImageProblem, OutsideRoots
+from db.problems import ImageProblem, OutsideRoots, PathTooLong
+from db.uri import is_too_long, shortened
 from scheduler.ingest.dicom import DICOMDIR, Identity
 from worker.dicom_header import MAGIC, PREAMBLE
 
@@ -34,6 +35,8 @@ def look(
         return None
     expected = suffix in RASTER_SUFFIXES | DICOM_SUFFIXES
     try:
+        if is_too_long(uri):
+            raise PathTooLong
         beginning = start()
         dicom = beginning[PREAMBLE:] == MAGIC
         expected = expected or dicom
@@ -44,9 +47,9 @@ def look(
         if beginning[:2] in _FIRST_GROUPS and (found := identity()).instance_uid:
             return _dicom(uri, found)
     except ImageProblem as problem:
-        # What lies outside is not looked at, so nobody can tell that it is no image.
-        if expected or isinstance(problem, OutsideRoots):
-            return NewImage(uri=uri, state=problem.state, problem=problem.code)
+        # What lies outside, or too deep, is not looked at, so nobody can tell that it is no image.
+        if expected or isinstance(problem, OutsideRoots | PathTooLong):
+            return NewImage(uri=shortened(uri), state=problem.state, problem=problem.code)
     return None
 
 
