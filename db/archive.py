@@ -124,7 +124,11 @@ def remove_rows(session: Session, cohort_id: int, stamped: Stamp) -> None:
         session.execute(
             dialect.insert(NightlySeen).from_select(["uri", "name"], seen).on_conflict_do_nothing()
         )
-    cohort.archived = {name: value for name, value in asdict(stamped.counts).items() if name != "archived"}
+    cohort.archived = {
+        name: value
+        for name, value in asdict(stamped.counts).items()
+        if name not in ("archived", "ingest_broke_off")
+    }
     of_cohort = select(Image.id).where(Image.cohort_id == cohort_id)
     session.execute(delete(Prediction).where(Prediction.image_id.in_(of_cohort)))
     for table in (Image, Study, Batch):

@@ -7,16 +7,47 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, CursorResult, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from db.clock import database_now
+from db.duplicates import skip_duplicates, take_over
 from db.errors import PneumoscreenError
 from db.events import record
 from db.problems import Cancelled, FileChanged
-from db.states import TERMINAL, UNFINISHED, BatchState, CohortState, ImageState
-from db.tables import Batch, Cohort, Image, Model
+from db.states import (
+    TERMINAL,
+    UNFINISHED,
+    UNFINISHED_INGEST,
+    BatchState,
+    CohortState,
+    ImageState,
+    IngestState,
+)
+from db.tables import Batch, Cohort, Image, Ingest, Model
+from db.uri import is_text
+
+#: What the columns hold.
+LONGEST_NAME = 200
+PRIORITIES = range(-(2**31), 2**31)
+
+#: Seconds by which a lease has ended when also those who are not the sweeper take its ingest for broken off.
+_LONG_DEAD_SECONDS = 30.0
 
 #: Shows a row as it is once its lock was had, and not as the session had read it before.
 _FRESH = {"populate_existing": True}
+
+
+class CohortNameInvalid(PneumoscreenError):
+    """A cohort's name has 1 to 200 printable characters, and more than spaces. Choose another name."""
+
+    code = "cohort-name-invalid"
+
+
+class PriorityOutOfRange(PneumoscreenError):
+    """A priority is a whole number between -2147483648 and 2147483647. Choose one of these."""
+
+    code = "priority-out-of-range"
 
 
 class CohortUnknown(PneumoscreenError):
@@ -58,6 +89,8 @@ class Progress:
     waits_for: str | None = None
     #: Whether its rows are in an archive, and no longer here.
     archived: bool = False
+    #: Whether a source of it was not walked to its end, and nobody walks one now.
+    ingest_broke_off: bool = False
 
     @property
     def ended(self) -> int:
@@ -69,9 +102,22 @@ class Progress:
         """Whether everything has been taken in and has ended."""
         return self.state is not CohortState.INGESTING and self.ended == self.total
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether nothing more comes of it by itself: it is finished, or waits for the same `submit`."""
+        return self.finished or (self.ingest_broke_off and self.ended == self.total)
+
+
+def check_name(name: str) -> None:
+    """Raise CohortNameInvalid for a name that a terminal or a table would not show as it is."""
+    if len(name) > LONGEST_NAME or not name.isprintable() or not name.strip():
+        raise CohortNameInvalid
+
 
 def find_cohort(session: Session, name: str) -> Cohort:
     """Return a cohort by name, or raise CohortUnknown."""
+    if not is_text(name):
+        raise CohortUnknown
     cohort = session.scalar(select(Cohort).where(Cohort.name == name))
     if cohort is None:
         raise CohortUnknown
@@ -79,39 +125,58 @@ def find_cohort(session: Session, name: str) -> Cohort:
 
 
 def open_cohort(
-    session: Session, name: str, *, source: str, priority: int = 0, model: Model | None = None
+    session: Session, name: str, *, source: str, priority: int | None = None, model: Model | None = None
 ) -> Cohort:
     """Return the cohort of that name, made if there is none, ready to take images in.
 
-    Safe to repeat: submitting a source again adds what is new. Raises CohortHasOtherModel, CohortArchived.
+    Safe to repeat: submitting a source again adds what is new. Without a priority it keeps the one that it
+    has. Raises CohortNameInvalid, PriorityOutOfRange, CohortHasOtherModel, CohortArchived.
     """
-    cohort = session.scalar(
-        select(Cohort).where(Cohort.name == name).with_for_update(), execution_options=_FRESH
-    )
-    if cohort is not None and cohort.archived is not None:
-        raise CohortArchived
+    if priority is not None and priority not in PRIORITIES:
+        raise PriorityOutOfRange
     model_id = model.id if model is not None else None
+    cohort = _find_locked(session, name) if is_text(name) else None
     if cohort is None:
-        cohort = Cohort(
-            name=name, source=source, priority=priority, model_id=model_id, state=CohortState.INGESTING
-        )
-        session.add(cohort)
-    elif model_id is not None and cohort.model_id != model_id:
+        check_name(name)
+        dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+        new = dialect.insert(Cohort).values(
+            name=name, source=source, priority=priority or 0, model_id=model_id,
+            state=CohortState.INGESTING, created_at=database_now(),
+        )  # fmt: skip
+        # Of two that open it at once, the second one finds the first one's.
+        session.execute(new.on_conflict_do_nothing(index_elements=["name"]))
+        cohort = _find_locked(session, name)
+        assert cohort is not None  # noqa: S101  (for the type checker: cohorts are not deleted)
+    if cohort.archived is not None:
+        raise CohortArchived
+    if model_id is not None and cohort.model_id != model_id:
         raise CohortHasOtherModel
-    cohort.priority = priority
+    if priority is not None:
+        cohort.priority = priority
     cohort.state = CohortState.INGESTING
     session.flush()
-    record(session, "cohort.submit", f"cohort:{cohort.id}", priority=priority)
+    record(session, "cohort.submit", f"cohort:{cohort.id}", priority=cohort.priority)
     return cohort
 
 
+def _find_locked(session: Session, name: str) -> Cohort | None:
+    query = select(Cohort).where(Cohort.name == name).with_for_update()
+    return session.scalar(query, execution_options=_FRESH)
+
+
 def close_ingest(session: Session, cohort_id: int) -> None:
-    """Say that a cohort's source has been walked to its end; a cohort cancelled meanwhile stays so."""
-    session.execute(
-        update(Cohort)
-        .where(Cohort.id == cohort_id, Cohort.state == CohortState.INGESTING)
-        .values(state=CohortState.READY)
-    )
+    """Say that a cohort has all its images, unless a source of it is still to be walked to its end.
+
+    A cohort cancelled meanwhile stays so.
+    """
+    cohort = lock_cohort(session, cohort_id)
+    if cohort.state is CohortState.CANCELLED:
+        return
+    # What was taken in before duplicates did.
+    take_over(session, cohort_id)
+    unfinished = select(Ingest.id).where(Ingest.cohort_id == cohort_id, Ingest.state.in_(UNFINISHED_INGEST))
+    if session.scalar(unfinished.limit(1)) is None:
+        cohort.state = CohortState.READY
 
 
 def lock_cohort(session: Session, cohort_id: int) -> Cohort:
@@ -138,6 +203,11 @@ def cancel(session: Session, cohort: Cohort) -> int:
     cohort = lock_cohort(session, cohort.id)
     cohort.state = CohortState.CANCELLED
     session.execute(
+        update(Ingest)
+        .where(Ingest.cohort_id == cohort.id, Ingest.state.in_(UNFINISHED_INGEST))
+        .values(state=IngestState.ENDED)
+    )
+    session.execute(
         update(Batch)
         .where(Batch.cohort_id == cohort.id, Batch.state == BatchState.QUEUED)
         .values(state=BatchState.CANCELLED)
@@ -155,7 +225,10 @@ def cancel(session: Session, cohort: Cohort) -> int:
 
 
 def retry(session: Session, cohort: Cohort) -> int:
-    """Make a cohort's failed and cancelled images pending again; return how many there were."""
+    """Make a cohort's failed and cancelled images pending again; return how many there are.
+
+    An image that has failed and of which another copy was screened since is a duplicate of that copy now.
+    """
     cohort = lock_cohort(session, cohort.id)
     if cohort.state is CohortState.CANCELLED:
         cohort.state = CohortState.READY
@@ -169,6 +242,8 @@ def retry(session: Session, cohort: Cohort) -> int:
         problem=None,
         batch_id=None,
     )
+    again -= skip_duplicates(session, cohort.id)
+    again += take_over(session, cohort.id)
     record(session, "cohort.retry", f"cohort:{cohort.id}", images=again)
     return again
 
@@ -186,14 +261,28 @@ def progress(session: Session, names: Sequence[str] | None = None) -> list[Progr
     """
     query = select(Cohort).order_by(Cohort.id)
     if names is not None:
-        query = query.where(Cohort.name.in_(names))
+        query = query.where(Cohort.name.in_(list(filter(is_text, names))))
     cohorts = session.scalars(query).all()
     if names is not None and len(cohorts) < len(set(names)):
         raise CohortUnknown
-    return [_count(session, cohort) for cohort in cohorts]
+    open_ones = [cohort.id for cohort in cohorts if cohort.state is CohortState.INGESTING]
+    broken_off = set(open_ones) - _being_walked(session, open_ones)
+    return [_count(session, cohort, broke_off=cohort.id in broken_off) for cohort in cohorts]
 
 
-def _count(session: Session, cohort: Cohort) -> Progress:
+def _being_walked(session: Session, cohort_ids: Sequence[int]) -> set[int]:
+    """Return those of these cohorts that a command takes a source into, as far as leases tell."""
+    if not cohort_ids:
+        return set()
+    query = select(Ingest.cohort_id).where(
+        Ingest.state == IngestState.RUNNING,
+        Ingest.cohort_id.in_(cohort_ids),
+        Ingest.lease_until > database_now() - _LONG_DEAD_SECONDS,
+    )
+    return set(session.scalars(query))
+
+
+def _count(session: Session, cohort: Cohort, *, broke_off: bool) -> Progress:
     if cohort.archived is not None:
         return Progress(**cohort.archived | {"archived": True})
     rows = session.execute(
@@ -215,6 +304,7 @@ def _count(session: Session, cohort: Cohort) -> Progress:
         total=sum(states.values()),
         problems=dict(sorted(problems.items())),
         archived=False,
+        ingest_broke_off=broke_off,
         waits_for=cohort.waits_for if any(states[state] for state in UNFINISHED) else None,
         **{state.value: count for state, count in states.items()},
     )

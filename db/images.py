@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Insert, exists, select, update
+from sqlalchemy import Insert, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
-from db.problems import DuplicateInstance
+from db.duplicates import skip_duplicates
+from db.ingests import IngestLease, check_ingest
 from db.states import ImageState
 from db.tables import Image, Study
 
@@ -40,14 +41,20 @@ def held_uris(session: Session, cohort_id: int, uris: Sequence[str]) -> set[str]
     return set(session.scalars(query))
 
 
-def add_images(session: Session, cohort_id: int, images: Sequence[NewImage]) -> int:
+def add_images(
+    session: Session, cohort_id: int, images: Sequence[NewImage], *, ingest: IngestLease | None = None
+) -> int:
     """Add images that the cohort does not hold yet; return how many were new.
 
-    Safe to repeat: (cohort, uri, frame) is unique, and what is there stays as it is. A SOP Instance
-    that the cohort holds already gets a row too, skipped as `duplicate-instance`.
+    The cohort has to be open; a command that walks a source shows its `ingest`.
+
+    Safe to repeat: (cohort, uri, frame) is unique, and what is there stays as it is. Another copy of a
+    SOP Instance gets a row too, skipped as `duplicate-instance` unless the earlier copies have failed.
+    Raises CohortArchived, CohortCancelled, CohortClosed, IngestTakenOver.
     """
     if not images:
         return 0
+    check_ingest(session, cohort_id, ingest)
     studies = _study_ids(session, cohort_id, images)
     rows = [
         {
@@ -66,7 +73,8 @@ def add_images(session: Session, cohort_id: int, images: Sequence[NewImage]) -> 
         for image in images
     ]
     new = session.scalars(_insert_ignoring(session, Image).returning(Image.id), rows).all()
-    _skip_duplicates(session, cohort_id, new)
+    if new:
+        skip_duplicates(session, cohort_id, since=min(new))
     return len(new)
 
 
@@ -90,28 +98,3 @@ def _study_ids(session: Session, cohort_id: int, images: Iterable[NewImage]) -> 
         )
     )
     return {row.study_uid: row.id for row in found}
-
-
-def _skip_duplicates(session: Session, cohort_id: int, new: Sequence[int]) -> None:
-    """Skip those of the new images whose SOP Instance an earlier row of the cohort holds."""
-    if not new:
-        return
-    earlier = aliased(Image)
-    held = exists().where(
-        earlier.cohort_id == Image.cohort_id,
-        earlier.instance_uid == Image.instance_uid,
-        earlier.frame == Image.frame,
-        earlier.id < Image.id,
-    )
-    session.execute(
-        update(Image)
-        .where(
-            Image.cohort_id == cohort_id,
-            Image.id >= min(new),
-            Image.state == ImageState.PENDING,
-            Image.instance_uid.is_not(None),
-            held,
-        )
-        .values(state=ImageState.SKIPPED, problem=DuplicateInstance.code)
-        .execution_options(synchronize_session=False)
-    )

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from db.batches import new_batch
 from db.clock import database_now
 from db.cohorts import cancel, lock_cohort, lock_cohorts_of
+from db.duplicates import gives_place_up, take_over
 from db.errors import PneumoscreenError
 from db.problems import Cancelled, ImageProblem, WorkerLost
 from db.registry import champion
@@ -172,6 +173,12 @@ def complete(
     Raises LeaseLost, and the caller's transaction rolls back, where the lease is no longer held.
     """
     start = time.monotonic()
+    instances = {item.image_id for item in claimed.items if item.instance_uid is not None}
+    gave_up = [
+        one.image_id for one in not_screened if gives_place_up(one.problem) and one.image_id in instances
+    ]
+    # The cohort first, as whoever takes another copy in at this moment does.
+    cohort = lock_cohort(session, claimed.cohort_id) if gave_up else None
     _as_holder(
         session,
         claimed.batch_id,
@@ -191,6 +198,8 @@ def complete(
         {"id": one.image_id, "state": one.problem.state, "problem": one.problem.code} for one in not_screened
     ]
     session.execute(update(Image), problems)
+    if cohort is not None and cohort.state is not CohortState.CANCELLED:
+        take_over(session, cohort.id, gave_up)
     session.execute(
         update(Cohort)
         .where(Cohort.id == claimed.cohort_id, Cohort.waits_for.is_not(None))
@@ -300,6 +309,8 @@ def _lose(session: Session, batch: Batch, cohort: Cohort) -> None:
     else:
         _release(session, batch, BatchState.DONE)
         _move_images(session, batch.id, held, state=ImageState.FAILED, problem=WorkerLost.code)
+        lost = session.scalars(select(Image.id).where(Image.batch_id == batch.id)).all()
+        take_over(session, cohort.id, lost)
 
 
 def _release(session: Session, batch: Batch, state: BatchState) -> None:

@@ -47,6 +47,12 @@ class FileUnreadable(ImageFailed):
     code = "file-unreadable"
 
 
+class PathTooLong(ImageFailed):
+    """The path or URL is longer than 2,600 bytes, or than the system opens. Move the file; `submit` again."""
+
+    code = "path-too-long"
+
+
 class OutsideRoots(ImageFailed):
     """The file, or what a link or a redirect leads to, is outside `PNEUMOSCREEN_SOURCE_ROOTS`. Copy it in."""
 

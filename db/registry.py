@@ -29,6 +29,7 @@ from db.model_card import (
 )
 from db.states import ModelState
 from db.tables import Event, Model
+from db.uri import is_text
 
 
 class ModelUnknown(PneumoscreenError):
@@ -135,7 +136,7 @@ def champion(session: Session) -> Model:
 
 def find_model(session: Session, name: str) -> Model:
     """Return a registered model by its id, or raise ModelUnknown."""
-    found = session.scalar(select(Model).where(Model.name == name))
+    found = session.scalar(select(Model).where(Model.name == name)) if is_text(name) else None
     if found is None:
         raise ModelUnknown
     return found

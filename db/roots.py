@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import field_validator
 
 from db.errors import PneumoscreenError
-from db.problems import FileUnreadable, FileVanished, OutsideRoots
+from db.problems import FileUnreadable, FileVanished, OutsideRoots, PathTooLong
 from db.remote import RemoteUrlInvalid, check_url, is_remote
 from db.settings import RoomSettings
 
@@ -78,7 +79,7 @@ class Roots:
     def open_file(self, path: Path) -> FileIO:
         """Open a regular file, unbuffered, that really lies inside, whatever is swapped meanwhile.
 
-        Raises OutsideRoots, FileVanished, FileUnreadable.
+        Raises OutsideRoots, FileVanished, PathTooLong, FileUnreadable.
         """
         try:
             file = FileIO(path, opener=self._open)
@@ -87,7 +88,9 @@ class Roots:
                 raise FileUnreadable
         except (FileNotFoundError, NotADirectoryError):
             raise FileVanished from None
-        except (OSError, ValueError):
+        except OSError as error:
+            raise (PathTooLong if error.errno == errno.ENAMETOOLONG else FileUnreadable) from None
+        except ValueError:
             raise FileUnreadable from None
         return file
 

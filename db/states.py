@@ -11,6 +11,10 @@ batch   queued ──claim──► running ──complete──► done
                              └──expired again──► split (its images go on in smaller batches)
         queued ──cancel, another champion──► cancelled
 
+ingest  running ──walked──► ended (with the last one, its cohort is ready)
+           ▲  └──expired lease, error──► broken-off ──cancel──► ended
+           └────────submit again──── broken-off | ended
+
 night   waiting ──claim──► ingesting ──walked──► screening ──► done
            ▲                   │                     └─end of window─► held ──► done
            └───expired lease───┴──source away until the window's end─► failed
@@ -36,6 +40,17 @@ class CohortState(StrEnum):
     READY = "ready"
     #: Nothing of it is handed out any more.
     CANCELLED = "cancelled"
+
+
+class IngestState(StrEnum):
+    """How far one source of a cohort has been walked."""
+
+    #: A command walks it.
+    RUNNING = "running"
+    #: It was walked to its end, or its cohort was cancelled.
+    ENDED = "ended"
+    #: The command died or failed on the way; the same `submit` goes on.
+    BROKEN_OFF = "broken-off"
 
 
 class ImageState(StrEnum):
@@ -121,3 +136,5 @@ TERMINAL = (ImageState.DONE, ImageState.SKIPPED, ImageState.FAILED)
 UNFINISHED = (ImageState.PENDING, ImageState.QUEUED, ImageState.RUNNING)
 #: An image in one of these states belongs to a batch that is under way.
 IN_FLIGHT = (ImageState.QUEUED, ImageState.RUNNING)
+#: An ingest in one of these states keeps its cohort open.
+UNFINISHED_INGEST = (IngestState.RUNNING, IngestState.BROKEN_OFF)

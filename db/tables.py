@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from db.clock import database_now
-from db.states import BatchState, CohortState, ImageState, ModelState, NightState, RunState
+from db.states import BatchState, CohortState, ImageState, IngestState, ModelState, NightState, RunState
 
 
 class Table(DeclarativeBase):
@@ -73,6 +73,25 @@ class Cohort(Table):
     hold_at: Mapped[float | None]
     #: Counts by state and problem of a cohort whose rows were moved to an archive; null until then.
     archived: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[float] = mapped_column(default=database_now())
+
+
+class Ingest(Table):
+    """The walk of one source into one cohort; a source that is submitted again goes on in the same row."""
+
+    __tablename__ = "ingests"
+    __table_args__ = (UniqueConstraint("cohort_id", "source"), Index(None, "state", "cohort_id"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohorts.id", ondelete="CASCADE"))
+    #: The source, as `Cohort.source` has it.
+    source: Mapped[str]
+    state: Mapped[IngestState] = mapped_column(_states(IngestState))
+    #: Fresh each time that it is taken: whoever holds another one adds nothing.
+    lease_token: Mapped[str] = mapped_column(String(32))
+    #: The command that holds or held it, as `host:pid`.
+    lease_owner: Mapped[str] = mapped_column(String(200))
+    lease_until: Mapped[float]
     created_at: Mapped[float] = mapped_column(default=database_now())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,18 @@ from db.remote import is_remote, is_there
 
 _FILE = "file://"
 
+#: Bytes of a name that the job table can look up: an index entry of PostgreSQL holds 2,704 with all columns.
+LONGEST_URI = 2_600
+
+
+def is_text(name: str) -> bool:
+    """Tell whether a name can be stored; that of a file may hold bytes that are no UTF-8."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
 
 def path_to_uri(path: Path) -> str:
     """Return an absolute path as it is, or percent-encoded as a `file:` URI where it is not valid text.
@@ -18,11 +31,24 @@ def path_to_uri(path: Path) -> str:
     POSIX file names are bytes; a database column is text.
     """
     name = str(path)
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return _FILE + quote_from_bytes(os.fsencode(path))
-    return name
+    return name if is_text(name) else _FILE + quote_from_bytes(os.fsencode(path))
+
+
+def is_too_long(uri: str) -> bool:
+    """Tell whether a name is longer than the job table can look up."""
+    return len(uri.encode()) > LONGEST_URI
+
+
+def shortened(uri: str) -> str:
+    """Return a name as it is or, if it is too long, one that stands for it: nothing can be opened by that.
+
+    That begins with as many of its folders as there is room for, and ends with its digest in a name of more
+    than the 255 bytes that a file system takes.
+    """
+    if not is_too_long(uri):
+        return uri
+    beginning = uri.encode()[: LONGEST_URI - 512].decode(errors="ignore").rpartition("/")[0]
+    return f"{beginning}/{hashlib.sha256(uri.encode()).hexdigest():~<300}"
 
 
 def locate(uri: str, elsewhere: Mapping[str, str]) -> Path | str:

@@ -13,6 +13,7 @@ from db.audit import seal
 from db.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, mark_rung
 from db.database_errors import DatabaseFailed
 from db.engine import Database
+from db.ingests import expire_ingests
 from db.leases import expire
 from db.runs import expire_runs, mark_runs_rung, runs_to_ring
 from scheduler.settings import SchedulerSettings
@@ -79,7 +80,7 @@ def dispatch_runs(database: Database, settings: SchedulerSettings, ring: Ring) -
 
 
 class Sweeper:
-    """Takes batches and training runs away from workers whose lease has ended.
+    """Takes batches, training runs and ingests away from those whose lease has ended.
 
     Not while the job table was just away: nobody could keep a lease then. Who lives gets a moment to say so,
     or an outage would count against every batch under way, as an image that kills workers does.
@@ -90,11 +91,14 @@ class Sweeper:
         self._away_at = -math.inf
 
     def sweep(self) -> int:
-        """Sweep, and chain new events of the audit log on the way; return how many were taken away."""
+        """Sweep, and chain new events of the audit log; return how many batches and runs were lost."""
         try:
             with self._database.write() as session:
                 graceful = time.monotonic() - self._away_at < _GRACE_SECONDS
-                lost = 0 if graceful else expire(session) + expire_runs(session)
+                lost = 0
+                if not graceful:
+                    lost = expire(session) + expire_runs(session)
+                    expire_ingests(session)
         except DatabaseFailed:
             self._away_at = time.monotonic()
             raise

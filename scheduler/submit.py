@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from db.cohorts import CohortUnknown, close_ingest, find_cohort, lock_cohort, open_cohort
+from db.cohorts import CohortUnknown, find_cohort, open_cohort
+from db.database_errors import DatabaseFailed
 from db.engine import Database
+from db.heartbeat import Heartbeat
 from db.images import add_images, held_uris
+from db.ingests import IngestLease, IngestTakenOver, begin_ingest, break_off, end_ingest, keep_ingest
 from db.registry import champion, find_model
-from db.states import CohortState
 from db.tables import Cohort
+from db.uri import is_too_long
 from scheduler.doorbell import ask_for_batches
 from scheduler.ingest.chunks import chunks
 from scheduler.ingest.pseudonym import place_pseudonym
-from scheduler.ingest.source import Entry, Source, SourceEmpty
+from scheduler.ingest.source import Entry, Source, SourceEmpty, SourceUnreadable
 from scheduler.settings import SchedulerSettings
 
 #: Files looked up in the job table at a time.
 LOOKUP = 1000
+
+#: Seconds after which a command that takes a source in and gave no sign of life counts as dead: five
+#: heartbeats. Batches have no say in it; a long walk costs a statement every twelve seconds.
+_LEASE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,8 @@ class Submitted:
     ignored: int
     #: Folders that this user may not list.
     closed_folders: int
+    #: Whether another command has taken the source over, which goes on with it.
+    taken_over: bool = False
 
     def as_text(self) -> str:
         """Return it as a sentence or two."""
@@ -44,9 +56,11 @@ class Submitted:
             f"Cohort {self.cohort}: {self.found} images, {self.new} of them new; "
             f"{self.ignored} other files ignored."
         )
-        return text + (
-            f" Folders that may not be read: {self.closed_folders}." if self.closed_folders else ""
-        )
+        if self.closed_folders:
+            text += f" Folders that may not be read: {self.closed_folders}."
+        if self.taken_over:
+            text += " Another command takes the same source in, and goes on from here."
+        return text
 
 
 def submit(
@@ -54,19 +68,24 @@ def submit(
     source: Source,
     *,
     name: str,
-    priority: int = 0,
+    priority: int | None = None,
     model: str | None = None,
     on_found: Callable[[int], None] = lambda _: None,
     on_open: Callable[[Session, Cohort], None] = lambda *_: None,
 ) -> Submitted:
     """Write a source's images into the job table under a cohort; `on_found` gets the count as it grows.
 
-    `on_open` gets the cohort in the transaction that opens it.
+    `on_open` gets the cohort in the transaction that opens it. Without a priority a cohort that exists keeps
+    its own.
 
     Killed in the middle and run again it goes on: what is there stays, and is not opened again. A source
-    without an image leaves no cohort behind, and one that breaks off leaves it to be gone on with.
-    Raises SourceEmpty, SourceUnreadable, ModelUnknown, NoChampion, CohortHasOtherModel.
+    without an image leaves no cohort behind, and one that breaks off leaves it to be gone on with. The same
+    source submitted meanwhile takes it over: this one stops, and the other goes on.
+    Raises SourceEmpty, SourceUnreadable, ModelUnknown, NoChampion, CohortNameInvalid, PriorityOutOfRange,
+    CohortHasOtherModel, CohortArchived, CohortCancelled, CohortClosed.
     """
+    if is_too_long(source.described):
+        raise SourceUnreadable("its path is too long")
     size = SchedulerSettings.read().ingest_images
     unknown = _Unknown(database, source, name)
     images = chunks(source.walk(unknown.entries()), size)
@@ -80,27 +99,31 @@ def submit(
             champion(session)
         cohort = open_cohort(session, name, source=source.described, priority=priority, model=wanted)
         on_open(session, cohort)
-        cohort_id = cohort.id
+        lease = take_ingest(session, cohort.id, source.described)
     taken = new = 0
-    while chunk:
-        with database.write() as session:
-            if lock_cohort(session, cohort_id).state is CohortState.CANCELLED:
-                break
-            new += add_images(session, cohort_id, chunk)
-        taken += len(chunk)
-        on_found(unknown.held + taken)
-        chunk = next(images, None)
-    with database.write() as session:
-        close_ingest(session, cohort_id)
+    taken_over = False
+    try:
+        with _kept(database, lease):
+            while chunk:
+                with database.write() as session:
+                    new += add_images(session, lease.cohort_id, chunk, ingest=lease)
+                taken += len(chunk)
+                on_found(unknown.held + taken)
+                chunk = next(images, None)
+            with database.write() as session:
+                end_ingest(session, lease)
+    except IngestTakenOver:
+        taken_over = True
     if new:
         ask_for_batches()
     return Submitted(
-        cohort_id=cohort_id,
+        cohort_id=lease.cohort_id,
         cohort=name,
         found=unknown.held + taken,
         new=new,
         ignored=source.ignored,
         closed_folders=source.closed_folders,
+        taken_over=taken_over,
     )
 
 
@@ -127,6 +150,30 @@ class _Unknown:
             unknown = [entry for entry in chunk if entry.uri not in held]
             self.held += len(chunk) - len(unknown)
             yield from unknown
+
+
+def take_ingest(session: Session, cohort_id: int, source: str) -> IngestLease:
+    """Take the ingest of a source into a cohort in this process' name."""
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    return begin_ingest(session, cohort_id, source, owner=owner, lease_seconds=_LEASE_SECONDS)
+
+
+@contextmanager
+def _kept(database: Database, lease: IngestLease) -> Iterator[None]:
+    """Keep an ingest's lease for as long as the block lasts; if that fails, the ingest has broken off."""
+    try:
+        with Heartbeat(
+            database,
+            f"ingest {lease.ingest_id}",
+            lease.seconds,
+            lambda session: keep_ingest(session, lease),
+        ):
+            yield
+    except BaseException:
+        # Without the job table the lease ends by itself.
+        with suppress(DatabaseFailed), database.write() as session:
+            break_off(session, lease)
+        raise
 
 
 def default_cohort(source: Source) -> str:

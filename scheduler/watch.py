@@ -38,7 +38,11 @@ class _Counts(ProgressColumn):
         text = Text(f"{task.fields['done']} done, {task.fields['skipped']} skipped, ")
         text.append(f"{failed} failed", style="bold red" if failed else "")
         waits_for = task.fields["waits_for"]
-        return text.append(f", waits: {waits_for}", style="bold red") if waits_for else text
+        if waits_for:
+            text.append(f", waits: {waits_for}", style="bold red")
+        if task.fields["broke_off"]:
+            text.append(", ingest broke off", style="bold red")
+        return text
 
 
 def watch(
@@ -46,6 +50,7 @@ def watch(
 ) -> CohortProgress:
     """Show a bar with images/s, counts and time left until the cohort is finished; return how it ended.
 
+    A cohort whose ingest broke off is not finished: it is waited for until all that was taken in has ended.
     `check` is called at each look and raises where waiting has become pointless.
     """
     with database.read() as session:
@@ -57,7 +62,7 @@ def watch(
         speed_estimate_period=60.0,
     )  # fmt: skip
     with bar:
-        task = bar.add_task(name, total=None, done=0, skipped=0, failed=0, waits_for=None)
+        task = bar.add_task(name, total=None, done=0, skipped=0, failed=0, waits_for=None, broke_off=False)
         while True:
             with database.read() as session:
                 now = progress(session, [name])[0]
@@ -69,8 +74,9 @@ def watch(
                 skipped=now.skipped,
                 failed=now.failed,
                 waits_for=now.waits_for,
+                broke_off=now.ingest_broke_off,
             )
-            if now.finished:
+            if now.stands_still:
                 return now
             check()
             time.sleep(_POLL_SECONDS)

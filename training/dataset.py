@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Set
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from db.errors import PneumoscreenError
 from db.model_card import POSITIVE
 from db.roots import EVERYWHERE, Roots
+from db.tree import walk_files
 
 NEGATIVE = "NORMAL"
 CLASSES = (NEGATIVE, POSITIVE)
@@ -94,7 +94,7 @@ def find_labelled(data: Path) -> list[LabelledImage]:
 def _files(folder: Path) -> list[Path]:
     return sorted(
         Path(where) / name
-        for where, _, names in os.walk(folder, onerror=_not_there)
+        for where, names in walk_files(str(folder), _not_there)
         for name in names
         if not name.startswith(".")
     )

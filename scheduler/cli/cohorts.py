@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.console import console, errors, print_json, print_table, say
 from scheduler.cli.pages import print_pages
 from scheduler.cli.ready import ready_database
 from scheduler.cli.runs import print_runs
@@ -25,6 +25,12 @@ Identifiers = Annotated[
         "--identifiers", help="Give UIDs and paths as they are, and not as pseudonyms and file digests."
     ),
 ]
+
+#: What to do about it.
+_BROKE_OFF = (
+    "The ingest broke off: the cohort does not hold all of its source. "
+    "Give the same `submit` or `screen` again; it goes on from there."
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -47,7 +53,13 @@ def submit(
     cohort: Annotated[
         str, typer.Option(help="Name of the cohort; images are added to one that exists.", show_default=False)
     ],
-    priority: Annotated[int, typer.Option(help="Cohorts of higher priority are screened first.")] = 0,
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            help="Cohorts of higher priority are screened first; 0, or the one it has.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Id of the model; the champion by default.", show_default=False)
     ] = None,
@@ -63,7 +75,7 @@ def submit(
     if as_json:
         print_json(asdict(submitted))
     else:
-        console.print(submitted.as_text(), markup=False)
+        say(submitted.as_text())
 
 
 def status(
@@ -85,7 +97,7 @@ def status(
     counts = ("priority", "total", "pending", "queued", "running", "done", "skipped", "failed")
     print_table(
         ("cohort", "state", *counts),
-        [(row.name, row.waits_for or row.state, *(getattr(row, count) for count in counts)) for row in rows],
+        [(row.name, _state_of(row), *(getattr(row, count) for count in counts)) for row in rows],
     )
     for row in rows if cohort is not None else ():
         print_problems(row)
@@ -96,7 +108,10 @@ def status(
 
 
 def watch(cohort: CohortName) -> None:
-    """Show a cohort's progress until it is finished. Ctrl-C stops watching, not screening."""
+    """Show a cohort's progress until it is finished. Ctrl-C stops watching, not screening.
+
+    If a source of it was not taken in to its end, and nobody does, it ends with 1 and says how to go on.
+    """
     from db.cohorts import find_cohort
     from scheduler.watch import watch as wait
 
@@ -105,7 +120,7 @@ def watch(cohort: CohortName) -> None:
         cohort_id = find_cohort(session, cohort).id
     finished = wait(database, cohort_id, errors)
     print_problems(finished)
-    raise typer.Exit(1 if finished.failed else 0)
+    raise typer.Exit(exit_code(finished))
 
 
 def retry(cohort: CohortName, as_json: AsJson = False) -> None:
@@ -160,6 +175,20 @@ def print_problems(progress: Progress) -> None:
         )
 
 
+def _state_of(progress: Progress) -> str:
+    """Return what a cohort does or waits for, in a word or two."""
+    broke_off = ["ingest broke off"] if progress.ingest_broke_off else []
+    waits_for = [progress.waits_for] if progress.waits_for else []
+    return ", ".join(broke_off + waits_for) or progress.state
+
+
+def exit_code(progress: Progress) -> int:
+    """Return 0 if all is well with a cohort, else 1; say how to go on if its ingest broke off."""
+    if progress.ingest_broke_off:
+        errors.print(_BROKE_OFF)
+    return 1 if progress.failed or not progress.finished else 0
+
+
 def progress_json(progress: Progress) -> dict[str, Any]:
     """Return a cohort's progress as JSON values."""
     return asdict(progress) | {"finished": progress.finished}
@@ -169,4 +198,4 @@ def _say_count(cohort: str, what: str, count: int, fate: str, as_json: bool) -> 
     if as_json:
         print_json({"cohort": cohort, what: count})
     else:
-        console.print(f"Cohort {cohort}: {count} {what} {fate}.", markup=False)
+        say(f"Cohort {cohort}: {count} {what} {fate}.")

@@ -12,6 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+#: Categories of characters that are not seen and change what is seen: controls, formats, line separators.
+_OBEYED = ("Cc", "Cf", "Zl", "Zp")
+
 #: Tables and sentences for people.
 console = Console(highlight=False)
 #: Progress and warnings: standard error, so that `--json` can be piped.
@@ -21,6 +24,11 @@ errors = Console(highlight=False, stderr=True)
 def print_json(value: Any) -> None:
     """Print one JSON document."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def say(text: str) -> None:
+    """Print a sentence that may hold a name; the name is text, whatever it says."""
+    console.print(printable(text), markup=False)
 
 
 def print_table(
@@ -41,10 +49,14 @@ def print_table(
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else _printable(str(cell))) for cell in row))
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     console.print(table)
 
 
-def _printable(text: str) -> str:
-    """Return text without what a terminal obeys: colours, titles, its clipboard."""
-    return "".join(one for one in text if one == "\n" or unicodedata.category(one) != "Cc")
+def printable(text: str) -> str:
+    """Return text without what a terminal obeys (colours, titles, its clipboard, the direction of writing).
+
+    What is no text at all, as the bytes of a file's name may be, becomes a question mark.
+    """
+    kept = (one for one in text if one == "\n" or unicodedata.category(one) not in _OBEYED)
+    return "".join(kept).encode("utf-8", "replace").decode()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scheduler.cli.cohorts import AsJson, Identifiers, print_problems, progress_json
-from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.cohorts import AsJson, Identifiers, exit_code, print_problems, progress_json
+from scheduler.cli.console import console, errors, print_json, print_table, say
 from scheduler.cli.ready import ready_database
 from scheduler.disclaimer import DISCLAIMER
 
@@ -63,7 +63,7 @@ def screen(
     name = cohort or default_cohort(place)
     submitted = submit(database, place, name=name)
     if not as_json:
-        console.print(submitted.as_text(), markup=False)
+        say(submitted.as_text())
     try:
         with running_stack(database) as stack:
             finished = watch(database, submitted.cohort_id, errors, check=stack.check)
@@ -77,7 +77,7 @@ def screen(
     else:
         shown = 0 if out is not None else _SHOWN
         _print_summary(database, finished, shown=shown, identifiers=identifiers)
-    raise typer.Exit(1 if finished.failed else 0)
+    raise typer.Exit(exit_code(finished))
 
 
 def demo(

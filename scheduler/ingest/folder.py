@@ -14,6 +14,7 @@ from typing import BinaryIO
 from db.images import NewImage
 from db.problems import EmptyFile, FileUnreadable, ImageProblem, OutsideRoots
 from db.roots import EVERYWHERE, Roots, SourceOutsideRoots
+from db.tree import walk_files
 from db.uri import path_to_uri, uri_to_path
 from scheduler.ingest.dicom import read_identity
 from scheduler.ingest.look import START_BYTES, is_expected, is_hidden, look, not_readable
@@ -51,7 +52,7 @@ class FolderSource(Source):
     @property
     def described(self) -> str:
         """The path."""
-        return str(self.path)
+        return path_to_uri(self.path)
 
     def entries(self) -> Iterator[Entry]:
         """Yield the files in the order of their paths.
@@ -63,9 +64,8 @@ class FolderSource(Source):
         if self.path.is_file():
             yield _entry(self.path)
             return
-        for folder, subfolders, names in os.walk(self.path, onerror=self._pass_over):
-            subfolders.sort()
-            for name in sorted(names):
+        for folder, names in walk_files(str(self.path), self._pass_over):
+            for name in names:
                 yield _entry(Path(folder, name))
 
     def _pass_over(self, error: OSError) -> None:

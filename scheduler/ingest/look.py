@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from db.images import NewImage
-from db.problems import FileUnreadable, FileVanished, ImageProblem, OutsideRoots
+from db.problems import FileUnreadable, FileVanished, ImageProblem, OutsideRoots, PathTooLong
+from db.uri import is_too_long, shortened
 from scheduler.ingest.dicom import DICOMDIR, Identity
 from worker.dicom_header import MAGIC, PREAMBLE
 
@@ -34,6 +35,8 @@ def look(
         return None
     expected = is_expected(name)
     try:
+        if is_too_long(uri):
+            raise PathTooLong
         beginning = start()
         dicom = beginning[PREAMBLE:] == MAGIC
         expected = expected or dicom
@@ -53,9 +56,9 @@ def not_readable(uri: str, problem: ImageProblem, *, expected: bool) -> NewImage
 
     Raises FileVanished and FileUnreadable of a file that was not expected to be an image: nobody can tell.
     """
-    # What lies outside is not looked at, so nobody can tell that it is no image.
-    if expected or isinstance(problem, OutsideRoots):
-        return NewImage(uri=uri, state=problem.state, problem=problem.code)
+    # What lies outside, or too deep, is not looked at, so nobody can tell that it is no image.
+    if expected or isinstance(problem, OutsideRoots | PathTooLong):
+        return NewImage(uri=shortened(uri), state=problem.state, problem=problem.code)
     if isinstance(problem, FileVanished | FileUnreadable):
         raise problem
     return None

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 
 from kombu.exceptions import OperationalError
 
-from db.cohorts import CohortUnknown, close_ingest, find_cohort
+from db.cohorts import CohortUnknown, find_cohort, lock_cohort
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.heartbeat import Heartbeat
 from db.images import NewImage
+from db.ingests import end_ingest
 from db.leases import LeaseLost
 from db.nightly import (
     attach,
@@ -28,11 +29,12 @@ from db.nightly import (
     open_slot,
     walked,
 )
+from db.states import CohortState
 from scheduler.ingest import open_source
 from scheduler.ingest.chunks import chunks
 from scheduler.ingest.source import Entry, Source, SourceEmpty
 from scheduler.nightly.schedule import Nightly, NightlySettings
-from scheduler.submit import LOOKUP, submit
+from scheduler.submit import LOOKUP, submit, take_ingest
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +177,7 @@ def _walk(database: Database, run_id: int, heartbeat: Heartbeat) -> int | None:
             on_open=lambda session, cohort: attach(session, cohort, find_night(session, run_id)),
         ).cohort_id
     except SourceEmpty:
-        return _taken_in_before(database, schedule.name, name)
+        return _taken_in_before(database, schedule.name, name, source.described)
     finally:
         if source.closed_folders:
             closed = source.closed_folders
@@ -184,7 +186,7 @@ def _walk(database: Database, run_id: int, heartbeat: Heartbeat) -> int | None:
             )
 
 
-def _taken_in_before(database: Database, nightly: str, name: str) -> int | None:
+def _taken_in_before(database: Database, nightly: str, name: str, source: str) -> int | None:
     """Return the cohort that an earlier try has filled with all there is, or None."""
     with database.write() as session:
         try:
@@ -193,5 +195,6 @@ def _taken_in_before(database: Database, nightly: str, name: str) -> int | None:
             return None
         if cohort.nightly != nightly:
             return None
-        close_ingest(session, cohort.id)
+        if lock_cohort(session, cohort.id).state is CohortState.INGESTING:
+            end_ingest(session, take_ingest(session, cohort.id, source))
         return cohort.id

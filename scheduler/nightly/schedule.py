@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from db.cohorts import PRIORITIES, CohortNameInvalid, check_name
 from db.errors import PneumoscreenError
 from db.settings import RoomSettings
 
@@ -38,7 +39,7 @@ class Nightly(BaseModel):
     #: Name of each night's cohort; {name}, {date} and {time} of the slot are filled in.
     cohort: str = "{name}-{date}"
     #: Higher goes first.
-    priority: int = 0
+    priority: Annotated[int, Field(ge=PRIORITIES.start, lt=PRIORITIES.stop)] = 0
     #: Id of a model; by default the champion of the night.
     model: str | None = None
 
@@ -66,6 +67,10 @@ class Nightly(BaseModel):
         fields = {field for _, field, _, _ in string.Formatter().parse(value) if field is not None}
         if not fields <= {"name", "date", "time"} or "date" not in fields:
             raise ValueError("needs {date}, may have {name} and {time}")
+        try:
+            check_name(value.format(name="n" * 64, date="2024-01-01", time="000000"))
+        except CohortNameInvalid:
+            raise ValueError("makes names that no cohort can have") from None
         return value
 
     @property

@@ -14,6 +14,7 @@ import pytest
 from db.cohorts import CohortHasOtherModel, CohortUnknown, cancel, find_cohort, progress
 from db.engine import Database
 from db.images import NewImage
+from db.ingests import CohortCancelled
 from db.registry import ModelUnknown, NoChampion, import_model
 from db.tables import Model
 from scheduler.ingest.folder import FolderSource
@@ -145,7 +146,8 @@ def test_a_cohort_cancelled_while_it_is_taken_in_stays_cancelled(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "10")
-    submit(database, Endless(database, cancel_at=35), name="trial")
+    with pytest.raises(CohortCancelled):
+        submit(database, Endless(database, cancel_at=35), name="trial")
     with database.read() as session:
         now = progress(session)[0]
     assert (now.state, now.pending, now.problems, now.finished) == ("cancelled", 0, {"cancelled": 30}, True)

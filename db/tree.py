@@ -1,0 +1,81 @@
+"""Folders of any depth, also those whose path is longer than the system opens."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+#: Bytes of a path that are given to the system at a time, of the 4,096 that Linux takes (PATH_MAX).
+_PIECE_BYTES = 3_500
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY
+
+
+def walk_files(top: str, on_error: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Yield every folder with the names of the files in it, both in the order of their names.
+
+    Links to files are files; links to folders are neither followed nor named, so that a loop has no way to
+    close. `on_error` gets what keeps a folder from being listed. Unlike `os.walk` it does not call itself:
+    a thousand folders in each other end a recursion.
+    """
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            folders, files = _list(folder)
+        except OSError as error:
+            on_error(error)
+            continue
+        yield folder, sorted(files)
+        waiting += [str(Path(folder, name)) for name in sorted(folders, reverse=True)]
+
+
+def _list(folder: str) -> tuple[list[str], list[str]]:
+    """Return the names of a folder's folders, without links to such, and of its files."""
+    try:
+        return _split(folder)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+    opened = _open_deep(folder)
+    try:
+        return _split(opened)
+    finally:
+        os.close(opened)
+
+
+def _split(folder: str | int) -> tuple[list[str], list[str]]:
+    folders, files = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not _is_folder(entry):
+                files.append(entry.name)
+            elif not entry.is_symlink():
+                folders.append(entry.name)
+    return folders, files
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a loop
+        return False
+
+
+def _open_deep(folder: str) -> int:
+    """Open a folder by its absolute path, piece by piece."""
+    opened = os.open("/", _FOLDER)
+    piece = "."
+    for name in [*folder.split("/"), None]:
+        if name is not None and len(os.fsencode(piece)) + len(os.fsencode(name)) < _PIECE_BYTES:
+            piece = f"{piece}/{name}" if name else piece
+            continue
+        outer = opened
+        try:
+            opened = os.open(piece, _FOLDER, dir_fd=outer)
+        finally:
+            os.close(outer)
+        piece = name or "."
+    return opened
