@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, or_, select, update
 from sqlalchemy.orm import Session
 
+from db.counts import Counts, count_images
 from db.errors import PneumoscreenError
 from db.events import record
 from db.problems import Cancelled, FileChanged
-from db.states import TERMINAL, UNFINISHED, BatchState, CohortState, ImageState
+from db.states import UNFINISHED, BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Model
 
 #: Shows a row as it is once its lock was had, and not as the session had read it before.
@@ -180,7 +182,7 @@ def _move(session: Session, cohort_id: int, which: ColumnElement[bool], **values
 
 
 def progress(session: Session, names: Sequence[str] | None = None) -> list[Progress]:
-    """Count the images of some or all cohorts by state, oldest cohort first.
+    """Return the counts of some or all cohorts, oldest cohort first, without a look at their images.
 
     Raises CohortUnknown where a name is not a cohort's.
     """
@@ -190,23 +192,19 @@ def progress(session: Session, names: Sequence[str] | None = None) -> list[Progr
     cohorts = session.scalars(query).all()
     if names is not None and len(cohorts) < len(set(names)):
         raise CohortUnknown
-    return [_count(session, cohort) for cohort in cohorts]
+    counts = count_images(session, None if names is None else [cohort.id for cohort in cohorts])
+    return [_progress(cohort, counts.get(cohort.id, {})) for cohort in cohorts]
 
 
-def _count(session: Session, cohort: Cohort) -> Progress:
+def _progress(cohort: Cohort, counts: Counts) -> Progress:
     if cohort.archived is not None:
         return Progress(**cohort.archived | {"archived": True})
-    rows = session.execute(
-        select(Image.state, Image.problem, func.count())
-        .where(Image.cohort_id == cohort.id)
-        .group_by(Image.state, Image.problem)
-    ).all()
     states = dict.fromkeys(ImageState, 0)
-    problems: dict[str, int] = {}
-    for state, problem, count in rows:
+    problems: Counter[str] = Counter()
+    for (state, problem), count in counts.items():
         states[state] += count
-        if problem is not None:
-            problems[problem] = count
+        if problem:
+            problems[problem] += count
     return Progress(
         cohort_id=cohort.id,
         name=cohort.name,
@@ -218,12 +216,3 @@ def _count(session: Session, cohort: Cohort) -> Progress:
         waits_for=cohort.waits_for if any(states[state] for state in UNFINISHED) else None,
         **{state.value: count for state, count in states.items()},
     )
-
-
-def is_finished(session: Session, cohort_id: int) -> bool:
-    """Tell whether a cohort has been taken in and all its images have ended; cheaper than counting."""
-    cohort = session.get_one(Cohort, cohort_id)
-    if cohort.state is CohortState.INGESTING:
-        return False
-    unfinished = select(Image.id).where(Image.cohort_id == cohort_id, Image.state.not_in(TERMINAL)).limit(1)
-    return session.scalar(unfinished) is None
