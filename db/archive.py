@@ -6,18 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, literal, select
+from sqlalchemy import Select, delete, func, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
 from db.cohorts import CohortArchived, Progress, lock_cohort, progress
+from db.counts import cohorts_with
 from db.errors import PneumoscreenError
 from db.events import record
-from db.states import TERMINAL, CohortState
-from db.tables import Batch, Cohort, Image, Model, NightlySeen, Prediction, Study
-
-_FETCH = 5_000
+from db.results import image_pages
+from db.states import UNFINISHED, CohortState
+from db.tables import Cohort, Image, Model, NightlySeen, Prediction, Study
+from db.totals import remove_batches
 
 
 class CohortNotFinished(PneumoscreenError):
@@ -40,19 +41,24 @@ class Stamp:
 
 def cohorts_to_archive(session: Session, *, older_than_seconds: float) -> Sequence[Cohort]:
     """Return cohorts that were submitted so long ago, that are finished, and whose rows are still here."""
-    left = select(Image.id).where(Image.cohort_id == Cohort.id, Image.state.not_in(TERMINAL)).exists()
     query = select(Cohort).where(
         Cohort.created_at < database_now() - older_than_seconds,
         Cohort.archived.is_(None),
         Cohort.state != CohortState.INGESTING,
-        ~left,
+        Cohort.id.not_in(cohorts_with(*UNFINISHED)),
     )
     return session.scalars(query.order_by(Cohort.id)).all()
 
 
 def archive_rows(session: Session, cohort_id: int) -> Iterator[dict[str, Any]]:
     """Yield everything that is known of a cohort's images: a row per image and prediction."""
-    query = (
+    for image_ids in image_pages(session, cohort_id):
+        for row in session.execute(_archive_rows(image_ids)).mappings():
+            yield dict(row)
+
+
+def _archive_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
+    return (
         select(
             Image.id.label("image"),
             Study.study_uid.label("study"),
@@ -80,12 +86,9 @@ def archive_rows(session: Session, cohort_id: int) -> Iterator[dict[str, Any]]:
         .outerjoin(Study, Study.id == Image.study_id)
         .outerjoin(Prediction, Prediction.image_id == Image.id)
         .outerjoin(Model, Model.id == Prediction.model_id)
-        .where(Image.cohort_id == cohort_id)
+        .where(Image.id.in_(image_ids))
         .order_by(Image.id, Prediction.id)
-        .execution_options(yield_per=_FETCH)
     )
-    for row in session.execute(query).mappings():
-        yield dict(row)
 
 
 def stamp(session: Session, cohort_id: int) -> Stamp:
@@ -131,6 +134,7 @@ def remove_rows(session: Session, cohort_id: int, stamped: Stamp) -> None:
     }
     of_cohort = select(Image.id).where(Image.cohort_id == cohort_id)
     session.execute(delete(Prediction).where(Prediction.image_id.in_(of_cohort)))
-    for table in (Image, Study, Batch):
+    for table in (Image, Study):
         session.execute(delete(table).where(table.cohort_id == cohort_id))
+    remove_batches(session, cohort_id)
     record(session, "cohort.archive", f"cohort:{cohort_id}", rows=stamped.rows)

@@ -46,11 +46,13 @@ def seal(session: Session) -> int:
     """Chain the events that are not yet; return how many there were. Safe to run twice at once."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SEAL_LOCK})
-    new = session.scalars(select(Event).where(Event.digest.is_(None)).order_by(Event.id)).all()
+    # By the index of the sequence: this runs every few seconds, and the log only grows.
+    new = session.scalars(select(Event).where(Event.sequence.is_(None)).order_by(Event.id)).all()
     if not new:
         return 0
-    last = session.scalars(select(Event).order_by(Event.sequence.desc().nulls_last()).limit(1)).one()
-    sequence, digest = last.sequence or 0, last.digest or _BEGINNING
+    sealed = select(Event).where(Event.sequence.is_not(None)).order_by(Event.sequence.desc()).limit(1)
+    last = session.scalar(sealed)
+    sequence, digest = (0, _BEGINNING) if last is None else (last.sequence or 0, last.digest or _BEGINNING)
     for event in new:
         sequence += 1
         digest = _digest(digest, sequence, event)

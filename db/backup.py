@@ -29,6 +29,7 @@ from db.migrate import DatabaseTooNew, current_revision, head_revision, upgrade
 from db.model_card import CARD_FILE, WEIGHTS_FILE
 from db.private import create_private
 from db.settings import home
+from db.tables import ImageCount
 
 _MANIFEST, _KEY = "manifest.json", "site.key"
 
@@ -121,10 +122,14 @@ def _write(database: Database, out: BinaryIO, *, with_key: bool) -> Contents:
 
 
 def _tables(session: Session) -> list[Table]:
-    """Return the tables that the database has, those that others refer to first."""
+    """Return the tables that the database has, those that others refer to first.
+
+    Without those that it fills by itself: its triggers count images that are restored.
+    """
     metadata = MetaData()
     metadata.reflect(session.connection())
-    return [table for table in metadata.sorted_tables if table.name != "alembic_version"]
+    own = ("alembic_version", ImageCount.__tablename__)
+    return [table for table in metadata.sorted_tables if table.name not in own]
 
 
 def _write_table(archive: tarfile.TarFile, session: Session, table: Table) -> int:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from db.clock import database_now
 from db.cohorts import lock_cohort
+from db.counts import cohorts_with
 from db.registry import champion
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image
@@ -91,13 +92,12 @@ def cohorts_to_dispatch(session: Session) -> list[int]:
 
     One that waits for something, as a source that is away, is tried in its turn but holds up nobody.
     """
-    waiting = select(Image.id).where(Image.cohort_id == Cohort.id, Image.state == ImageState.PENDING).exists()
     query = (
         select(Cohort.id, Cohort.priority, Cohort.waits_for)
         .where(
             Cohort.state != CohortState.CANCELLED,
             or_(Cohort.hold_at.is_(None), Cohort.hold_at > database_now()),
-            waiting,
+            Cohort.id.in_(cohorts_with(ImageState.PENDING)),
         )
         .order_by(Cohort.priority.desc(), Cohort.id)
     )

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
+from db.counts import Counts, count_images
 from db.duplicates import skip_duplicates, take_over
 from db.errors import PneumoscreenError
 from db.events import record
 from db.problems import Cancelled, FileChanged
 from db.states import (
-    TERMINAL,
     UNFINISHED,
     UNFINISHED_INGEST,
     BatchState,
@@ -255,7 +256,7 @@ def _move(session: Session, cohort_id: int, which: ColumnElement[bool], **values
 
 
 def progress(session: Session, names: Sequence[str] | None = None) -> list[Progress]:
-    """Count the images of some or all cohorts by state, oldest cohort first.
+    """Return the counts of some or all cohorts, oldest cohort first, without a look at their images.
 
     Raises CohortUnknown where a name is not a cohort's.
     """
@@ -267,7 +268,10 @@ def progress(session: Session, names: Sequence[str] | None = None) -> list[Progr
         raise CohortUnknown
     open_ones = [cohort.id for cohort in cohorts if cohort.state is CohortState.INGESTING]
     broken_off = set(open_ones) - _being_walked(session, open_ones)
-    return [_count(session, cohort, broke_off=cohort.id in broken_off) for cohort in cohorts]
+    counts = count_images(session, None if names is None else [cohort.id for cohort in cohorts])
+    return [
+        _progress(cohort, counts.get(cohort.id, {}), broke_off=cohort.id in broken_off) for cohort in cohorts
+    ]
 
 
 def _being_walked(session: Session, cohort_ids: Sequence[int]) -> set[int]:
@@ -282,20 +286,15 @@ def _being_walked(session: Session, cohort_ids: Sequence[int]) -> set[int]:
     return set(session.scalars(query))
 
 
-def _count(session: Session, cohort: Cohort, *, broke_off: bool) -> Progress:
+def _progress(cohort: Cohort, counts: Counts, *, broke_off: bool) -> Progress:
     if cohort.archived is not None:
         return Progress(**cohort.archived | {"archived": True})
-    rows = session.execute(
-        select(Image.state, Image.problem, func.count())
-        .where(Image.cohort_id == cohort.id)
-        .group_by(Image.state, Image.problem)
-    ).all()
     states = dict.fromkeys(ImageState, 0)
-    problems: dict[str, int] = {}
-    for state, problem, count in rows:
+    problems: Counter[str] = Counter()
+    for (state, problem), count in counts.items():
         states[state] += count
-        if problem is not None:
-            problems[problem] = count
+        if problem:
+            problems[problem] += count
     return Progress(
         cohort_id=cohort.id,
         name=cohort.name,
@@ -308,12 +307,3 @@ def _count(session: Session, cohort: Cohort, *, broke_off: bool) -> Progress:
         waits_for=cohort.waits_for if any(states[state] for state in UNFINISHED) else None,
         **{state.value: count for state, count in states.items()},
     )
-
-
-def is_finished(session: Session, cohort_id: int) -> bool:
-    """Tell whether a cohort has been taken in and all its images have ended; cheaper than counting."""
-    cohort = session.get_one(Cohort, cohort_id)
-    if cohort.state is CohortState.INGESTING:
-        return False
-    unfinished = select(Image.id).where(Image.cohort_id == cohort_id, Image.state.not_in(TERMINAL)).limit(1)
-    return session.scalar(unfinished) is None

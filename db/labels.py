@@ -150,6 +150,11 @@ def _images(joined: ColumnElement[bool]) -> Select[str | None, str | None, str, 
     )
 
 
+def added_since(session: Session, moment: float) -> int:
+    """Return how many readings came in after a moment; no more images than that have new labels."""
+    return session.scalars(select(func.count()).where(Label.created_at > moment)).one()
+
+
 def new_since(session: Session, moment: float) -> int:
     """Return how many images have settled labels of which one came in after a moment."""
     return sum(1 for file in labelled_files(session) if not file.contradicts and file.labelled_at > moment)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -190,14 +191,7 @@ def complete(
     )
     if screened:
         _upsert_predictions(session, claimed.model_id, screened, provenance)
-    states: list[dict[str, Any]] = [
-        {"id": one.image_id, "state": ImageState.DONE, "digest": one.input_digest} for one in screened
-    ]
-    session.execute(update(Image), states)
-    problems = [
-        {"id": one.image_id, "state": one.problem.state, "problem": one.problem.code} for one in not_screened
-    ]
-    session.execute(update(Image), problems)
+    _note_outcomes(session, claimed.model_id, screened, not_screened)
     if cohort is not None and cohort.state is not CohortState.CANCELLED:
         take_over(session, cohort.id, gave_up)
     session.execute(
@@ -213,6 +207,32 @@ def ended_here(session: Session, claimed: Claim, *, owner: str) -> bool:
     """Whether a batch was completed under this claim, for whoever got no answer to the commit of it."""
     query = select(Batch.state, Batch.lease_owner, Batch.attempt).where(Batch.id == claimed.batch_id)
     return tuple(session.execute(query).one()) == (BatchState.DONE, owner, claimed.attempt)
+
+
+def _note_outcomes(
+    session: Session, model_id: int, screened: Sequence[Screened], not_screened: Sequence[NotScreened]
+) -> None:
+    """Write the states of images: one statement for all that ended alike, as each is counted by itself."""
+    of_prediction = (
+        select(Prediction.input_digest)
+        .where(Prediction.image_id == Image.id, Prediction.model_id == model_id)
+        .scalar_subquery()
+    )
+    outcomes: dict[tuple[ImageState, str | None], list[int]] = defaultdict(list)
+    for image in not_screened:
+        outcomes[image.problem.state, image.problem.code].append(image.image_id)
+    if screened:
+        outcomes[ImageState.DONE, None] = [one.image_id for one in screened]
+    for (state, problem), image_ids in outcomes.items():
+        values: dict[str, Any] = {"state": state, "problem": problem}
+        if state is ImageState.DONE:
+            values["digest"] = of_prediction
+        session.execute(
+            update(Image)
+            .where(Image.id.in_(image_ids))
+            .values(**values)
+            .execution_options(synchronize_session=False)
+        )
 
 
 def _upsert_predictions(
@@ -296,6 +316,7 @@ def expire(session: Session) -> int:
 
 
 def _lose(session: Session, batch: Batch, cohort: Cohort) -> None:
+    batch.lost += 1
     held = Image.state == ImageState.RUNNING
     if cohort.state is CohortState.CANCELLED:
         _release(session, batch, BatchState.CANCELLED)

@@ -15,9 +15,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
+from db.counts import cohorts_with
 from db.events import record
 from db.leases import LeaseLost
-from db.states import TERMINAL, CohortState, NightState
+from db.states import UNFINISHED, CohortState, NightState
 from db.tables import Cohort, Image, NightlyRun, NightlySeen
 
 #: States in which a run's cohort may still have images to screen.
@@ -207,8 +208,7 @@ def known_uris(session: Session, name: str, uris: Sequence[str]) -> set[str]:
 
 def _unfinished() -> ColumnElement[bool]:
     """Match cohorts that are being taken in, or that have images which have not ended."""
-    left = select(Image.id).where(Image.cohort_id == Cohort.id, Image.state.not_in(TERMINAL)).exists()
-    return or_(Cohort.state == CohortState.INGESTING, left)
+    return or_(Cohort.state == CohortState.INGESTING, Cohort.id.in_(cohorts_with(*UNFINISHED)))
 
 
 def _as_holder(session: Session, run_id: int, token: str, **values: Any) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session
 
-from db.states import BatchState, ImageState
-from db.tables import Batch, Cohort, Image, NightlyRun, Prediction
+from db.counts import Counts, count_images
+from db.states import UNFINISHED, BatchState, ImageState
+from db.tables import Batch, Cohort, Image, ImageCount, NightlyRun, Prediction
 
 #: Bands of P(PNEUMONIA) that positives are counted in, from 0 to 1.
 BANDS = 10
@@ -82,21 +83,18 @@ def night_figures(session: Session, run: NightlyRun) -> NightFigures:
         .limit(LISTED)
     )
     seconds = 0.0 if first is None or last is None else last - max(first, run.created_at)
+    new = count_images(session, [run.cohort_id]).get(run.cohort_id, {}) if run.cohort_id else {}
+    left = session.scalars(
+        select(func.coalesce(func.sum(ImageCount.images), 0)).where(
+            ImageCount.cohort_id.in_(ours), ImageCount.state.in_(UNFINISHED)
+        )
+    ).one()
     return NightFigures(
-        new=session.scalars(
-            select(func.count()).select_from(Image).where(Image.cohort_id == run.cohort_id)
-        ).one(),
+        new=sum(new.values()),
         done=done,
-        skipped=_problems(session, run, ImageState.SKIPPED),
-        failed=_problems(session, run, ImageState.FAILED),
-        left=session.scalars(
-            select(func.count())
-            .select_from(Image)
-            .where(
-                Image.cohort_id.in_(ours),
-                Image.state.in_((ImageState.PENDING, ImageState.QUEUED, ImageState.RUNNING)),
-            )
-        ).one(),
+        skipped=_problems(new, ImageState.SKIPPED),
+        failed=_problems(new, ImageState.FAILED),
+        left=left,
         positive=sum(bands),
         bands=bands,
         most_probable=[(image_id, probability) for image_id, probability in most],
@@ -105,11 +103,7 @@ def night_figures(session: Session, run: NightlyRun) -> NightFigures:
     )
 
 
-def _problems(session: Session, run: NightlyRun, state: ImageState) -> dict[str, int]:
-    rows = session.execute(
-        select(Image.problem, func.count())
-        .where(Image.cohort_id == run.cohort_id, Image.state == state)
-        .group_by(Image.problem)
-        .order_by(func.count().desc(), Image.problem)
-    )
-    return {problem or "": count for problem, count in rows}
+def _problems(counts: Counts, wanted: ImageState) -> dict[str, int]:
+    """Return the problems of a state, the most frequent first."""
+    found = [(problem, count) for (state, problem), count in counts.items() if state is wanted]
+    return dict(sorted(found, key=lambda one: (-one[1], one[0])))

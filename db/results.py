@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import Select, and_, func, select, union_all
 from sqlalchemy.orm import Session
 
 from db.states import ImageState
 from db.tables import Batch, Cohort, Image, Model, Prediction, Study
 
-#: Rows fetched at a time: enough to hide the round trip, a few megabytes in memory.
-_FETCH = 5_000
+#: Images read at a time: enough to hide the round trip, few enough that PostgreSQL looks each of them up in
+#: the other tables and reads none of those whole for a page.
+PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,59 @@ class ResultRow:
 
 
 def cohort_results(
-    session: Session, cohort: Cohort, *, pseudonym: Callable[[str], str] | None = None
+    session: Session,
+    cohort: Cohort,
+    *,
+    pseudonym: Callable[[str], str] | None = None,
+    after: int = 0,
+    limit: int | None = None,
 ) -> Iterator[ResultRow]:
-    """Yield a cohort's rows in the order in which its images were taken in.
+    """Yield a cohort's rows, all or `limit` of them `after` an image, in the order in which it was taken in.
 
     With `pseudonym`, which is given each UID, they hold no identifiers: no UID and no path. An image's
     prediction is the one of the model that its batch was pinned to.
     """
-    query = (
+    for image_ids in image_pages(session, cohort.id, after=after, limit=limit):
+        for row in session.execute(_rows(image_ids)):
+            yield _result(cohort.name, tuple(row), pseudonym)
+
+
+def image_pages(
+    session: Session, cohort_id: int, *, after: int = 0, limit: int | None = None
+) -> Iterator[Sequence[int]]:
+    """Yield the ids of a cohort's images in order, a page at a time; every page costs the same."""
+    left = limit
+    while left is None or left > 0:
+        size = PAGE if left is None else min(PAGE, left)
+        image_ids = session.scalars(_page(cohort_id, after, size)).all()
+        if image_ids:
+            yield image_ids
+        if len(image_ids) < size:
+            return
+        after = image_ids[-1]
+        left = None if left is None else left - size
+
+
+def _page(cohort_id: int, after: int, size: int) -> Select[int]:
+    """Select the next ids.
+
+    Within one state the index of cohort, state and id has them in order: a page takes the first of each.
+    An index of cohort and id alone would be one more to write whenever an image changes.
+    """
+    states = (
+        select(Image.id)
+        .where(Image.cohort_id == cohort_id, Image.state == state, Image.id > after)
+        .order_by(Image.id)
+        .limit(size)
+        .subquery()
+        for state in ImageState
+    )
+    ids = union_all(*(select(state.c.id) for state in states)).subquery()
+    return select(ids.c.id).order_by(ids.c.id).limit(size)
+
+
+def _rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
+    return (
         select(
             Image.id,
             Image.digest,
@@ -69,20 +115,21 @@ def cohort_results(
         .outerjoin(Batch, Batch.id == Image.batch_id)
         .outerjoin(Prediction, and_(Prediction.image_id == Image.id, Prediction.model_id == Batch.model_id))
         .outerjoin(Model, Model.id == Prediction.model_id)
-        .where(Image.cohort_id == cohort.id)
+        .where(Image.id.in_(image_ids))
         .order_by(Image.id)
-        .execution_options(yield_per=_FETCH)
     )
-    for row in session.execute(query):
-        image_id, digest, *uids, uri = tuple(row)[:6]
-        if pseudonym is not None:
-            uids = [uid and pseudonym(uid) for uid in uids]
-            uri = f"sha256:{digest}" if digest else f"image:{image_id}"
-        types: dict[str, float] = row.types or {}
-        likeliest = max(types, key=types.__getitem__, default=None)
-        chance = None if likeliest is None else types[likeliest]
-        cells: tuple[Any, ...] = (cohort.name, *uids, uri, *tuple(row)[6:-1], likeliest, chance)
-        yield ResultRow(*cells)
+
+
+def _result(cohort: str, row: tuple[Any, ...], pseudonym: Callable[[str], str] | None) -> ResultRow:
+    image_id, digest, *uids, uri = row[:6]
+    if pseudonym is not None:
+        uids = [uid and pseudonym(uid) for uid in uids]
+        uri = f"sha256:{digest}" if digest else f"image:{image_id}"
+    types: dict[str, float] = row[-1] or {}
+    likeliest = max(types, key=types.__getitem__, default=None)
+    chance = None if likeliest is None else types[likeliest]
+    cells: tuple[Any, ...] = (cohort, *uids, uri, *row[6:-1], likeliest, chance)
+    return ResultRow(*cells)
 
 
 @dataclass(frozen=True, slots=True)

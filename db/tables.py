@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -145,6 +146,12 @@ class Batch(Table):
         CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease"),
         Index(None, "state", "lease_until"),
         Index(None, "cohort_id", "state"),
+        Index(
+            "ix_batches_uncounted",
+            "state",
+            sqlite_where=text("counted = 0"),
+            postgresql_where=text("NOT counted"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -163,7 +170,11 @@ class Batch(Table):
     #: When the broker was last told of it.
     rung_at: Mapped[float | None]
     created_at: Mapped[float] = mapped_column(default=database_now())
-    finished_at: Mapped[float | None]
+    finished_at: Mapped[float | None] = mapped_column(index=True)
+    #: How often its lease ended without a result.
+    lost: Mapped[int] = mapped_column(default=0, server_default="0")
+    #: Whether it has ended and is part of `batch_totals`.
+    counted: Mapped[bool] = mapped_column(default=False, server_default=false())
     #: Seconds that the worker waited for decoded pictures, computed, and wrote.
     decode_seconds: Mapped[float | None]
     forward_seconds: Mapped[float | None]
@@ -183,6 +194,13 @@ class Image(Table):
         CheckConstraint("(state IN ('queued', 'running')) <= (batch_id IS NOT NULL)", name="batch"),
         Index(None, "cohort_id", "state", "id"),
         Index(None, "cohort_id", "instance_uid"),
+        # A study that is deleted takes its images with it, and looks for them. Most files have no study.
+        Index(
+            None,
+            "study_id",
+            sqlite_where=text("study_id IS NOT NULL"),
+            postgresql_where=text("study_id IS NOT NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -207,6 +225,51 @@ class Image(Table):
     #: How often a worker has taken it up.
     attempts: Mapped[int] = mapped_column(default=0)
     batch_id: Mapped[int | None] = mapped_column(ForeignKey("batches.id"), index=True)
+
+
+class ImageCount(Table):
+    """How many images of a cohort are in one state, with one problem: the sum over the shards.
+
+    Triggers on `images` keep it, whoever changes an image; `db.counts` reads it.
+    """
+
+    __tablename__ = "image_counts"
+    __table_args__ = (
+        Index(None, "state", "cohort_id"),
+        Index(
+            "ix_image_counts_to_fold",
+            "cohort_id",
+            sqlite_where=text("shard <> 0 OR images = 0"),
+            postgresql_where=text("shard <> 0 OR images = 0"),
+        ),
+        {"sqlite_with_rowid": False},
+    )
+
+    #: Without a foreign key: its check would wait for whoever holds the cohort's row, and deadlock with them.
+    cohort_id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[ImageState] = mapped_column(_states(ImageState), primary_key=True)
+    #: A code of `db.problems`; empty if there is none.
+    problem: Mapped[str] = mapped_column(String(32), primary_key=True)
+    #: 0 for what was folded. On PostgreSQL each statement appends its changes under a number of its own.
+    shard: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    images: Mapped[int]
+
+
+class BatchTotal(Table):
+    """What batches came to that ended in one state. A row only ever grows; `db.totals` adds to it."""
+
+    __tablename__ = "batch_totals"
+
+    state: Mapped[BatchState] = mapped_column(_states(BatchState), primary_key=True)
+    batches: Mapped[int]
+    images: Mapped[int] = mapped_column(BigInteger)
+    #: Leases that ended without a result.
+    lost: Mapped[int]
+    decode_seconds: Mapped[float]
+    forward_seconds: Mapped[float]
+    write_seconds: Mapped[float]
+    #: Of `batches`, those whose rows were moved to an archive.
+    pruned: Mapped[int]
 
 
 class Prediction(Table):
@@ -284,7 +347,7 @@ class Label(Table):
     #: Name of the file that it came in with, without its folder.
     source: Mapped[str] = mapped_column(String(255))
     #: The same for all that came in together.
-    created_at: Mapped[float] = mapped_column(default=database_now())
+    created_at: Mapped[float] = mapped_column(default=database_now(), index=True)
 
 
 class NightlyRun(Table):
@@ -295,6 +358,12 @@ class NightlyRun(Table):
         # Two beats, a clock that jumps: one run per slot.
         UniqueConstraint("name", "slot"),
         Index(None, "state"),
+        Index(
+            "ix_nightly_runs_unsummarised",
+            "state",
+            sqlite_where=text("summarised_at IS NULL"),
+            postgresql_where=text("summarised_at IS NULL"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -337,7 +406,7 @@ class TrainingRun(Table):
     __tablename__ = "training_runs"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    state: Mapped[RunState] = mapped_column(_states(RunState))
+    state: Mapped[RunState] = mapped_column(_states(RunState), index=True)
     #: Whether a worker of the training queue takes it up; otherwise the command that opened it.
     for_worker: Mapped[bool]
     #: Recipe, data, backbones and everything else that it needs, as `training.run.Plan` has it.

@@ -11,11 +11,13 @@ from kombu.exceptions import OperationalError
 
 from db.audit import seal
 from db.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, mark_rung
+from db.counts import fold
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.ingests import expire_ingests
 from db.leases import expire
 from db.runs import expire_runs, mark_runs_rung, runs_to_ring
+from db.totals import count_ended
 from scheduler.settings import SchedulerSettings
 
 log = logging.getLogger(__name__)
@@ -91,7 +93,10 @@ class Sweeper:
         self._away_at = -math.inf
 
     def sweep(self) -> int:
-        """Sweep, and chain new events of the audit log; return how many batches and runs were lost."""
+        """Sweep, chain new events of the audit log and add up counters.
+
+        Return how many batches and runs were taken away.
+        """
         try:
             with self._database.write() as session:
                 graceful = time.monotonic() - self._away_at < _GRACE_SECONDS
@@ -105,4 +110,7 @@ class Sweeper:
         # What is wrong with the audit log alone keeps nobody from keeping a lease.
         with self._database.write() as session:
             seal(session)
+        with self._database.write() as session:
+            fold(session)
+            count_ended(session)
         return lost

@@ -18,7 +18,7 @@ from db.errors import PneumoscreenError
 from db.events import record
 from db.private import create_private
 from db.results import ResultRow, cohort_results
-from scheduler.ingest.pseudonym import uid_pseudonym
+from scheduler.ingest.pseudonym import uid_pseudonyms
 
 COLUMNS = tuple(field.name for field in fields(ResultRow))
 
@@ -64,7 +64,8 @@ def write_results(database: Database, name: str, out: Path, *, identifiers: bool
             cohort = find_cohort(session, name)
             if cohort.archived is not None:
                 raise CohortArchived
-            found = cohort_results(session, cohort, pseudonym=None if identifiers else uid_pseudonym)
+            pseudonym = None if identifiers else uid_pseudonyms()
+            found = cohort_results(session, cohort, pseudonym=pseudonym)
             with create_private(partial) as file:
                 rows = _WRITERS[out.suffix.lower()](file, found)
         with database.write() as session:

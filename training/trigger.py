@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from db.engine import Database
-from db.labels import labelled_files
+from db.labels import added_since, labelled_files
 from db.registry import find_champion
 from db.runs import all_runs, open_run
 from training.plan import Plan
@@ -25,6 +25,9 @@ def trigger(database: Database, settings: TrainingSettings) -> int | None:
             champion.created_at if champion is not None else 0.0,
             runs[0].created_at if runs else 0.0,
         )
+        # Cheap, and all that most looks need: the files of all labels are found among all images.
+        if added_since(session, since) < settings.retrain_new_labels:
+            return None
         new = [file for file in labelled_files(session) if not file.contradicts and file.labelled_at > since]
         if len(new) < settings.retrain_new_labels:
             return None

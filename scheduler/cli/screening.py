@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -139,13 +138,13 @@ def _print_summary(database: Database, progress: Progress, *, shown: int, identi
     """Print the first rows of the results, and what came of the cohort as a whole."""
     from db.cohorts import find_cohort
     from db.results import cohort_results, count_labels
-    from scheduler.ingest.pseudonym import uid_pseudonym
+    from scheduler.ingest.pseudonym import uid_pseudonyms
 
     with database.read() as session:
         cohort = find_cohort(session, progress.name)
         source = cohort.source
-        pseudonym = None if identifiers else uid_pseudonym
-        rows = list(islice(cohort_results(session, cohort, pseudonym=pseudonym), shown))
+        pseudonym = None if identifiers else uid_pseudonyms()
+        rows = list(cohort_results(session, cohort, pseudonym=pseudonym, limit=shown))
         labels = count_labels(session, progress.cohort_id)
     if rows:
         print_table(

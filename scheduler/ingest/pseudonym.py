@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,7 +33,14 @@ def pseudonym(patient_id: str) -> str:
 
 def uid_pseudonym(uid: str) -> str:
     """Return the same of a Study, Series or SOP Instance UID; no Patient ID has the pseudonym of a UID."""
-    return _digest(_derived_key(home() / "site.key", b"uid"), uid)
+    return uid_pseudonyms()(uid)
+
+
+def uid_pseudonyms() -> Callable[[str], str]:
+    """Return `uid_pseudonym` for many rows: the key is derived once, the last studies are remembered."""
+    file = home() / "site.key"
+    key = functools.cache(lambda: _derived_key(file, b"uid"))  # a cohort without UIDs needs none
+    return functools.lru_cache(maxsize=1024)(lambda uid: _digest(key(), uid))
 
 
 def place_pseudonym(place: str) -> str:
@@ -48,7 +55,7 @@ def make_site_key() -> None:
 
 def _digest(key: bytes, text: str) -> str:
     # A damaged header or a name of a file may hold what is no text.
-    return hmac.new(key, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+    return hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def _derived_key(file: Path, purpose: bytes) -> bytes:

@@ -12,8 +12,11 @@ from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from db import figures
+from db.counts import count_images
 from db.engine import Database
 from db.settings import home
+from db.states import BatchState
+from db.totals import batch_totals
 from scheduler.metrics.broker import BrokerFigures
 
 PREFIX = "pneumoscreen"
@@ -26,13 +29,11 @@ class JobTableCollector(Collector):
         """Ask the broker at most once in `seconds`: workers take a second to answer."""
         self._database, self._ask, self._seconds = database, ask_broker, seconds
         self._broker: tuple[float, BrokerFigures] | None = None
-        #: Counts of cohorts that were finished when they were counted last.
-        self._finished: dict[int, figures.Counts] = {}
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
         with self._database.read() as session:
-            yield from self._images(session)
+            yield from _images(session)
             yield from _batches(session)
             yield from _nights_and_models(session)
         yield from self._queues()
@@ -41,39 +42,6 @@ class JobTableCollector(Collector):
         there = next(folder for folder in (home(), *home().parents) if folder.exists())
         free.add_metric([], shutil.disk_usage(there).free)
         yield free
-
-    def _images(self, session: Session) -> Iterator[Metric]:
-        active, finished = figures.cohort_ids(session)
-        for known in set(self._finished) - set(finished):
-            del self._finished[known]  # retried, or pruned
-        for cohort_id in finished:
-            if cohort_id not in self._finished:
-                self._finished[cohort_id] = figures.count_images(session, cohort_id)
-        counts = self._finished | {one: figures.count_images(session, one) for one in active}
-        images = GaugeMetricFamily(
-            f"{PREFIX}_images", "Images by cohort (row id) and state.", labels=("cohort", "state")
-        )
-        problems: Counter[tuple[str, str]] = Counter()
-        for cohort_id, found in sorted(counts.items()):
-            states: Counter[str] = Counter()
-            for (state, problem), count in found.items():
-                states[state] += count
-                if problem:
-                    problems[state, problem] += count
-            for state, count in sorted(states.items()):
-                images.add_metric([str(cohort_id), state], count)
-        yield images
-        ended = GaugeMetricFamily(
-            f"{PREFIX}_problem_images", "Images not screened, by state and code.", labels=("state", "code")
-        )
-        for (state, code), count in sorted(problems.items()):
-            ended.add_metric([state, code], count)
-        yield ended
-        yield _gauge(
-            "oldest_pending_seconds",
-            "Age of the oldest cohort that has images to screen; 0 where there are none.",
-            figures.oldest_pending_seconds(session),
-        )
 
     def _queues(self) -> Iterator[Metric]:
         if self._broker is None or time.monotonic() - self._broker[0] > self._seconds:
@@ -95,12 +63,40 @@ class JobTableCollector(Collector):
         yield workers
 
 
+def _images(session: Session) -> Iterator[Metric]:
+    images = GaugeMetricFamily(
+        f"{PREFIX}_images", "Images by cohort (row id) and state.", labels=("cohort", "state")
+    )
+    problems: Counter[tuple[str, str]] = Counter()
+    for cohort_id, found in count_images(session).items():
+        states: Counter[str] = Counter()
+        for (state, problem), count in found.items():
+            states[state] += count
+            if problem:
+                problems[state, problem] += count
+        for name, count in sorted(states.items()):
+            images.add_metric([str(cohort_id), name], count)
+    yield images
+    ended = GaugeMetricFamily(
+        f"{PREFIX}_problem_images", "Images not screened, by state and code.", labels=("state", "code")
+    )
+    for key, count in sorted(problems.items()):
+        ended.add_metric(key, count)
+    yield ended
+    yield _gauge(
+        "oldest_pending_seconds",
+        "Age of the oldest cohort that has images to screen; 0 where there are none.",
+        figures.oldest_pending_seconds(session),
+    )
+
+
 def _batches(session: Session) -> Iterator[Metric]:
     states = GaugeMetricFamily(f"{PREFIX}_batches", "Batches by state.", labels=("state",))
-    for state, count in figures.batches_by_state(session).items():
-        states.add_metric([state], count)
+    totals = batch_totals(session)
+    for state, total in totals.items():
+        states.add_metric([state], total.here)
     yield states
-    took = figures.effort(session)
+    took = totals[BatchState.DONE]
     seconds = CounterMetricFamily(
         f"{PREFIX}_batch_seconds",
         "What finished batches took: waiting for decoded pictures, forward passes, writing back.",
@@ -111,7 +107,9 @@ def _batches(session: Session) -> Iterator[Metric]:
     yield seconds
     yield _counter("batches_finished", "Finished batches.", took.batches)
     yield _counter("images_finished", "Images of finished batches.", took.images)
-    yield _counter("leases_lost", "Leases that ended without a result.", figures.leases_lost(session))
+    yield _counter(
+        "leases_lost", "Leases that ended without a result.", sum(total.lost for total in totals.values())
+    )
     since = figures.seconds_since_a_batch(session)
     if since is not None:
         yield _gauge("seconds_since_batch", "Seconds since a batch was finished.", since)

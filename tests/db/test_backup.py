@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from db.backup import BackupUnreadable, BackupUnwritable, DatabaseNotEmpty, backup, restore
 from db.batches import cut_batches
 from db.cohorts import CohortArchived, close_ingest, find_cohort, open_cohort, progress, retry
+from db.counts import compare, count_images
 from db.engine import Database
 from db.images import NewImage, add_images
 from db.labels import Reading, add_readings
@@ -27,7 +28,7 @@ from db.nightly import known_uris
 from db.problems import CorruptImage
 from db.registry import ensure_champion, find_champion
 from db.settings import DatabaseSettings
-from db.tables import Batch, Cohort, Image, LabelClass, Prediction, Table
+from db.tables import Batch, Cohort, Image, ImageCount, LabelClass, Prediction, Table
 from scheduler.archive import Archived, prune
 from scheduler.ingest.pseudonym import pseudonym
 from scheduler.results import write_results
@@ -79,12 +80,13 @@ def filled(database: Database, artefact: Path) -> Database:
 
 
 def rows(database: Database) -> dict[str, list[tuple[object, ...]]]:
-    """Return everything that a database holds."""
+    """Return everything that a database holds; of its counters, what they say."""
     with database.read() as session:
-        return {
+        found = {
             table.name: [tuple(row) for row in session.execute(select(table).order_by(*table.primary_key))]
             for table in Table.metadata.sorted_tables
         }
+        return found | {ImageCount.__tablename__: sorted(count_images(session).items())}
 
 
 @pytest.fixture
@@ -123,6 +125,7 @@ def test_a_backup_is_restored_into_either_kind_of_database(
     assert current_revision(other) == head_revision()
     assert (tmp_path / "elsewhere" / "site.key").read_bytes() == (home / "site.key").read_bytes()
     with other.read() as session:
+        assert compare(session) == []
         champion = find_champion(session)
         assert champion is not None
         assert (other.models_folder / champion.name / "model.safetensors").is_file()

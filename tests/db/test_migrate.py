@@ -10,10 +10,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import MetaData, inspect, select, text
 
 from db.cohorts import progress
+from db.counts import compare
 from db.engine import Database
 from db.leases import expire
 from db.migrate import DatabaseTooNew, current_revision, head_revision, upgrade
+from db.states import BatchState
 from db.tables import Table
+from db.totals import batch_totals
 
 
 def test_migrations_make_the_tables_that_the_code_describes(empty_database: Database) -> None:
@@ -117,4 +120,7 @@ def test_an_upgrade_keeps_every_row_of_a_full_table(empty_database: Database) ->
     with empty_database.write() as session:
         assert expire(session) == 1, "the batch whose worker died in the upgrade is handed out again"
         (trial,) = progress(session, ["trial"])
+        assert compare(session) == []
+        totals = batch_totals(session)
+    assert (totals[BatchState.DONE].batches, sum(total.lost for total in totals.values())) == (1, 1)
     assert (trial.total, trial.done, trial.skipped, trial.failed) == (6, 1, 1, 1)

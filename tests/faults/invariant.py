@@ -7,9 +7,11 @@ from collections import Counter
 from sqlalchemy import func, select
 
 from db.cohorts import progress
+from db.counts import compare
 from db.engine import Database
 from db.states import IN_FLIGHT, TERMINAL, BatchState, ImageState
 from db.tables import Batch, Event, Image, Prediction
+from db.totals import batch_totals
 
 
 def check(database: Database, *, ended: bool = False) -> None:
@@ -28,6 +30,8 @@ def check(database: Database, *, ended: bool = False) -> None:
         ).all()
         submitted = set(session.scalars(select(Event.subject).where(Event.action == "cohort.submit")))
         counted = progress(session)
+        wrong = compare(session)
+        totals = batch_totals(session)
     assert pairs == [], "an image has two predictions by one model"
     for image in images:
         assert (image.state is ImageState.DONE) <= (predictions[image.id] > 0), "done without a prediction"
@@ -35,6 +39,11 @@ def check(database: Database, *, ended: bool = False) -> None:
         if image.state in IN_FLIGHT:
             expected = BatchState.RUNNING if image.state is ImageState.RUNNING else BatchState.QUEUED
             assert batches[image.batch_id].state is expected, "an image waits in a batch that does not"
+    assert wrong == [], "a counter is not what it counts"
+    here = Counter(batch.state for batch in batches.values())
+    assert {state: total.here for state, total in totals.items()} == {
+        state: here[state] for state in BatchState
+    }
     for batch in batches.values():
         assert (batch.lease_token is not None) == (batch.state is BatchState.RUNNING)
     by_cohort = Counter(image.cohort_id for image in images)

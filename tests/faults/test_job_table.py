@@ -21,6 +21,7 @@ from sqlalchemy import delete, select, update
 
 from db.batches import cut_batches
 from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
+from db.counts import fold
 from db.engine import Database
 from db.images import NewImage, add_images
 from db.leases import (
@@ -40,7 +41,7 @@ from db.leases import (
 )
 from db.problems import CorruptImage, NotChest
 from db.states import CohortState
-from db.tables import Batch, Image, Model, Table
+from db.tables import Batch, Image, ImageCount, Model, Table
 from tests.faults.invariant import check
 
 COHORTS = ("one", "two")
@@ -112,8 +113,10 @@ class JobTable(RuleBasedStateMachine):
     def empty(self) -> None:
         with self.database.write() as session:
             for table in reversed(Table.metadata.sorted_tables):
-                if table.name != Model.__tablename__:
+                if table.name not in (Model.__tablename__, ImageCount.__tablename__):
                     session.execute(delete(table))
+            fold(session)
+            assert session.scalars(select(ImageCount)).all() == [], "images are gone and still counted"
         self.table = ModelTable()
         #: Every claim there ever was: the dead ones are zombies.
         self.claims: list[Claim] = []

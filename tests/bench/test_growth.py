@@ -1,0 +1,281 @@
+"""What the job table costs as it grows, on both databases: `make growth` prints tables and draws docs/images.
+
+`GROWTH` is the largest number of images. Everything is timed as commands and ticks do it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from pydantic import SecretStr
+from sqlalchemy import delete, text, update
+
+from db.batches import cut_batches
+from db.cohorts import close_ingest, find_cohort, open_cohort, progress
+from db.counts import compare
+from db.engine import Database
+from db.images import NewImage, add_images
+from db.leases import Effort, Provenance, Screened, claim, complete
+from db.migrate import upgrade
+from db.nightly import claim_night, conclude_nights, find_night, known_uris, open_now, walked
+from db.nights import night_figures
+from db.results import cohort_results
+from db.runs import open_runs
+from db.settings import DatabaseSettings
+from db.tables import Cohort, Image, ImageCount, Table
+from scheduler.archive import prune
+from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
+from scheduler.ingest.pseudonym import uid_pseudonyms
+from scheduler.metrics.broker import BrokerFigures
+from scheduler.metrics.collect import JobTableCollector
+from scheduler.settings import SchedulerSettings
+from tests.conftest import postgres_url
+from tests.growth import grow
+
+LARGEST = int(os.environ.get("GROWTH", "100000"))
+SIZES = [size for size in (1_000, 10_000, 100_000, 1_000_000, 10_000_000) if size <= LARGEST]
+#: Where the picture goes, if it is wanted.
+PICTURE = os.environ.get("GROWTH_PICTURE")
+ROUNDS = 7
+#: Rows of a page of results, of the cohort that is pruned, and files of the night's source.
+PAGE, PRUNED, FILES = 1_000, 2_000, 1_000
+#: A time may be so many times that of a table a hundred times smaller: index depth, caches and noise.
+GROWS = 4.0
+#: Seconds below which a time is noise.
+NOISE = 0.005
+
+
+@dataclass
+class Timed:
+    """Milliseconds by what was done, for each size."""
+
+    database: str
+    milliseconds: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, what: str, seconds: float) -> None:
+        self.milliseconds.setdefault(what, []).append(seconds * 1000)
+
+
+def median_seconds(do: Callable[[], object]) -> float:
+    """Do something a few times and return the median, without the first."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        start = time.perf_counter()
+        do()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def status(database: Database) -> None:
+    with database.read() as session:
+        progress(session)
+        open_runs(session)
+
+
+def poll(database: Database) -> None:
+    with database.read() as session:
+        progress(session, ["large"])
+
+
+def tick(database: Database) -> None:
+    dispatch(database, SchedulerSettings(), lambda _: None)
+    dispatch_runs(database, SchedulerSettings(), lambda _: None)
+
+
+def sweep(database: Database) -> None:
+    Sweeper(database).sweep()
+
+
+def scrape(database: Database) -> None:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(
+        JobTableCollector(database, lambda: BrokerFigures(up=True, messages={}, workers={}), 60)
+    )
+    generate_latest(registry)
+
+
+def page(database: Database, after: int) -> None:
+    with database.read() as session:
+        cohort = find_cohort(session, "large")
+        rows = cohort_results(session, cohort, pseudonym=uid_pseudonyms(), after=after, limit=PAGE)
+        assert len(list(rows)) == PAGE
+
+
+def night(database: Database) -> None:
+    """Do all that a night does in the job table whose files are known."""
+    uris = [f"/data/{number}.dcm" for number in range(1, FILES + 1)]
+    with database.write() as session:
+        run_id = open_now(session, "ward", plan={}, window_ends=None)
+        token = claim_night(session, run_id, lease_seconds=60)
+    assert token is not None
+    with database.read() as session:
+        assert len(known_uris(session, "ward", uris)) == FILES
+    with database.write() as session:
+        walked(session, run_id, token, cohort_id=None)
+    with database.write() as session:
+        assert run_id in conclude_nights(session)
+    with database.read() as session:
+        night_figures(session, find_night(session, run_id))
+
+
+def prune_one(database: Database, folder: Path, number: int) -> float:
+    """Archive a cohort of a fixed size, with studies, and return seconds a row."""
+    with database.write() as session:
+        cohort = open_cohort(session, f"old-{number}", source="/data")
+        images = [
+            NewImage(uri=f"/old/{number}/{one}", study_uid=f"2.{one // 4}", instance_uid=f"3.{one}")
+            for one in range(PRUNED)
+        ]
+        add_images(session, cohort.id, images)
+        close_ingest(session, cohort.id)
+        session.execute(update(Image).where(Image.cohort_id == cohort.id).values(state="done"))
+        session.execute(update(Cohort).where(Cohort.id == cohort.id).values(created_at=1.0))
+    start = time.perf_counter()
+    (moved,) = prune(database, folder, days=1)
+    assert moved.rows == PRUNED
+    return (time.perf_counter() - start) / PRUNED
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Database]]:
+    """Give new empty job tables of a kind."""
+    opened: list[Database] = []
+
+    def make() -> Database:
+        url = f"sqlite:///{tmp_path / f'{len(opened)}.db'}"
+        if request.param == "postgresql":
+            url = postgres_url(request.getfixturevalue("postgres"), f"growth_{len(opened)}")
+        database = Database(DatabaseSettings(database_url=SecretStr(url)))
+        opened.append(database)
+        upgrade(database)
+        return database
+
+    yield make
+    for database in opened:
+        database.close()
+
+
+def measure(timed: Timed, database: Database, size: int, folder: Path) -> None:
+    """Time everything in a table of this size."""
+    for do in (poll, tick, sweep, scrape, status):
+        timed.add(do.__name__, median_seconds(partial(do, database)))
+    timed.add("first page", median_seconds(partial(page, database, 0)))
+    timed.add("last page", median_seconds(partial(page, database, size - PAGE)))
+    timed.add("night, a thousand files", median_seconds(partial(night, database)))
+    pruned = statistics.median(prune_one(database, folder, number) for number in range(3))
+    timed.add("prune, a thousand rows", 1000 * pruned)
+
+
+@pytest.mark.bench
+def test_nothing_on_a_tick_or_a_poll_grows(databases: Callable[[], Database], tmp_path: Path) -> None:
+    timed = Timed("")
+    for size in SIZES:
+        database = databases()
+        timed.database = database.engine.dialect.name
+        grow(database, size)
+        measure(timed, database, size, tmp_path / "archive")
+    report(timed)
+    for what, milliseconds in timed.milliseconds.items():
+        if what != "status":  # it lists the cohorts, of which there are more
+            assert milliseconds[-1] <= GROWS * milliseconds[0] + 1000 * NOISE, f"{what} grows"
+
+
+def report(timed: Timed) -> None:
+    """Print a table in Markdown, and draw it."""
+    print(f"\n| {timed.database}, ms | " + " | ".join(f"{size:,}" for size in SIZES) + " |")
+    print("| --- |" + " --- |" * len(SIZES))
+    for what, milliseconds in timed.milliseconds.items():
+        print(f"| {what} | " + " | ".join(f"{value:.1f}" for value in milliseconds) + " |")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    if PICTURE:
+        draw(timed, Path(PICTURE))
+
+
+def draw(timed: Timed, folder: Path) -> None:
+    """Draw the times over the number of images."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for what, milliseconds in timed.milliseconds.items():
+        axes.plot(SIZES, milliseconds, marker="o", label=what)
+    axes.set(xscale="log", yscale="log", xlabel="images in the job table", ylabel="ms", title=timed.database)
+    axes.legend(fontsize="small", ncols=2)
+    axes.grid(alpha=0.3)
+    figure.savefig(folder / f"growth-{timed.database}.png", dpi=110)
+    pyplot.close(figure)
+
+
+# -- what counting costs those who screen
+
+IMAGES, BATCHES = 256, 12
+
+
+def stop_counting(database: Database) -> None:
+    """Take the triggers away."""
+    with database.write() as session:
+        table = " ON images" if database.engine.dialect.name == "postgresql" else ""
+        for change in ("insert", "update", "delete"):
+            session.execute(text(f"DROP TRIGGER image_counts_{change}{table}"))
+
+
+def screen_batches(database: Database) -> float:
+    """Take in, claim and complete images; return microseconds for each, of claim and complete alone."""
+    with database.write() as session:
+        for table in reversed(Table.metadata.sorted_tables):
+            if table.name not in ("models", ImageCount.__tablename__):
+                session.execute(delete(table))
+        session.execute(delete(ImageCount))
+        cohort = open_cohort(session, "trial", source="/data")
+        images = [NewImage(uri=f"/data/{number}.png") for number in range(IMAGES * BATCHES)]
+        add_images(session, cohort.id, images)
+        close_ingest(session, cohort.id)
+        batch_ids = cut_batches(session, cohort.id, batch_images=IMAGES, in_flight=BATCHES)
+    start = time.perf_counter()
+    for batch_id in batch_ids:
+        with database.write() as session:
+            claimed = claim(session, batch_id, owner="bench", lease_seconds=60)
+        assert claimed is not None
+        with database.write() as session:
+            complete(
+                session,
+                claimed,
+                [
+                    Screened(
+                        image_id=item.image_id, probability=0.5, label="NORMAL", precision="fp32",
+                        input_digest="0" * 64,
+                    )
+                    for item in claimed.items
+                ],
+                [],
+                Provenance(threshold=0.5, runtime="r", preprocessing="p", software="s"),
+                Effort(decode_seconds=1, forward_seconds=1, gpu_memory_bytes=None),
+            )  # fmt: skip
+    return (time.perf_counter() - start) / (IMAGES * len(batch_ids)) * 1e6
+
+
+@pytest.mark.bench
+def test_counting_costs_screening_little(databases: Callable[[], Database]) -> None:
+    counted, plain = databases(), databases()
+    for database in (counted, plain):
+        grow(database, 1_000)
+    stop_counting(plain)
+    times = [(screen_batches(counted), screen_batches(plain)) for _ in range(ROUNDS)]
+    with counted.read() as session:
+        assert compare(session) == []
+    ours, bare = (statistics.median(column) for column in zip(*times, strict=True))
+    print(
+        f"\n{counted.engine.dialect.name}: claim and complete take {ours:.0f} us an image with counters, "
+        f"{bare:.0f} without: {ours / bare:.2f} times"
+    )
+    assert ours < 2 * bare + 50

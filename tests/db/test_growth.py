@@ -1,0 +1,157 @@
+"""What runs on a tick or a poll does the same work among twenty thousand images as among a thousand."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from pydantic import SecretStr
+from sqlalchemy import event
+
+from db.cohorts import find_cohort, progress
+from db.counts import fold
+from db.engine import Database
+from db.migrate import upgrade
+from db.results import cohort_results
+from db.settings import DatabaseSettings
+from db.states import ImageState
+from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
+from scheduler.metrics.broker import BrokerFigures
+from scheduler.metrics.collect import JobTableCollector
+from scheduler.nightly.night import ring_nights
+from scheduler.nightly.schedule import NightlySettings
+from scheduler.nightly.summary import conclude
+from scheduler.settings import SchedulerSettings
+from tests.growth import grow
+from training.settings import TrainingSettings
+from training.trigger import trigger
+
+SMALL, LARGE = 1_000, 20_000
+#: An index of twenty times the rows is a level deeper; a look at every row would be twenty times the work.
+DEEPER = 1.25
+
+
+def no_ring(_: int) -> None:
+    raise AssertionError("nothing is to be rung for")
+
+
+def poll(database: Database) -> None:
+    with database.read() as session:
+        (large,) = progress(session, ["large"])
+    assert large.done + large.failed + large.skipped == large.total >= SMALL
+
+
+def tick(database: Database) -> None:
+    assert dispatch(database, SchedulerSettings(), no_ring) == 0
+    assert dispatch_runs(database, SchedulerSettings(), no_ring) == 0
+
+
+def sweep(database: Database) -> None:
+    assert Sweeper(database).sweep() == 0
+
+
+def scrape(database: Database) -> None:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(
+        JobTableCollector(database, lambda: BrokerFigures(up=True, messages={}, workers={}), 60)
+    )
+    text = generate_latest(registry).decode()
+    assert 'pneumoscreen_images{cohort="2",state="queued"} 512.0' in text
+
+
+def nights(database: Database) -> None:
+    assert ring_nights(database, NightlySettings(), no_ring) == 0
+    assert conclude(database) == []
+
+
+def labelled(database: Database) -> None:
+    assert trigger(database, TrainingSettings(retrain_new_labels=10)) is None
+
+
+def first_rows(database: Database) -> None:
+    with database.read() as session:
+        cohort = find_cohort(session, "large")
+        assert len(list(cohort_results(session, cohort, limit=20))) == 20
+
+
+def last_rows(database: Database) -> None:
+    with database.read() as session:
+        cohort = find_cohort(session, "large")
+        last = progress(session, ["large"])[0].total
+        assert len(list(cohort_results(session, cohort, after=last - 20, limit=20))) == 20
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Database]]:
+    """Fill a small and a large job table."""
+    databases = {}
+    for images in (SMALL, LARGE):
+        file = tmp_path_factory.mktemp("grown") / f"{images}.db"
+        databases[images] = Database(DatabaseSettings(database_url=SecretStr(f"sqlite:///{file}")))
+        upgrade(databases[images])
+        grow(databases[images], images)
+    yield databases
+    for database in databases.values():
+        database.close()
+
+
+def steps(database: Database, do: Callable[[Database], None]) -> int:
+    """Return how many instructions of SQLite's machine something takes, once it has been done before."""
+    count = 0
+
+    def step() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    def watch(connection: sqlite3.Connection, *_: object) -> None:
+        connection.set_progress_handler(step, 1)
+
+    do(database)
+    event.listen(database.engine, "checkout", watch)
+    try:
+        do(database)
+    finally:
+        event.remove(database.engine, "checkout", watch)
+        database.engine.dispose()
+    return count
+
+
+@pytest.mark.parametrize("do", [poll, tick, sweep, scrape, nights, labelled, first_rows, last_rows])
+def test_what_is_done_again_and_again_takes_no_longer_in_a_larger_table(
+    grown: dict[int, Database], do: Callable[[Database], None]
+) -> None:
+    small, large = steps(grown[SMALL], do), steps(grown[LARGE], do)
+    assert 0 < large <= DEEPER * small + 50
+
+
+def test_a_page_of_results_reads_its_own_rows_alone(grown: dict[int, Database]) -> None:
+    few, many = (
+        steps(grown[LARGE], lambda database, limit=limit: rows(database, limit))  # type: ignore[misc]
+        for limit in (20, 400)
+    )
+    assert few * 5 < many
+
+
+def rows(database: Database, limit: int) -> None:
+    with database.read() as session:
+        assert len(list(cohort_results(session, find_cohort(session, "large"), limit=limit))) == limit
+
+
+def test_folding_touches_the_counters_that_have_changed_alone(database: Database) -> None:
+    from sqlalchemy import select, text, update
+
+    from db.tables import Image, ImageCount
+
+    grow(database, SMALL)
+    with database.write() as session:
+        session.execute(update(Image).where(Image.cohort_id == 2).values(state=ImageState.DONE))
+        mark = "ctid::text" if database.engine.dialect.name == "postgresql" else "images"
+        large = text(f"SELECT {mark} FROM image_counts WHERE cohort_id = 1 ORDER BY state")  # noqa: S608
+        before = session.execute(large).all()
+        fold(session)
+        assert session.execute(large).all() == before
+        waiting = select(ImageCount.state, ImageCount.images).where(ImageCount.cohort_id == 2)
+        assert session.execute(waiting).all() == [(ImageState.DONE, 512)]
