@@ -46,11 +46,14 @@ class Control:
     def __init__(self, run: Path) -> None:
         self._run = run
 
-    def call(self, method: str, *arguments: object, seconds: float | None = _ANSWER_SECONDS) -> Any:
-        """Return what supervisord answers. Raises StackNotRunning, StackHung, StackNotOurs."""
+    def call(self, method: str, *arguments: object, waits: bool = False) -> Any:
+        """Return what supervisord answers, however late if the answer `waits` for a process.
+
+        Raises StackNotRunning, StackHung, StackNotOurs.
+        """
         try:
             with self._connect() as connection:
-                connection.settimeout(seconds)
+                connection.settimeout(None if waits else _ANSWER_SECONDS)
                 server = ServerProxy("http://localhost", transport=_OneConnection(connection))
                 return getattr(server.supervisor, method)(*arguments)
         except TimeoutError:

@@ -17,6 +17,8 @@ MARK = ENV_PREFIX + "STACK"
 
 SUPERVISORD = "supervisord"
 BROKER = "broker"
+#: It holds nothing and may lose a TERM, as `programs` says.
+BEAT = "beat"
 
 _PROC = Path("/proc")
 _POLL_SECONDS = 0.1
@@ -77,13 +79,13 @@ def stop_marked(home: str, seconds: float) -> list[Marked]:
 def _stop(home: str, which: Callable[[Marked], bool], seconds: float) -> None:
     told: set[int] = set()
     deadline = time.monotonic() + seconds
-    while left := [one.pid for one in marked(home) if which(one)]:
+    while left := [one for one in marked(home) if which(one)]:
         is_over = time.monotonic() > deadline
         if time.monotonic() > deadline + _KILL_SECONDS:
             return
-        for pid in left:
-            if is_over or pid not in told:
+        for one in left:
+            if is_over or one.pid not in told:
                 with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL if is_over else signal.SIGTERM)
-                told.add(pid)
+                    os.kill(one.pid, signal.SIGKILL if is_over or one.name == BEAT else signal.SIGTERM)
+                told.add(one.pid)
         time.sleep(_POLL_SECONDS)

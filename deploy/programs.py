@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.control import SOCKET
-from deploy.processes import BROKER
+from deploy.processes import BEAT, BROKER
 from deploy.settings import StackSettings
 
 _FOLDER = Path(__file__).parent
@@ -71,7 +72,7 @@ def programs(settings: StackSettings, ports: Ports) -> list[Program]:
             priority=2,
         ),
         Program(
-            name="beat",
+            name=BEAT,
             # The in-memory scheduler: the default one keeps its state in a pickle.
             command=_celery("scheduler.tasks", "beat", "--scheduler=celery.beat:Scheduler", "--pidfile="),
             priority=3,
@@ -109,8 +110,8 @@ def _broker() -> tuple[Program]:
 def _here() -> Path:
     """Return the folder that a process is in, which is `run`.
 
-    A relative path is made absolute by supervisord and Valkey. If there is a question mark in it, Valkey takes
-    it for a pattern, reads no file, and says nothing.
+    Supervisord and Valkey make a relative path absolute. Valkey takes one with a question mark for a pattern:
+    it reads no file, and says nothing.
     """
     here = Path("/proc/self/cwd")
     return here if here.exists() else Path()
@@ -173,4 +174,4 @@ def _command(program: Program) -> str:
     # A percent sign begins a variable; a blank before one of these begins a comment, unless a quote stands
     # between. An argument that holds them is in quotes already: two more change nothing.
     line = shlex.join(program.command).replace("%", "%%")
-    return line.replace(" #", " ''#").replace(" ;", " '';")
+    return re.sub(r"(?<=\s)(?=[#;])", "''", line)

@@ -289,7 +289,7 @@ class Stack:
 
     def stop_process(self, name: str) -> None:
         """Stop one process and leave it stopped. Raises StackNotRunning."""
-        self._control.call("stopProcess", name, seconds=None)
+        self._control.call("stopProcess", name, waits=True)
 
     @staticmethod
     def _wait(condition: Callable[[], bool], otherwise: str, seconds: float = _START_SECONDS) -> None:

@@ -16,9 +16,8 @@ from deploy.users import StackBusy, Users
 _LOOK_SECONDS = 1.0
 
 
-def watch(users: Users) -> None:
-    """Stop supervisord, our parent, once nobody wants the stack."""
-    supervisord = os.getppid()
+def watch(users: Users, supervisord: int) -> None:
+    """Stop supervisord, once nobody wants the stack, for as long as it is our parent."""
     while os.getppid() == supervisord:
         try:
             with users.alone(0):
@@ -33,5 +32,6 @@ def watch(users: Users) -> None:
 
 
 if __name__ == "__main__":
-    # supervisord starts its processes in the `run` folder.
-    watch(Users(Path.cwd()))
+    # supervisord starts its processes in the `run` folder. If it was killed since, we have another parent,
+    # which is none of our business.
+    watch(Users(Path.cwd()), int(Path("supervisord.pid").read_text(encoding="ascii")))
