@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
@@ -43,7 +43,7 @@ class Database:
     def __init__(self, settings: DatabaseSettings | None = None) -> None:
         settings = settings or DatabaseSettings.read()
         self.models_folder = settings.models
-        self.engine = _engine(settings.url, settings.database_busy_seconds)
+        self.engine = _engine(settings)
         self._reading = _for_reading(self.engine)
 
     @contextmanager
@@ -69,16 +69,18 @@ class Database:
         self.engine.dispose()
 
 
-def _engine(url: str, busy_seconds: float) -> Engine:
+def _engine(settings: DatabaseSettings) -> Engine:
     try:
-        parsed = make_url(url)
+        # Not a URL with the file's path in it, which may hold what a URL gives a meaning.
+        in_home = None if settings.url else URL.create("sqlite", database=str(settings.file))
+        parsed = in_home or make_url(settings.url)
     except (ArgumentError, ValueError):  # the second quotes what stands after a password's colon
         raise DatabaseUrlInvalid from None
     if "@" in (parsed.host or ""):  # the rest of a password, which would be looked up as a host
         raise DatabaseUrlInvalid
     backend = parsed.get_backend_name()
     if backend == "sqlite":
-        return _sqlite_engine(parsed, busy_seconds)
+        return _sqlite_engine(parsed, settings.database_busy_seconds)
     if backend != "postgresql":
         raise DatabaseUrlInvalid(backend)
     # Psycopg 3, whatever the URL says of a driver: it is the one that is installed.

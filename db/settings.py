@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -25,11 +26,23 @@ class SettingsInvalid(PneumoscreenError):
     code = "settings-invalid"
 
 
+class HomeUnusable(PneumoscreenError):
+    """The data directory's path has control characters or is not UTF-8. Set PNEUMOSCREEN_HOME to another."""
+
+    code = "home-unusable"
+
+
 def home() -> Path:
-    """Return the data directory: `PNEUMOSCREEN_HOME`, by default the platform's user data folder."""
+    """Return the data directory: `PNEUMOSCREEN_HOME`, by default the platform's user data folder.
+
+    Raises HomeUnusable: such a path cannot be written into logs, answers and configuration files.
+    """
     chosen = os.environ.get(ENV_PREFIX + "HOME")
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        folder = Path(chosen).expanduser().absolute()
+        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in str(folder)):
+            raise HomeUnusable
+        return folder
     from platformdirs import user_data_path
 
     return user_data_path("pneumoscreen", appauthor=False)
@@ -106,8 +119,13 @@ class DatabaseSettings(RoomSettings):
 
     @property
     def url(self) -> str:
-        """The URL in use."""
-        return self.database_url.get_secret_value() or f"sqlite:///{home() / 'pneumoscreen.db'}"
+        """The URL of the job table; empty if it is `file`."""
+        return self.database_url.get_secret_value()
+
+    @property
+    def file(self) -> Path:
+        """The job table in the data directory."""
+        return home() / "pneumoscreen.db"
 
     @property
     def models(self) -> Path:

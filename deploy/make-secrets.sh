@@ -22,9 +22,10 @@ keep pneumoscreen_flower_password "$(word)"
 keep pneumoscreen_flower_cookie_secret "$(word)"
 keep pneumoscreen_database_url "postgresql://pneumoscreen:$(cat postgres_password)@$database:5432/pneumoscreen"
 keep pneumoscreen_broker_url "rediss://pneumoscreen:$(cat valkey_password)@$broker:6379/0"
-# What Celery needs, and nothing that administers the server.
+# What Celery needs, and nothing that administers the server; as in deploy/broker.py. Of Lua what kombu needs for
+# its own scripts.
 keep valkey.acl "user default off
-user pneumoscreen on >$(cat valkey_password) ~* &* +@all -@admin -@dangerous +info +keys
+user pneumoscreen on >$(cat valkey_password) ~* &* +@all -@admin -@dangerous -@scripting +evalsha +script|load +info +keys
 "
 if [ ! -s valkey.crt ]; then
     openssl req -x509 -newkey rsa:3072 -nodes -days 3650 -subj "/CN=pneumoscreen CA" \

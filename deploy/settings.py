@@ -14,6 +14,9 @@ class StackSettings(RoomSettings):
 
     #: Whether the stack has a broker of its own. Off: it uses the one that `broker_url` names.
     embedded_broker: bool = True
+    #: Memory for the embedded broker's messages, in MiB. A full broker refuses new ones, and workers are
+    #: notified again later. A message takes about 1 kB: 256 MiB hold 200,000, more than a backlog ever needs.
+    embedded_broker_memory_mib: Annotated[int, Field(ge=16)] = 256
     #: Batches that the screening worker holds at a time: one computes while the next decodes.
     worker_batches: Annotated[int, Field(ge=1)] = 2
     #: Seconds that a process has to finish what it holds when the stack stops.

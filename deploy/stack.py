@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from xmlrpc.client import Fault, ServerProxy
 
 from db.errors import PneumoscreenError
 from db.private import create_private
-from db.settings import home, secrets_folder
+from db.settings import ENV_PREFIX, config_file, home, secrets_folder
+from deploy.broker import USER, valkey_config
+from deploy.control import Control, StackHung, StackNotRunning, check_folder
+from deploy.processes import MARK, Marked, marked, stop_marked
 from deploy.programs import Ports, programs, supervisor_config
 from deploy.settings import StackSettings
+from deploy.users import Users
 from scheduler.flower.settings import FlowerSettings
 from scheduler.metrics.settings import MetricsSettings
 
 #: Seconds that the stack may take to come up: mostly torch and the model, from a cold disk.
 _START_SECONDS = 180.0
+#: Seconds that supervisord takes to end when its processes have.
+_END_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+
+
+class StackInUse(PneumoscreenError):
+    """Another command uses the stack of this data directory. Wait for its end, or stop it."""
+
+    code = "stack-in-use"
 
 
 class StackFailed(PneumoscreenError):
     """The embedded stack did not come up. `pneumoscreen doctor` checks what commonly goes wrong."""
 
     code = "stack-failed"
-
-
-class StackNotRunning(PneumoscreenError):
-    """The embedded stack is not running. Start it with `pneumoscreen up`."""
-
-    code = "stack-not-running"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,16 @@ class Process:
     pid: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What `Stack.stop` found and stopped."""
+
+    #: Whether supervisord ran.
+    was_running: bool
+    #: The processes that it had left behind: somebody killed it.
+    left_over: list[Marked]
+
+
 class Stack:
     """The embedded stack of one data directory."""
 
@@ -60,30 +72,33 @@ class Stack:
         self.home = home()
         self.run = self.home / "run"
         self.logs = self.home / "logs"
-        # A unix socket's path holds about 100 bytes, and a data directory may lie deep.
-        key = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
-        self.socket_folder = Path(tempfile.gettempdir()) / f"pneumoscreen-{os.getuid()}-{key}"
-        self.socket = self.socket_folder / "supervisor.sock"
+        self._control = Control(self.run)
+        self._users = Users(self.run)
+        # One data directory may have several names, by links.
+        self._mark = str(self.home.resolve())
 
     # -- looking
 
     def processes(self) -> list[Process]:
         """Return the stack's processes. Raises StackNotRunning."""
-        infos: list[dict[str, Any]] = self._call(lambda server: server.supervisor.getAllProcessInfo())
+        infos = self._control.call("getAllProcessInfo")
         return [Process(info["name"], info["statename"], int(info["pid"])) for info in infos]
 
     def is_running(self) -> bool:
         """Tell whether the stack is up, and not on its way down."""
         try:
-            self._call(lambda server: server.supervisor.getState())
+            self._control.call("getState")
         except StackNotRunning:
             return False
         return True
 
     def is_gone(self) -> bool:
-        """Tell whether supervisord has ended, and with it every process that it held."""
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self.socket)) != 0
+        """Tell whether supervisord has ended, and, unless it was killed, every process that it held."""
+        return self._control.is_gone()
+
+    def left_over(self) -> list[Marked]:
+        """Return the processes that a killed supervisord has left behind."""
+        return marked(self._mark) if self.is_gone() else []
 
     @property
     def flower_address(self) -> str:
@@ -103,20 +118,123 @@ class Stack:
 
     # -- starting and stopping
 
-    def start(self) -> None:
-        """Write the configuration and start every process; returns once all of them have been started.
+    def start(self, prepare: Callable[[], None]) -> None:
+        """Start what is not running, after `prepare`, and let it run until `stop`.
 
-        Raises StackFailed.
+        Returns once every process has been started. Raises StackFailed, StackBusy, StackNotOurs.
         """
+        with self._alone():
+            self._bring_up(prepare)
+            self._users.keep()
+
+    @contextmanager
+    def use(self, prepare: Callable[[], None], *, keep: bool = False) -> Iterator[None]:
+        """Run the stack for as long as the block lasts, and longer if others use it or `keep` says so.
+
+        Starts it, after `prepare`, if it is not running; the last user stops it. Raises as `start`.
+        """
+        self._make_folders()
+        user = self._users.enter()
+        try:
+            with self._alone():
+                self._bring_up(prepare)
+            yield
+        except BaseException:
+            self._leave(user)
+            raise
+        self._leave(user, keep=keep)
+
+    @contextmanager
+    def emptied(self) -> Iterator[None]:
+        """Stop the stack and empty its data directory, for the one who uses it in the block.
+
+        Raises StackInUse if somebody else does, StackFailed, StackBusy, StackNotOurs.
+        """
+        with self._alone():
+            if self._users.are_there():
+                raise StackInUse
+            self._stop()
+            for path in self.home.iterdir():
+                if path.is_dir() and path != self.run:
+                    shutil.rmtree(path)
+                elif path != self.run:
+                    path.unlink()
+            user = self._users.enter()
+        try:
+            yield
+        finally:
+            os.close(user)
+
+    def stop(self) -> Stopped:
+        """Stop every process, each after it has finished what it holds; return what was found.
+
+        Raises StackFailed if one does not stop, StackBusy, StackNotOurs.
+        """
+        if not self.run.is_dir():
+            return Stopped(was_running=False, left_over=[])
+        with self._alone():
+            return self._stop()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._make_folders()
+        # Whoever has it may be waiting for every process to stop, and then for them to start.
+        with self._users.alone(StackSettings.read().stop_seconds + 2 * _START_SECONDS):
+            yield
+
+    def _leave(self, user: int, *, keep: bool = False) -> None:
+        with self._alone():
+            os.close(user)
+            if keep:
+                self._users.keep()
+            elif not self._users.is_wanted():
+                self._stop()
+
+    def _stop(self) -> Stopped:
+        stop_seconds = StackSettings.read().stop_seconds
+        self._users.no_longer_keep()
+        was_running = not self.is_gone()
+        with suppress(StackHung):
+            if was_running:
+                self._shut_down(stop_seconds + _START_SECONDS)
+        left_over = stop_marked(self._mark, stop_seconds)
+        if marked(self._mark) or not self.is_gone():
+            raise StackFailed("a process does not stop")
+        return Stopped(was_running, left_over)
+
+    def _shut_down(self, seconds: float) -> None:
+        """Let supervisord stop its processes and end, at most for `seconds`. Raises StackHung."""
+        try:
+            self._control.call("shutdown")
+        except StackHung:
+            raise
+        except StackNotRunning:
+            pass  # on its way down already
+        with suppress(StackFailed):
+            self._wait(self.is_gone, "a process does not stop", seconds)
+            self._wait(lambda: not marked(self._mark), "supervisord does not end", _END_SECONDS)
+
+    def _bring_up(self, prepare: Callable[[], None]) -> None:
         if self.is_running():
             return
-        self._wait(self.is_gone, "an earlier one is still stopping")
+        self._stop()
+        prepare()
+        self._configure()
+        self._spawn()
+
+    def _make_folders(self) -> None:
         for folder in (self.home, self.run, self.logs, self.home / "broker", secrets_folder()):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._make_socket_folder()
+        run = os.open(self.run, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            check_folder(run)
+        finally:
+            os.close(run)
+
+    def _configure(self) -> None:
         settings = StackSettings.read()
         if settings.embedded_broker:
-            self._configure_broker()
+            self._configure_broker(settings.embedded_broker_memory_mib)
         flower = FlowerSettings.read()
         if not flower.flower_password.get_secret_value():
             _write_secret("flower_password", secrets.token_urlsafe(12))
@@ -128,29 +246,27 @@ class Stack:
         )
         _write(self.run / "flower.port", str(ports.flower))
         _write(self.run / "metrics.port", str(ports.metrics))
-        _write(self.run / "supervisord.conf", self._supervisor_config(settings, ports))
-        self._spawn()
+        _write(self.run / "supervisord.conf", supervisor_config(programs(settings, ports), settings))
 
-    def _configure_broker(self) -> None:
+    def _configure_broker(self, memory_mib: int) -> None:
         port, password = _free_port(), secrets.token_urlsafe(24)
-        _write_secret("broker_url", f"redis://:{password}@127.0.0.1:{port}/0")
-        _write(self.run / "valkey.conf", _valkey_config(port, password, self.home / "broker"))
-
-    def _make_socket_folder(self) -> None:
-        self.socket_folder.mkdir(mode=0o700, exist_ok=True)
-        status = self.socket_folder.lstat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o077 or self.socket_folder.is_symlink():
-            # Somebody else made a folder of that name: they could pose as supervisord.
-            raise StackFailed("the folder for the control socket belongs to somebody else")
-
-    def _supervisor_config(self, settings: StackSettings, ports: Ports) -> str:
-        what = programs(self.run, settings, ports)
-        return supervisor_config(what, self.run, self.logs, self.socket, settings)
+        _write_secret("broker_url", f"redis://{USER}:{password}@127.0.0.1:{port}/0")
+        _write(self.run / "valkey.conf", valkey_config(port, password, memory_mib))
 
     def _spawn(self) -> None:
-        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.run / "supervisord.conf")]
-        done = subprocess.run(  # noqa: S603  (our own interpreter and configuration)
-            command, cwd=self.home, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+        # Its processes run in another folder than this command: what is relative here is not the same there.
+        places = {"HOME": self.home, "CONFIG": config_file(), "SECRETS": secrets_folder()}
+        environment = {ENV_PREFIX + name: str(path.absolute()) for name, path in places.items()}
+        # The second keeps Python's setproctitle, which Celery uses if it is installed, off the environment.
+        environment |= {MARK: self._mark, "SPT_NOENV": "1"}
+        done = subprocess.run(
+            # Our own interpreter and configuration.
+            [sys.executable, "-m", "supervisor.supervisord", "-c", "supervisord.conf"],
+            cwd=self.run,
+            env=os.environ | environment,
+            capture_output=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         if done.returncode:
             raise StackFailed("supervisord did not start")
@@ -171,39 +287,9 @@ class Stack:
         if fatal:
             raise StackFailed(f"{', '.join(fatal)}; see the logs folder of the data directory")
 
-    def stop(self) -> bool:
-        """Stop every process, each after it has finished what it holds; return whether there was any.
-
-        Raises StackFailed where one does not stop.
-        """
-        if self.is_gone():
-            return False
-        with suppress(StackNotRunning):  # on its way down already
-            self._call(lambda server: server.supervisor.shutdown())
-        self._wait(
-            self.is_gone, "a process does not stop", StackSettings.read().stop_seconds + _START_SECONDS
-        )
-        shutil.rmtree(self.socket_folder, ignore_errors=True)
-        return True
-
     def stop_process(self, name: str) -> None:
         """Stop one process and leave it stopped. Raises StackNotRunning."""
-        self._call(lambda server: server.supervisor.stopProcess(name))
-
-    # -- talking to supervisord
-
-    def _call(self, what: Callable[[ServerProxy], Any]) -> Any:
-        if not self.socket.exists():
-            raise StackNotRunning
-        from supervisor.xmlrpc import SupervisorTransport
-
-        server = ServerProxy(
-            "http://127.0.0.1", transport=SupervisorTransport(None, None, f"unix://{self.socket}")
-        )
-        try:
-            return what(server)
-        except (OSError, Fault):
-            raise StackNotRunning from None
+        self._control.call("stopProcess", name, waits=True)
 
     @staticmethod
     def _wait(condition: Callable[[], bool], otherwise: str, seconds: float = _START_SECONDS) -> None:
@@ -230,24 +316,3 @@ def _write(path: Path, content: str) -> None:
     with create_private(partial) as file:
         file.write(content.encode())
     partial.replace(path)
-
-
-def _valkey_config(port: int, password: str, folder: Path) -> str:
-    """Return Valkey's configuration: loopback, a password, and nothing kept on disk.
-
-    The job table is the truth; a broker that forgets everything costs nothing but a second ring.
-    """
-    return "\n".join(
-        (
-            "bind 127.0.0.1",
-            f"port {port}",
-            "protected-mode yes",
-            f"requirepass {password}",
-            'save ""',
-            "appendonly no",
-            # Refusing a message is noticed; evicting one is not.
-            "maxmemory-policy noeviction",
-            f'dir "{folder}"',
-            "",
-        )
-    )

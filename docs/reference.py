@@ -34,7 +34,8 @@ def commands() -> str:
         shown = runner.invoke(app, [*words, "--help"], prog_name="pneumoscreen")
         parts.append(f"## {' '.join(words)}\n\n```\n{shown.output.strip()}\n```\n")
     parts.append(
-        "Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration, 130 interrupted.\n"
+        "Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration, 130 interrupted;\n"
+        "`screen` and `demo` also 143 after TERM and 129 after HUP.\n"
     )
     return "\n".join(parts)
 

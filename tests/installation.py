@@ -17,8 +17,22 @@ from tests.waiting import wait_for
 
 _SCRIPT = Path(__file__).parent.parent / "deploy" / "make-secrets.sh"
 
-#: Somebody who may do what our own user may not.
-_ADMINISTRATOR = "administrator"
+#: What the server's administrator may do and our user may not.
+ADMINISTRATION = (
+    "FLUSHALL", "FLUSHDB", "CONFIG GET *", "CONFIG SET dir /tmp", "CONFIG REWRITE", "SHUTDOWN", "ACL LIST",
+    "ACL SETUSER x", "MODULE LIST", "MODULE LOAD /tmp/x.so", "REPLICAOF 127.0.0.1 1", "DEBUG SLEEP 1", "SAVE",
+    "BGSAVE", "MONITOR", "CLIENT LIST", "CLIENT KILL TYPE normal", "SWAPDB 0 1", "MIGRATE h 1 k 0 1", "SYNC",
+    "FAILOVER", "LATENCY RESET", "SLOWLOG GET", "BGREWRITEAOF",
+    "EVAL 'return 1' 0", "EVAL_RO 'return 1' 0", "FUNCTION LIST", "FCALL f 0", "SCRIPT FLUSH",
+)  # fmt: skip
+
+#: Somebody who may do what our own user may not, as a line of a broker's configuration or ACL.
+ADMINISTRATOR = "user administrator on nopass ~* &* +@all"
+
+
+def administrator(port: int) -> Redis:
+    """Return a connection of that user."""
+    return Redis(port=port, username="administrator", password="")
 
 
 def tls_proxy(port: int, certificate: Path, key: Path) -> Proxy:
@@ -35,7 +49,7 @@ class Valkey:
         self._folder = secrets
         self._port = free_port()
         with (secrets / "valkey.acl").open("a") as acl:
-            acl.write(f"user {_ADMINISTRATOR} on nopass ~* &* +@all\n")
+            acl.write(f"{ADMINISTRATOR}\n")
         self.port = tls_proxy(self._port, secrets / "valkey.crt", secrets / "valkey.key").port
 
     def __enter__(self) -> Valkey:
@@ -64,7 +78,11 @@ class Valkey:
 
     def administrator(self) -> Redis:
         """Return a connection that may do anything."""
-        return Redis(port=self._port, username=_ADMINISTRATOR, password="")
+        return administrator(self._port)
+
+    def forget(self) -> None:
+        """Drop all that it holds."""
+        self.administrator().flushall()
 
     def die_and_come_back(self) -> None:
         """Kill it, with all that it knows, and start another."""

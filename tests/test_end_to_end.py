@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from redis import Redis
+from redis.exceptions import ResponseError
 from sqlalchemy import func, select
 
 from db.engine import Database
@@ -50,8 +52,11 @@ def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
 class Embedded:
     """The broker of the embedded stack, which brings it back by itself."""
 
-    def administrator(self) -> Redis:
-        return Redis.from_url((secrets_folder() / "pneumoscreen_broker_url").read_text())
+    def forget(self) -> None:
+        """Drop all that it holds, as far as our own user may."""
+        broker = Redis.from_url((secrets_folder() / "pneumoscreen_broker_url").read_text())
+        with suppress(ResponseError):  # there was nothing
+            broker.delete(*broker.keys())
 
     def die_and_come_back(self) -> None:
         os.kill(pid_of("broker"), signal.SIGKILL)
@@ -127,7 +132,7 @@ def test_200_images_are_predicted_once_each_through_a_killed_worker_and_a_flushe
     os.kill(killed, signal.SIGKILL)
     in_the_middle = done_images(job_table)
     assert in_the_middle < 180, "it was too fast to be killed in the middle"
-    broker.administrator().flushall()
+    broker.forget()
     run("watch", "trial")
     assert pid_of("worker") not in (0, killed)
     with job_table.read() as session:
@@ -159,6 +164,45 @@ def test_screen_starts_what_it_needs_writes_results_and_stops_it(
     run("screen", str(phantoms), "--out", str(out))
     with job_table.read() as session:
         assert session.scalars(select(Prediction.created_at)).all() == before, "something was screened twice"
+
+
+@BOTH_AT_LENGTH
+def test_two_who_screen_in_one_home_at_once_both_end_well(
+    job_table: Database, phantoms: Path, tmp_path: Path
+) -> None:
+    write_copies(tmp_path / "many", 200)
+    screens = [
+        subprocess.Popen(
+            [*CLI, "screen", str(source), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for source in (phantoms, tmp_path / "many")
+    ]
+    ended = [screen.communicate(timeout=180) for screen in screens]
+    assert [screen.returncode for screen in screens] == [0, 0], ended
+    assert [json.loads(out)["done"] for out, _ in ended] == [10, 200]
+    assert Stack().is_gone()
+
+
+def test_the_stack_runs_in_a_home_of_any_name(
+    artefact: Path, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "a #b ;c" / '"d" %e %(f)s %%g' / "'h' ?i [j]* \\k $l ~m" / ("deep" * 30)
+    monkeypatch.setenv("PNEUMOSCREEN_HOME", str(home))
+    database = Database()
+    upgrade(database)
+    ensure_champion(database, artefact)
+    try:
+        run("up")
+        assert {process.state for process in Stack().processes()} == {"RUNNING"}
+        assert json.loads(run("screen", str(phantoms), "--json").stdout)["done"] == 10
+        (status,) = json.loads(run("status", "--json").stdout)
+        run("results", status["name"], "--out", str(home / "results.csv"))
+        assert run("down").stdout.strip() == "Stopped."
+    finally:
+        Stack().stop()
+        database.close()
+    assert (home / "pneumoscreen.db").is_file()
+    assert (home / "logs" / "worker.log").is_file()
 
 
 @BOTH_AT_LENGTH

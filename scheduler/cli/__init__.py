@@ -6,6 +6,7 @@ What a command needs beyond that is imported inside it, so that `status` does no
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -27,13 +28,14 @@ from scheduler.cli import (
     stack,
     training,
 )
+from scheduler.cli.signals import Ended
 from worker.quiet import silence_libraries
 
 #: Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration.
 EXIT_FAILED_IMAGES = 1
 EXIT_USAGE = 2
-#: As shells have it: 128 + SIGINT.
-EXIT_INTERRUPTED = 130
+#: As shells have it, with the signal's number.
+EXIT_SIGNALLED = 128
 
 
 class PackageMissing(PneumoscreenError):
@@ -83,7 +85,9 @@ def main() -> NoReturn:
         # Without the file's name, which may be a patient's.
         _complain(DiskFull() if is_full(error) else FileTrouble(os.strerror(error.errno or 0)))
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(EXIT_SIGNALLED + signal.SIGINT)
+    except Ended as ended:
+        sys.exit(EXIT_SIGNALLED + ended.number)
     except Exception as error:
         sys.stderr.writelines(traceback.format_tb(error.__traceback__))
         _complain(Unforeseen(type(error).__name__))

@@ -94,7 +94,8 @@ def _database() -> Iterator[Finding]:
 def _roots() -> Iterator[Finding]:
     from db.roots import Roots
 
-    if Roots.read().places or DatabaseSettings.read().url.startswith("sqlite"):
+    url = DatabaseSettings.read().url
+    if Roots.read().places or not url or url.startswith("sqlite"):
         return
     mend = "Name the folders and URLs that images may come from in `source_roots`."
     yield Finding("sources", "note", "whatever can be read may be screened", mend)
@@ -134,6 +135,18 @@ def _workers() -> Iterator[Finding]:
     else:
         mend = "Run `pneumoscreen up`, or look at the workers' logs."
         yield Finding("workers", "bad", "screening or housekeeping does not answer", mend)
+
+
+def _stack() -> Iterator[Finding]:
+    from deploy.stack import Stack
+
+    left_over = Stack().left_over()
+    if left_over:
+        names = ", ".join(one.name for one in left_over)
+        mend = (
+            "Run `pneumoscreen down`, or `pneumoscreen up`, which stops them and starts all processes again."
+        )
+        yield Finding("stack", "bad", f"supervisord was killed and has left {names}", mend)
 
 
 def _model() -> Iterator[Finding]:
@@ -216,6 +229,7 @@ _CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "database": _database,
     "sources": _roots,
     "broker": _broker,
+    "stack": _stack,
     "model": _model,
     "torch": _machine,
     "disk": _disk,

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from scheduler.cli.console import console
+from scheduler.cli.console import console, errors
 
 
 def print_pages() -> None:
-    """Print the addresses of Flower and of the metrics, and Flower's login, while the stack runs."""
+    """Print the addresses of Flower and of the metrics, and Flower's login, while the stack runs.
+
+    If it does not, say what it has left.
+    """
+    from deploy.control import StackNotOurs
     from deploy.stack import Stack
 
     stack = Stack()
-    if stack.is_gone():
+    if not stack.run.is_dir():
+        return
+    try:
+        is_gone = stack.is_gone()
+    except StackNotOurs:  # its login is not for us
+        return
+    if is_gone:
+        if left_over := stack.left_over():
+            count = f"{len(left_over)} processes"
+            errors.print(f"supervisord was killed and has left {count}. `pneumoscreen down` stops them.")
         return
     user, password = stack.flower_login
     console.print(

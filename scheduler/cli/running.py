@@ -14,25 +14,23 @@ from deploy.stack import Stack
 
 @contextmanager
 def running_stack(database: Database, *, keep: bool = False) -> Iterator[Stack]:
-    """Run the embedded stack for as long as the block lasts, where it is not running already."""
+    """Run the embedded stack while the block lasts or others use it, or, with `keep`, until `down`."""
     stack = Stack()
-    started = not stack.is_running()
-    if started:
-        start_stack(database, stack)
-    try:
+    with stack.use(lambda: _forget_rings(database), keep=keep):
         yield stack
-    finally:
-        if started and not keep:
-            stack.stop()
 
 
 def start_stack(database: Database, stack: Stack) -> None:
-    """Start the embedded stack; its broker begins empty, so what was rung for before must be rung again."""
+    """Start the embedded stack, if it is not running, until `down`."""
+    stack.start(lambda: _forget_rings(database))
+
+
+def _forget_rings(database: Database) -> None:
+    """Prepare for a broker that is empty: what was notified before must be notified again."""
     with database.write() as session:
         forget_rings(session)
         forget_run_rings(session)
         forget_night_rings(session)
-    stack.start()
 
 
 def workers_answer() -> bool:

