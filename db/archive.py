@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Select, delete, func, literal, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
@@ -15,9 +14,11 @@ from db.cohorts import CohortArchived, Progress, lock_cohort, progress
 from db.counts import cohorts_with
 from db.errors import PneumoscreenError
 from db.events import record
+from db.labels import keep_labelled
 from db.results import image_pages
+from db.seen import keep_seen
 from db.states import UNFINISHED, CohortState
-from db.tables import Cohort, Image, Model, NightlySeen, Prediction, Study
+from db.tables import Cohort, Image, Model, Prediction, Study
 from db.totals import remove_batches
 
 
@@ -116,17 +117,15 @@ def remove_rows(session: Session, cohort_id: int, stamped: Stamp) -> None:
     """Delete the rows of a cohort that is in an archive; its name and its counts stay.
 
     `stamped` is how it stood when the archive was written. What a nightly schedule has taken in stays known
-    to it. Raises CohortNotFinished where something was retried, screened or added since, CohortArchived.
+    to it, and training still finds the images that have labels. Raises CohortNotFinished where something was
+    retried, screened or added since, CohortArchived.
     """
     cohort = lock_cohort(session, cohort_id)
     if stamp(session, cohort_id) != stamped:
         raise CohortNotFinished
     if cohort.nightly is not None:
-        dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-        seen = select(Image.uri, literal(cohort.nightly)).where(Image.cohort_id == cohort_id).distinct()
-        session.execute(
-            dialect.insert(NightlySeen).from_select(["uri", "name"], seen).on_conflict_do_nothing()
-        )
+        keep_seen(session, cohort_id, cohort.nightly)
+    keep_labelled(session, cohort_id)
     cohort.archived = {
         name: value
         for name, value in asdict(stamped.counts).items()

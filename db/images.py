@@ -24,6 +24,8 @@ class NewImage:
     #: Bytes, and time of the last change in seconds since 1970; None where the source does not say.
     size: int | None = None
     modified: float | None = None
+    #: Time of the last change as a server's listing gave it.
+    listed_at: float | None = None
     #: Study, Series and SOP Instance UID; None for what is not DICOM.
     study_uid: str | None = None
     series_uid: str | None = None
@@ -66,6 +68,7 @@ def add_images(
             "frame": image.frame,
             "size": image.size,
             "modified": image.modified,
+            "listed_at": image.listed_at,
             "state": image.state,
             "problem": image.problem,
             "attempts": 0,

@@ -122,6 +122,17 @@ def break_off(session: Session, lease: IngestLease) -> None:
     )
 
 
+def give_up_ingests(session: Session, cohort_id: int) -> None:
+    """Close a cohort whose sources nobody will walk to their end; it keeps what was taken in."""
+    lock_cohort(session, cohort_id)
+    session.execute(
+        update(Ingest)
+        .where(Ingest.cohort_id == cohort_id, Ingest.state.in_(UNFINISHED_INGEST))
+        .values(state=IngestState.ENDED)
+    )
+    close_ingest(session, cohort_id)
+
+
 def expire_ingests(session: Session) -> int:
     """Let every ingest whose lease has ended count as broken off; return how many there were."""
     ended = (

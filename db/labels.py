@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import Row, func, insert, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.events import record
-from db.tables import Image, Label, LabelClass, Study
+from db.tables import Image, KeptImage, Label, LabelClass, Study
 
 #: Types of pneumonia, which imply it.
 TYPES = frozenset({LabelClass.BACTERIAL, LabelClass.VIRAL})
@@ -45,7 +45,7 @@ class LabelledFile:
 
     digest: str | None
     instance_uid: str | None
-    #: Where the image is, if a cohort holds it or a reading named its path.
+    #: Where the image is, if a cohort holds or held it or a reading named its path.
     uri: str | None
     #: Pseudonym of the patient, if a cohort or a reading tells.
     patient: str | None
@@ -70,7 +70,7 @@ def add_readings(session: Session, readings: Iterable[Reading]) -> int:
     """Add readings and return how many are new; one that is there already adds nothing."""
     before = session.scalars(select(func.count()).select_from(Label)).one()
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(Label).on_conflict_do_nothing()
+    statement = dialect.insert(Label).on_conflict_do_nothing()
     stream = iter(readings)
     while chunk := list(islice(stream, _CHUNK)):
         rows = [
@@ -86,20 +86,39 @@ def add_readings(session: Session, readings: Iterable[Reading]) -> int:
             }
             for one in chunk
         ]
-        session.execute(insert, rows)
+        session.execute(statement, rows)
     new = session.scalars(select(func.count()).select_from(Label)).one() - before
     record(session, "labels.import", "labels", new=new)
     return new
 
 
 def known_instances(session: Session, uids: Sequence[str]) -> set[str]:
-    """Return those SOP Instance UIDs that a cohort holds."""
+    """Return those SOP Instance UIDs that a cohort holds, or held of an image that has labels."""
     found: set[str] = set()
     for start in range(0, len(uids), _CHUNK):
         chunk = uids[start : start + _CHUNK]
-        query = select(Image.instance_uid).where(Image.instance_uid.in_(chunk))
-        found |= {uid for uid in session.scalars(query) if uid is not None}
+        for table in (Image, KeptImage):
+            query = select(table.instance_uid).where(table.instance_uid.in_(chunk))
+            found |= {uid for uid in session.scalars(query) if uid is not None}
     return found
+
+
+def keep_labelled(session: Session, cohort_id: int) -> None:
+    """Remember where the labelled images of a cohort are, whose rows are about to be deleted.
+
+    Otherwise labels by SOP Instance UID and by digest would lose their file.
+    """
+    labelled = or_(
+        select(Label.id).where(Label.digest == Image.digest).exists(),
+        select(Label.id).where(Label.instance_uid == Image.instance_uid).exists(),
+    )
+    files = (
+        select(Image.digest, Image.instance_uid, Image.uri, Study.patient_key)
+        .outerjoin(Study, Study.id == Image.study_id)
+        .where(Image.cohort_id == cohort_id, labelled)
+        .order_by(Image.id)
+    )
+    session.execute(insert(KeptImage).from_select(["digest", "instance_uid", "uri", "patient_key"], files))
 
 
 def labelled_files(session: Session) -> list[LabelledFile]:
@@ -108,10 +127,8 @@ def labelled_files(session: Session) -> list[LabelledFile]:
     A reading by digest and one by SOP Instance UID meet where a cohort's image has both; an image has its
     digest once it has been screened.
     """
-    by_digest = {row.digest: row for row in session.execute(_images(Image.digest == Label.digest))}
-    by_instance = {
-        row.instance_uid: row for row in session.execute(_images(Image.instance_uid == Label.instance_uid))
-    }
+    by_digest = {row.digest: row for row in _images(session, "digest")}
+    by_instance = {row.instance_uid: row for row in _images(session, "instance_uid")}
     grouped: dict[str, list[Label]] = defaultdict(list)
     for label in session.scalars(select(Label).order_by(Label.read_on, Label.id)):
         image = by_instance.get(label.instance_uid) if label.digest is None else None
@@ -141,10 +158,15 @@ def _last(labels: Sequence[Label], name: str) -> str | None:
     return next((value for one in reversed(labels) if (value := getattr(one, name)) is not None), None)
 
 
-def _images(joined: ColumnElement[bool]) -> Select[str | None, str | None, str, str | None]:
-    return (
-        select(Image.digest, Image.instance_uid, Image.uri, Study.patient_key)
-        .join(Label, joined)
+def _images(session: Session, by: str) -> Iterator[Row[str | None, str | None, str, str | None]]:
+    """Yield the images that labels name by this column; those of cohorts come after what archives left."""
+    kept = select(KeptImage.digest, KeptImage.instance_uid, KeptImage.uri, KeptImage.patient_key)
+    yield from session.execute(
+        kept.join(Label, getattr(KeptImage, by) == getattr(Label, by)).order_by(KeptImage.id)
+    )
+    held = select(Image.digest, Image.instance_uid, Image.uri, Study.patient_key)
+    yield from session.execute(
+        held.join(Label, getattr(Image, by) == getattr(Label, by))
         .outerjoin(Study, Study.id == Image.study_id)
         .order_by(Image.id.desc())
     )

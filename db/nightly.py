@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from itertools import chain, count
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from db.clock import database_now
 from db.counts import cohorts_with
+from db.errors import PneumoscreenError
 from db.events import record
+from db.ingests import give_up_ingests
 from db.leases import LeaseLost
 from db.states import UNFINISHED, CohortState, NightState
-from db.tables import Cohort, Image, NightlyRun, NightlySeen
+from db.tables import Cohort, Image, NightlyRun
+
+
+class CohortTaken(PneumoscreenError):
+    """Somebody else opened a cohort of that name at the same moment. The run is tried again by itself."""
+
+    code = "cohort-taken"
+
 
 #: States in which a run's cohort may still have images to screen.
 _OPEN = (NightState.SCREENING, NightState.HELD)
@@ -81,18 +91,38 @@ def _extend_held(session: Session, name: str, window_ends: float | None) -> None
 
 
 def claim_night(session: Session, run_id: int, *, lease_seconds: float) -> str | None:
-    """Take a run whose source is to be walked; return the lease token, or None where it is taken."""
+    """Take a run whose source is to be walked; return the lease token, or None where it is taken.
+
+    None, too, while another run of the schedule is under way: both would take in the same files.
+    """
     token = secrets.token_hex(16)
+    _lock_unwalked(session, run_id)
     lost = and_(NightlyRun.state == NightState.INGESTING, NightlyRun.lease_until < database_now())
+    other = aliased(NightlyRun)
+    other_walks = exists().where(
+        other.name == NightlyRun.name,
+        other.id != NightlyRun.id,
+        other.state == NightState.INGESTING,
+        other.lease_until >= database_now(),
+    )
     taken = _change(
         session,
         NightlyRun.id == run_id,
         or_(NightlyRun.state == NightState.WAITING, lost),
+        ~other_walks,
         state=NightState.INGESTING,
         lease_token=token,
         lease_until=database_now() + lease_seconds,
     )
     return token if taken else None
+
+
+def _lock_unwalked(session: Session, run_id: int) -> None:
+    """Wait until nobody else claims a run of the same schedule."""
+    name = select(NightlyRun.name).where(NightlyRun.id == run_id).scalar_subquery()
+    unwalked = NightlyRun.state.in_((NightState.WAITING, NightState.INGESTING))
+    query = select(NightlyRun.id).where(NightlyRun.name == name, unwalked).order_by(NightlyRun.id)
+    session.execute(query.with_for_update()).all()
 
 
 def keep_night(session: Session, run_id: int, token: str, *, lease_seconds: float) -> None:
@@ -109,7 +139,10 @@ def walked(session: Session, run_id: int, token: str, *, cohort_id: int | None) 
 
 
 def not_walked(session: Session, run_id: int, token: str, problem: str, *, again: bool) -> None:
-    """Note that a run's source could not be walked, and whether to try again. Raises LeaseLost."""
+    """Note that a run's source could not be walked, and whether to try again. Raises LeaseLost.
+
+    What was taken in until then is screened all the same.
+    """
     _as_holder(
         session, run_id, token,
         state=NightState.WAITING if again else NightState.FAILED,
@@ -118,11 +151,41 @@ def not_walked(session: Session, run_id: int, token: str, problem: str, *, again
         rung_at=database_now(),
         finished_at=None if again else database_now(),
     )  # fmt: skip
+    cohort_id = session.scalar(select(NightlyRun.cohort_id).where(NightlyRun.id == run_id))
+    if cohort_id is not None and not again:
+        give_up_ingests(session, cohort_id)
+
+
+def own_cohort(session: Session, run: NightlyRun, wanted: str) -> str:
+    """Return the name of a run's own cohort.
+
+    It is the one that an earlier try has opened, or else the first of NAME, NAME-2, NAME-3 that is free.
+    """
+    if run.cohort_id is not None:
+        return session.get_one(Cohort, run.cohort_id).name
+    for name in chain([wanted], (f"{wanted}-{number}" for number in count(2))):
+        cohort = session.scalar(select(Cohort).where(Cohort.name == name))
+        if cohort is None or _is_free(session, cohort, run):
+            return name
+    raise AssertionError("names do not end")
 
 
 def attach(session: Session, cohort: Cohort, run: NightlyRun) -> None:
-    """Make a cohort one of a schedule's, screened within the run's window."""
+    """Make a cohort a run's own, screened within the run's window. Raises CohortTaken."""
+    if not _is_free(session, cohort, run):
+        raise CohortTaken
     cohort.nightly, cohort.hold_at = run.name, run.window_ends
+    run.cohort_id = cohort.id
+
+
+def _is_free(session: Session, cohort: Cohort, run: NightlyRun) -> bool:
+    """Tell whether a run may have a cohort: no other run has it, and nobody has submitted anything to it."""
+    others = select(NightlyRun.id).where(NightlyRun.cohort_id == cohort.id, NightlyRun.id != run.id)
+    if session.scalar(others.limit(1)) is not None:
+        return False
+    if cohort.nightly is None:
+        return session.scalar(select(Image.id).where(Image.cohort_id == cohort.id).limit(1)) is None
+    return cohort.nightly == run.name
 
 
 def nights_to_ring(session: Session, *, again_seconds: float) -> list[int]:
@@ -193,17 +256,6 @@ def history(session: Session, name: str | None = None, *, limit: int = 30) -> Se
     if name is not None:
         query = query.where(NightlyRun.name == name)
     return session.scalars(query.order_by(NightlyRun.slot.desc()).limit(limit)).all()
-
-
-def known_uris(session: Session, name: str, uris: Sequence[str]) -> set[str]:
-    """Return those files that a cohort of the schedule holds already."""
-    query = (
-        select(Image.uri)
-        .join(Cohort, Cohort.id == Image.cohort_id)
-        .where(Image.uri.in_(uris), Cohort.nightly == name)
-    )
-    archived = select(NightlySeen.uri).where(NightlySeen.uri.in_(uris), NightlySeen.name == name)
-    return {*session.scalars(query), *session.scalars(archived)}
 
 
 def _unfinished() -> ColumnElement[bool]:

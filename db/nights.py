@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import func, select, true
+from sqlalchemy import (
+    ColumnElement,
+    ScalarSelect,
+    Select,
+    and_,
+    case,
+    func,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.orm import Session
 
-from db.counts import Counts, count_images
-from db.states import UNFINISHED, BatchState, ImageState
-from db.tables import Batch, Cohort, Image, ImageCount, NightlyRun, Prediction
+from db.states import TERMINAL, UNFINISHED, BatchState, ImageState
+from db.tables import Batch, Image, ImageCount, NightlyRun, Prediction
 
 #: Bands of P(PNEUMONIA) that positives are counted in, from 0 to 1.
 BANDS = 10
@@ -20,19 +30,34 @@ LISTED = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of some images."""
+
+    #: Images that got a prediction.
+    done: int
+    #: Images that did not, by problem code.
+    skipped: dict[str, int]
+    failed: dict[str, int]
+    #: Images that have not ended.
+    left: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NightFigures:
     """One night in numbers. Rows of the job table are given by id."""
 
-    #: Images that the source newly held.
+    #: Images that this run took in: `done`, `skipped`, `failed` and `left` add up to it.
     new: int
-    #: Images that got a prediction this night, those that earlier nights had left included.
+    #: Those of them that got a prediction by the run's end.
     done: int
-    #: Of the new images, those skipped and failed, by problem code.
+    #: Those that were skipped and failed, by problem code.
     skipped: dict[str, int]
     failed: dict[str, int]
-    #: Images of this schedule that are not screened yet.
+    #: Those that had not ended.
     left: int
-    #: Of `done`, those labelled positive.
+    #: What came since the run before of images that earlier runs had left.
+    earlier: Outcome
+    #: Of all that got a prediction, those labelled positive.
     positive: int
     #: Of `positive`, those in each tenth of the probability, from 0 to 1.
     bands: list[int]
@@ -48,62 +73,121 @@ class NightFigures:
 
 
 def night_figures(session: Session, run: NightlyRun) -> NightFigures:
-    """Count what happened between a run's opening and its end."""
-    ours = select(Cohort.id).where(Cohort.nightly == run.name)
-    tonight = Batch.finished_at.between(run.created_at, run.finished_at)
-    batches = (
-        select(Batch.id)
-        .where(Batch.cohort_id.in_(ours), Batch.state == BatchState.DONE, tonight)
-        .scalar_subquery()
-    )
+    """Count what the run came to, and what came of what earlier runs had left.
+
+    Each image counts as new in the run that took it in. If it ended later, it counts as an earlier one in the
+    first run that ended after that.
+    """
+    own, earlier = _own_batches(run), _earlier_batches(session, run)
+    ours = _own_outcome(session, run)
+    theirs = _earlier_outcome(session, run, earlier)
+    batches = select(Batch.id).where(Batch.state == BatchState.DONE, or_(own, earlier)).scalar_subquery()
     first, last = session.execute(
         select(func.min(Batch.created_at), func.max(Batch.finished_at)).where(Batch.id.in_(batches))
     ).one()
-    predicted = (
-        select(Prediction.image_id, Prediction.probability, Prediction.threshold)
-        .join(Image, Image.id == Prediction.image_id)
-        .where(Image.batch_id.in_(batches))
-        .subquery()
-    )
-    done = session.scalars(select(func.count()).select_from(predicted)).one()
-    positive = predicted.c.probability >= predicted.c.threshold
-    counts = [
-        func.count().filter(
-            positive,
-            predicted.c.probability >= band / BANDS,
-            predicted.c.probability < (band + 1) / BANDS if band < BANDS - 1 else true(),
-        )
-        for band in range(BANDS)
-    ]
-    bands = list(session.execute(select(*counts).select_from(predicted)).one())
-    most = session.execute(
-        select(predicted.c.image_id, predicted.c.probability)
-        .where(positive)
-        .order_by(predicted.c.probability.desc(), predicted.c.image_id)
-        .limit(LISTED)
-    )
-    seconds = 0.0 if first is None or last is None else last - max(first, run.created_at)
-    new = count_images(session, [run.cohort_id]).get(run.cohort_id, {}) if run.cohort_id else {}
-    left = session.scalars(
-        select(func.coalesce(func.sum(ImageCount.images), 0)).where(
-            ImageCount.cohort_id.in_(ours), ImageCount.state.in_(UNFINISHED)
-        )
-    ).one()
+    seconds = 0.0 if first is None or last is None else max(0.0, last - max(first, run.created_at))
+    done = ours.done + theirs.done
+    positives = _positives(session, batches)
     return NightFigures(
-        new=sum(new.values()),
-        done=done,
-        skipped=_problems(new, ImageState.SKIPPED),
-        failed=_problems(new, ImageState.FAILED),
-        left=left,
-        positive=sum(bands),
-        bands=bands,
-        most_probable=[(image_id, probability) for image_id, probability in most],
+        new=ours.done + sum(ours.skipped.values()) + sum(ours.failed.values()) + ours.left,
+        done=ours.done,
+        skipped=ours.skipped,
+        failed=ours.failed,
+        left=ours.left,
+        earlier=theirs,
+        positive=sum(positives[0]),
+        bands=positives[0],
+        most_probable=positives[1],
         seconds=seconds,
         images_per_second=done / seconds if seconds > 0 else None,
     )
 
 
-def _problems(counts: Counts, wanted: ImageState) -> dict[str, int]:
-    """Return the problems of a state, the most frequent first."""
-    found = [(problem, count) for (state, problem), count in counts.items() if state is wanted]
-    return dict(sorted(found, key=lambda one: (-one[1], one[0])))
+def _own_batches(run: NightlyRun) -> ColumnElement[bool]:
+    """Match the batches of the run's own images that were finished by its end."""
+    return and_(Batch.cohort_id == run.cohort_id, Batch.finished_at <= run.finished_at)
+
+
+def _earlier_runs(run: NightlyRun) -> ColumnElement[bool]:
+    """Match the schedule's runs that ended before this one."""
+    before = or_(
+        NightlyRun.finished_at < run.finished_at,
+        and_(NightlyRun.finished_at == run.finished_at, NightlyRun.id < run.id),
+    )
+    return and_(NightlyRun.name == run.name, before)
+
+
+def _earlier_cohorts(run: NightlyRun) -> Select[int | None]:
+    return select(NightlyRun.cohort_id).where(_earlier_runs(run), NightlyRun.cohort_id.is_not(None))
+
+
+def _earlier_batches(session: Session, run: NightlyRun) -> ColumnElement[bool]:
+    """Match the batches of earlier runs' images that were finished after the last of these had ended."""
+    since = session.scalar(select(func.max(NightlyRun.finished_at)).where(_earlier_runs(run)))
+    return and_(
+        Batch.cohort_id.in_(_earlier_cohorts(run)),
+        Batch.finished_at > (since or 0.0),
+        Batch.finished_at <= run.finished_at,
+    )
+
+
+def _own_outcome(session: Session, run: NightlyRun) -> Outcome:
+    """Say what came of the run's own images by its end."""
+    late = case((Batch.finished_at > run.finished_at, True), else_=False).label("late")
+    rows = session.execute(
+        select(Image.state, Image.problem, late, func.count())
+        .outerjoin(Batch, Batch.id == Image.batch_id)
+        .where(Image.cohort_id == run.cohort_id)
+        .group_by(Image.state, Image.problem, "late")
+    ).all()
+    ended = [(state, problem, count) for state, problem, late, count in rows if not late]
+    return _outcome(ended, sum(count for *_, late, count in rows if late))
+
+
+def _earlier_outcome(session: Session, run: NightlyRun, batches: ColumnElement[bool]) -> Outcome:
+    """Say what came of earlier runs' images in these batches, and how many have not ended yet."""
+    rows = session.execute(
+        select(Image.state, Image.problem, func.count())
+        .where(Image.batch_id.in_(select(Batch.id).where(batches)), Image.state.in_(TERMINAL))
+        .group_by(Image.state, Image.problem)
+    ).all()
+    unfinished = and_(ImageCount.cohort_id.in_(_earlier_cohorts(run)), ImageCount.state.in_(UNFINISHED))
+    left = select(func.coalesce(func.sum(ImageCount.images), 0)).where(unfinished)
+    return _outcome(rows, int(session.scalars(left).one()))
+
+
+def _outcome(rows: Iterable[tuple[ImageState, str | None, int]], left: int) -> Outcome:
+    """Return counts by state and problem as an outcome, the most frequent problems first."""
+    counts: dict[ImageState, dict[str, int]] = {state: {} for state in ImageState}
+    for state, problem, count in sorted(rows, key=lambda row: (-row[2], row[1] or "")):
+        counts[state][problem or ""] = count
+    return Outcome(
+        done=sum(counts[ImageState.DONE].values()),
+        skipped=counts[ImageState.SKIPPED],
+        failed=counts[ImageState.FAILED],
+        left=left + sum(count for state in UNFINISHED for count in counts[state].values()),
+    )
+
+
+def _positives(session: Session, batches: ScalarSelect[int]) -> tuple[list[int], list[tuple[int, float]]]:
+    """Return how many positives of these batches are in each band, and the most probable ones."""
+    predicted = (
+        select(Prediction.image_id, Prediction.probability)
+        .join(Image, Image.id == Prediction.image_id)
+        .where(Image.batch_id.in_(batches), Prediction.probability >= Prediction.threshold)
+        .subquery()
+    )
+    counts = [
+        func.count().filter(
+            predicted.c.probability >= band / BANDS,
+            predicted.c.probability < (band + 1) / BANDS if band < BANDS - 1 else true(),
+        )
+        for band in range(BANDS)
+    ]
+    most = session.execute(
+        select(predicted.c.image_id, predicted.c.probability)
+        .order_by(predicted.c.probability.desc(), predicted.c.image_id)
+        .limit(LISTED)
+    )
+    bands = session.execute(select(*counts).select_from(predicted)).one()
+    return list(bands), [(image_id, probability) for image_id, probability in most]

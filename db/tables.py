@@ -217,6 +217,9 @@ class Image(Table):
     #: Bytes and time of the last change of the file as it was taken in; null where its source does not say.
     size: Mapped[int | None] = mapped_column(BigInteger)
     modified: Mapped[float | None]
+    #: Time of the last change as a server's listing gave it, for nightly runs; a local file has it in
+    #: `modified`. No worker compares it: some servers list fractions of a second, and nowhere else.
+    listed_at: Mapped[float | None]
     #: SHA-256 of the file as it was screened.
     digest: Mapped[str | None] = mapped_column(String(64))
     state: Mapped[ImageState] = mapped_column(_states(ImageState))
@@ -350,6 +353,21 @@ class Label(Table):
     created_at: Mapped[float] = mapped_column(default=database_now(), index=True)
 
 
+class KeptImage(Table):
+    """Where an image is that has labels and whose row was moved to an archive."""
+
+    __tablename__ = "kept_images"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    #: SHA-256 of the file as it was screened.
+    digest: Mapped[str | None] = mapped_column(String(64), index=True)
+    #: SOP Instance UID (0008,0018).
+    instance_uid: Mapped[str | None] = mapped_column(String(64), index=True)
+    uri: Mapped[str]
+    #: Pseudonym of the patient, if it is known.
+    patient_key: Mapped[str | None] = mapped_column(String(64))
+
+
 class NightlyRun(Table):
     """One slot of a nightly schedule."""
 
@@ -376,7 +394,7 @@ class NightlyRun(Table):
     #: The schedule as it was at that moment.
     plan: Mapped[dict[str, Any]] = mapped_column(JSON)
     state: Mapped[NightState] = mapped_column(_states(NightState))
-    #: Null until the source was walked, and where it held nothing new.
+    #: Its own cohort; null until it has found something new.
     cohort_id: Mapped[int | None] = mapped_column(ForeignKey("cohorts.id", ondelete="SET NULL"))
     lease_token: Mapped[str | None] = mapped_column(String(32))
     lease_until: Mapped[float | None]
@@ -392,12 +410,15 @@ class NightlyRun(Table):
 
 
 class NightlySeen(Table):
-    """A file that a nightly schedule took in and whose row was moved to an archive."""
+    """A file that a nightly schedule took in and whose row was archived, or that it found to be no image."""
 
     __tablename__ = "nightly_seen"
 
     uri: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    #: Bytes and time of the last change; null where its source does not say, or it is not known any more.
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    modified: Mapped[float | None]
 
 
 class TrainingRun(Table):

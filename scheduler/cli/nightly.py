@@ -84,7 +84,9 @@ def history(
     if as_json:
         print_json(rows)
         return
-    columns = ("run", "name", "due", "state", "new", "done", "failed", "left", "positive", "problem")
+    columns = (
+        "run", "name", "due", "state", "new", "done", "skipped", "failed", "left", "positive", "problem",
+    )  # fmt: skip
     print_table(columns, [[row[column] for column in columns] for row in rows])
 
 
@@ -96,7 +98,9 @@ def _row(run: NightlyRun) -> dict[str, Any]:
         "due": _local(run.slot, run.plan["time_zone"]),
         "state": run.state,
         **{what: figures.get(what) for what in ("new", "done", "left", "positive", "images_per_second")},
+        "skipped": sum(figures["skipped"].values()) if figures else None,
         "failed": sum(figures["failed"].values()) if figures else None,
+        "earlier": figures.get("earlier"),
         "problem": run.problem,
     }
 

@@ -7,16 +7,15 @@ import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from db.images import NewImage
 from db.problems import EmptyFile, FileUnreadable, ImageProblem, OutsideRoots
 from db.roots import EVERYWHERE, Roots, SourceOutsideRoots
 from db.tree import walk_files
 from db.uri import path_to_uri, uri_to_path
-from scheduler.ingest.dicom import read_identity
+from scheduler.ingest.dicom import Identity, read_identity
 from scheduler.ingest.look import START_BYTES, is_expected, is_hidden, look, not_readable
 from scheduler.ingest.source import Entry, Source, SourceMissing, SourceUnreadable, SourceUnsupported
 
@@ -27,7 +26,7 @@ class FolderSource(Source):
     #: A share's server answers in parallel; more threads than this wait for each other in the interpreter.
     threads = 8
     #: Opening a local file takes less time than handing it to a thread.
-    at_once = 16
+    at_once = 32
 
     def __init__(self, path: Path, roots: Roots = EVERYWHERE) -> None:
         """Raise SourceMissing, SourceUnreadable, SourceUnsupported or SourceOutsideRoots: nothing to walk."""
@@ -87,21 +86,26 @@ class FolderSource(Source):
         except ImageProblem as problem:
             image = not_readable(entry.uri, problem, expected=is_expected(path.name))
             return image and replace(image, size=entry.size, modified=entry.modified)
-        with BufferedReader(file) as content:
-            status = os.fstat(content.fileno())
-            image = look(path.name, entry.uri, partial(_start, content), partial(read_identity, content))
+        with file:
+            status = os.fstat(file.fileno())
+            image = look(path.name, entry.uri, partial(_start, file), partial(_identity, file))
         return image and replace(image, size=status.st_size, modified=status.st_mtime)
 
 
-def _start(content: BinaryIO) -> bytes:
+def _start(file: FileIO) -> bytes:
     """Return the bytes that tell a DICOM file. Raises EmptyFile, FileUnreadable."""
     try:
-        start = content.read(START_BYTES)
+        start = file.read(START_BYTES)
     except OSError:
         raise FileUnreadable from None
     if not start:
         raise EmptyFile
     return start
+
+
+def _identity(file: FileIO) -> Identity:
+    """Read a DICOM file's identifiers. Raises FileUnreadable, CorruptImage."""
+    return read_identity(BufferedReader(file))
 
 
 def _entry(path: Path) -> Entry:

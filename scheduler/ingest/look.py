@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 from db.images import NewImage
 from db.problems import FileUnreadable, FileVanished, ImageProblem, OutsideRoots, PathTooLong
@@ -30,10 +30,10 @@ def look(
     `start` gives the file's first START_BYTES bytes and `identity` its DICOM identifiers; both may raise
     ImageProblem, which is the image's reason. Raises that of a file whose name does not tell what it is.
     """
-    suffix = PurePosixPath(name).suffix.lower()
     if is_hidden(name):
         return None
-    expected = is_expected(name)
+    suffix = suffix_of(name)
+    expected = suffix in RASTER_SUFFIXES | DICOM_SUFFIXES
     try:
         if is_too_long(uri):
             raise PathTooLong
@@ -71,7 +71,12 @@ def is_hidden(name: str) -> bool:
 
 def is_expected(name: str) -> bool:
     """Tell whether a file's name says that it is an image."""
-    return PurePosixPath(name).suffix.lower() in RASTER_SUFFIXES | DICOM_SUFFIXES
+    return suffix_of(name) in RASTER_SUFFIXES | DICOM_SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """Return the end of a file's name from its last dot on, in lower case."""
+    return splitext(name)[1].lower()
 
 
 def _dicom(uri: str, identity: Identity) -> NewImage | None:

@@ -15,7 +15,7 @@ from db.problems import CorruptImage, EmptyFile, OutsideRoots
 from db.remote import RemoteFile, check_url, list_files, read_start
 from db.roots import EVERYWHERE, Roots, SourceOutsideRoots
 from scheduler.ingest.dicom import Identity, read_identity
-from scheduler.ingest.look import DICOM_SUFFIXES, RASTER_SUFFIXES, START_BYTES, look
+from scheduler.ingest.look import DICOM_SUFFIXES, RASTER_SUFFIXES, START_BYTES, is_expected, look, suffix_of
 from scheduler.ingest.source import Entry, Source, SourceMissing, SourceUnreadable
 from worker.dicom_header import HEAD_BYTES
 
@@ -61,7 +61,7 @@ class RemoteSource(Source):
             yield Entry(file.url, file.size, file.modified)
 
     def look(self, entry: Entry) -> NewImage | None:
-        """Return the file's image, with the size that the listing gave.
+        """Return the file's image, with the size and the time that the listing gave.
 
         Raises FileVanished, FileUnreadable.
         """
@@ -72,11 +72,11 @@ class RemoteSource(Source):
         image = look(
             name, entry.uri, partial(_start, name, entry.size, fetch, head), partial(_identity, fetch, head)
         )
-        return image and replace(image, size=entry.size)
+        return image and replace(image, size=entry.size, listed_at=entry.modified)
 
     def _files(self) -> Iterator[RemoteFile]:
         """Yield what is there. Raises SourceMissing, SourceUnreadable, SourceOutsideRoots."""
-        if PurePosixPath(_name(self._url)).suffix.lower() in RASTER_SUFFIXES | DICOM_SUFFIXES:
+        if is_expected(_name(self._url)):
             yield RemoteFile(self._url, None)
             return
         try:
@@ -97,7 +97,7 @@ def _start(name: str, size: int | None, fetch: Callable[[int], bytes], head: Cal
 
     Raises EmptyFile, OutsideRoots, FileVanished, FileUnreadable.
     """
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = suffix_of(name)
     if size is None or size:
         if suffix in RASTER_SUFFIXES:
             return b""

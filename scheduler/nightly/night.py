@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from kombu.exceptions import OperationalError
 
@@ -12,7 +12,6 @@ from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.heartbeat import Heartbeat
-from db.images import NewImage
 from db.ingests import end_ingest
 from db.leases import LeaseLost
 from db.nightly import (
@@ -20,21 +19,21 @@ from db.nightly import (
     claim_night,
     find_night,
     keep_night,
-    known_uris,
     mark_nights_rung,
     nights_to_ring,
     not_walked,
     now,
     open_now,
     open_slot,
+    own_cohort,
     walked,
 )
 from db.states import CohortState
 from scheduler.ingest import open_source
-from scheduler.ingest.chunks import chunks
-from scheduler.ingest.source import Entry, Source, SourceEmpty
+from scheduler.ingest.source import SourceEmpty
 from scheduler.nightly.schedule import Nightly, NightlySettings
-from scheduler.submit import LOOKUP, submit, take_ingest
+from scheduler.nightly.unseen import Unseen
+from scheduler.submit import submit, take_ingest
 
 log = logging.getLogger(__name__)
 
@@ -98,32 +97,6 @@ def ring_nights(database: Database, settings: NightlySettings, ring: Ring) -> in
     return len(run_ids)
 
 
-class _NewOnly(Source):
-    """What a source lists and no cohort of a schedule holds yet."""
-
-    def __init__(self, source: Source, database: Database, name: str) -> None:
-        self._source, self._database, self._name = source, database, name
-        self.threads, self.at_once = source.threads, source.at_once
-        self.ignored = self.closed_folders = 0
-
-    @property
-    def described(self) -> str:
-        """Where it is."""
-        return self._source.described
-
-    def entries(self) -> Iterator[Entry]:
-        """Yield the files that are new."""
-        for chunk in chunks(self._source.entries(), LOOKUP):
-            with self._database.read() as session:
-                known = known_uris(session, self._name, [entry.uri for entry in chunk])
-            yield from (entry for entry in chunk if entry.uri not in known)
-        self.closed_folders = self._source.closed_folders
-
-    def look(self, entry: Entry) -> NewImage | None:
-        """Open a file that is new."""
-        return self._source.look(entry)
-
-
 def walk_night(database: Database, settings: NightlySettings, run_id: int) -> bool:
     """Take in what is new in a run's source; False where the run is not there to be taken up.
 
@@ -163,13 +136,29 @@ def _walk(database: Database, run_id: int, heartbeat: Heartbeat) -> int | None:
     """Walk a run's source; return the cohort, or None where nothing was new."""
     with database.read() as session:
         run = find_night(session, run_id)
-        schedule, slot = Nightly.model_validate(run.plan), run.slot
-    name = schedule.cohort_name(slot)
+        schedule = Nightly.model_validate(run.plan)
+        name = own_cohort(session, run, schedule.cohort_name(run.slot))
     source = open_source(schedule.source)
+    unseen = Unseen(source, database, schedule.name)
+    try:
+        cohort_id = _take_in(database, unseen, schedule, name, run_id, heartbeat)
+        unseen.remember()
+    finally:
+        if source.closed_folders:
+            closed = source.closed_folders
+            log.warning(
+                "nightly run %d: folders that may not be read: %d", run_id, closed, extra={"night": run_id}
+            )
+    return cohort_id
+
+
+def _take_in(
+    database: Database, unseen: Unseen, schedule: Nightly, name: str, run_id: int, heartbeat: Heartbeat
+) -> int | None:
     try:
         return submit(
             database,
-            _NewOnly(source, database, schedule.name),
+            unseen,
             name=name,
             priority=schedule.priority,
             model=schedule.model,
@@ -177,13 +166,7 @@ def _walk(database: Database, run_id: int, heartbeat: Heartbeat) -> int | None:
             on_open=lambda session, cohort: attach(session, cohort, find_night(session, run_id)),
         ).cohort_id
     except SourceEmpty:
-        return _taken_in_before(database, schedule.name, name, source.described)
-    finally:
-        if source.closed_folders:
-            closed = source.closed_folders
-            log.warning(
-                "nightly run %d: folders that may not be read: %d", run_id, closed, extra={"night": run_id}
-            )
+        return _taken_in_before(database, schedule.name, name, unseen.described)
 
 
 def _taken_in_before(database: Database, nightly: str, name: str, source: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,7 +51,7 @@ class Summary:
     figures: NightFigures
     #: Medians of the nights before: what, tonight's value, theirs.
     compared: list[tuple[str, str, str]]
-    #: Images done in the nights before, oldest first, and tonight.
+    #: Images screened in the nights before, oldest first, and tonight.
     trend: list[int]
 
     def as_text(self) -> str:
@@ -61,6 +62,7 @@ class Summary:
             "",
             f"new {one.new}, done {one.done}, skipped {sum(one.skipped.values())}, "
             f"failed {sum(one.failed.values())}, left for the next night {one.left}",
+            *([self.of_earlier_nights] if self.of_earlier_nights else []),
             f"positive {one.positive}",
             *(f"  P {low:.1f} to {low + 0.1:.1f}: {count}" for low, count in self.bands if count),
             *(f"{state} {count}: {code}, {meaning}" for state, count, code, meaning in self.reasons),
@@ -76,9 +78,20 @@ class Summary:
         """What came of it, in a few words."""
         if self.problem is not None:
             return f"the source could not be walked ({self.problem})"
+        one = self.figures
         if self.state == "held":
-            return f"the window ended with {self.figures.left} images left, which go on in the next night"
-        return "done" if self.figures.new or self.figures.done else "nothing new"
+            left = one.left + one.earlier.left
+            return f"the window ended with {left} images left, which go on in the next night"
+        return "done" if one.new or one.earlier.done else "nothing new"
+
+    @property
+    def of_earlier_nights(self) -> str:
+        """What came of images that earlier nights had left; empty if they had left none."""
+        one = self.figures.earlier
+        skipped, failed = sum(one.skipped.values()), sum(one.failed.values())
+        if not one.done + skipped + failed + one.left:
+            return ""
+        return f"of earlier nights: done {one.done}, skipped {skipped}, failed {failed}, left {one.left}"
 
     @property
     def bands(self) -> list[tuple[float, int]]:
@@ -88,11 +101,14 @@ class Summary:
     @property
     def reasons(self) -> list[tuple[str, int, str, str]]:
         """State, count, code and meaning of what was not screened."""
-        known = every_problem()
+        known, one = every_problem(), self.figures
         return [
             (state, count, code, known[code].meaning() if code in known else "")
-            for state, problems in (("failed", self.figures.failed), ("skipped", self.figures.skipped))
-            for code, count in problems.items()
+            for state, problems in (
+                ("failed", Counter(one.failed) + Counter(one.earlier.failed)),
+                ("skipped", Counter(one.skipped) + Counter(one.earlier.skipped)),
+            )
+            for code, count in problems.most_common()
         ]
 
 
@@ -108,16 +124,23 @@ def make_summary(run: NightlyRun, figures: NightFigures, before: list[dict[str, 
         problem=run.problem,
         figures=figures,
         compared=_compared(figures.as_json(), before),
-        trend=[one["done"] for one in reversed(before)] + [figures.done],
+        trend=[_screened(one) for one in (*reversed(before), figures.as_json())],
     )
+
+
+def _screened(night: dict[str, Any]) -> int:
+    """Return how many images got a prediction in a night, those of earlier nights included."""
+    done: int = night["done"]
+    # Before these were counted apart, they were among `done`.
+    return done + int(night.get("earlier", {}).get("done", 0))
 
 
 def _compared(tonight: dict[str, Any], before: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, Callable[[dict[str, Any]], float | None], str]] = [
         ("new", lambda one: one["new"], ".0f"),
-        ("done", lambda one: one["done"], ".0f"),
+        ("screened", _screened, ".0f"),
         ("failed", lambda one: sum(one["failed"].values()), ".0f"),
-        ("share positive", lambda one: one["positive"] / one["done"] if one["done"] else None, ".1%"),
+        ("share positive", lambda one: one["positive"] / _screened(one) if _screened(one) else None, ".1%"),
         ("images/s", lambda one: one["images_per_second"], ".1f"),
     ]
     found = []

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import json
+import os
+import shutil
 import socket
 import threading
 from collections import Counter
 from email import message_from_bytes
 from email.policy import default
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import FileIO
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import func, select, update
 
 from db.batches import cohorts_to_dispatch
+from db.cohorts import find_cohort
 from db.engine import Database
-from db.nightly import claim_night, conclude_nights, find_night, history, walked
+from db.nightly import claim_night, conclude_nights, find_night, history, now, walked
+from db.problems import FileUnreadable
 from db.registry import ensure_champion
+from db.roots import Roots
 from db.settings import SettingsInvalid
 from db.states import ImageState, NightState
 from db.tables import Batch, Cohort, Image, Model, NightlyRun, Prediction
+from scheduler.archive import prune
+from scheduler.ingest.folder import FolderSource
 from scheduler.nightly.night import open_due, open_slots, ring_nights, run_now, walk_night
 from scheduler.nightly.schedule import Nightly, NightlySettings
 from scheduler.nightly.send import SendSettings
 from scheduler.nightly.summary import conclude, summarise
+from scheduler.submit import submit
+from tests.scheduler.test_submit import cannot_be_listed
 
 DAY = 86_400.0
 MADRID = Nightly(name="ward", source="/x", cron="30 2 * * *", time_zone="Europe/Madrid", until=dt.time(7))
@@ -135,8 +147,7 @@ def test_only_what_is_new_is_taken_in(with_champion: Database, ward: Nightly, fo
     assert walk_night(with_champion, settings(ward), first)
     assert not walk_night(with_champion, settings(ward), first), "a doubled message walked it again"
     (folder / "3.png").write_bytes(b"new")
-    tomorrow = ward.model_copy(update={"cohort": "{name}-{date}-later"})
-    second, third = run_now(with_champion, tomorrow), run_now(with_champion, tomorrow)
+    second, third = run_now(with_champion, ward), run_now(with_champion, ward)
     walk_night(with_champion, settings(ward), second)
     with with_champion.read() as session:
         counts = dict(
@@ -213,15 +224,24 @@ def test_a_window_that_has_ended_holds_the_rest_until_the_next_night(
 
 
 def screen(database: Database, run_id: int, probabilities: list[float]) -> None:
-    """Write what workers would: a prediction for each of a run's first images, and one failure."""
+    """Write what workers would, and end the run."""
+    finish(database, run_id, probabilities)
+    with database.write() as session:
+        assert conclude_nights(session) == [run_id]
+
+
+def finish(database: Database, run_id: int, probabilities: list[float]) -> None:
+    """Write what workers would: a prediction for each of a run's first images; the others fail."""
     with database.write() as session:
         run = find_night(session, run_id)
-        # A run that takes a minute, and ends now.
-        run.created_at -= 60
+        # A batch that takes two seconds, of a run that takes a minute, and ends now.
+        if run.finished_at is None:
+            run.created_at -= 60
+        ended = now(session)
         model_id = session.scalars(select(Model.id)).one()
         batch = Batch(
             cohort_id=run.cohort_id, model_id=model_id, state="done", size=len(probabilities),
-            created_at=run.created_at + 1, finished_at=run.created_at + 3,
+            created_at=ended - 2, finished_at=ended,
         )  # fmt: skip
         session.add(batch)
         session.flush()
@@ -238,9 +258,7 @@ def screen(database: Database, run_id: int, probabilities: list[float]) -> None:
                 )
             )  # fmt: skip
         for image in images[len(probabilities) :]:
-            image.state, image.problem = ImageState.FAILED, "corrupt-image"
-    with database.write() as session:
-        assert conclude_nights(session) == [run_id]
+            image.state, image.problem, image.batch_id = ImageState.FAILED, "corrupt-image", batch.id
 
 
 def test_the_summary_says_what_the_night_came_to(
@@ -268,12 +286,249 @@ def test_the_summary_says_what_the_night_came_to(
         assert str(folder) not in content
     assert conclude(with_champion) == [], "it would be summarised twice"
     (folder / "new.png").write_bytes(b"x")
-    later = run_now(with_champion, ward.model_copy(update={"cohort": "{name}-{date}-later"}))
+    later = run_now(with_champion, ward)
     walk_night(with_champion, settings(ward), later)
     screen(with_champion, later, [0.1])
     summarise(with_champion, settings(ward), later)
     text = sorted((home / "nightly").glob("*.txt"))[-1].read_text()
-    assert "done 1 (median of the last 1 nights 2)" in text
+    assert "screened 1 (median of the last 1 nights 2)" in text
+
+
+def walk(database: Database, schedule: Nightly) -> int:
+    """Walk a schedule's source once and return the run."""
+    run_id = run_now(database, schedule)
+    assert walk_night(database, settings(schedule), run_id)
+    return run_id
+
+
+def end(database: Database, schedule: Nightly, run_id: int) -> dict[str, Any]:
+    """Write a run's summary and return its figures, which add up."""
+    summarise(database, settings(schedule), run_id)
+    with database.read() as session:
+        figures = find_night(session, run_id).summary
+    assert figures is not None
+    ended = figures["done"] + sum(figures["skipped"].values()) + sum(figures["failed"].values())
+    assert figures["new"] == ended + figures["left"]
+    return figures
+
+
+def taken_in(database: Database, run_id: int) -> list[str]:
+    """Return the names of the files that a run took in."""
+    with database.read() as session:
+        cohort_id = find_night(session, run_id).cohort_id
+        uris = session.scalars(select(Image.uri).where(Image.cohort_id == cohort_id).order_by(Image.id))
+        return [Path(uri).name for uri in uris]
+
+
+def test_a_second_slot_of_a_day_reports_its_own_images_alone(
+    with_champion: Database, ward: Nightly, folder: Path
+) -> None:
+    evening = walk(with_champion, ward)
+    screen(with_champion, evening, [0.9, 0.8, 0.1])
+    first = end(with_champion, ward, evening)
+    assert (first["new"], first["done"], first["positive"]) == (3, 3, 2)
+    for number in range(3, 6):
+        (folder / f"{number}.png").write_bytes(b"new")
+    night = walk(with_champion, ward)
+    screen(with_champion, night, [])
+    second = end(with_champion, ward, night)
+    assert (second["new"], second["done"], second["failed"]) == (3, 0, {"corrupt-image": 3})
+    assert (second["positive"], second["earlier"]["done"]) == (0, 0)
+    with with_champion.read() as session:
+        names = session.scalars(select(Cohort.name).order_by(Cohort.id)).all()
+    assert names[1] == f"{names[0]}-2"
+
+
+def test_two_schedules_whose_cohorts_have_one_name_do_not_share_it(
+    with_champion: Database, ward: Nightly
+) -> None:
+    one, other = (ward.model_copy(update={"name": name, "cohort": "{date}"}) for name in ("a", "b"))
+    runs = [walk(with_champion, one), walk(with_champion, other)]
+    assert [len(taken_in(with_champion, run_id)) for run_id in runs] == [3, 3]
+    again = walk(with_champion, one)
+    with with_champion.read() as session:
+        assert find_night(session, again).cohort_id is None, "what it had taken in was new to it again"
+
+
+def test_a_run_leaves_a_cohort_alone_that_somebody_submitted(
+    with_champion: Database, ward: Nightly, phantoms: Path
+) -> None:
+    with with_champion.read() as session:
+        name = ward.cohort_name(now(session))
+    submit(with_champion, FolderSource(phantoms), name=name)
+    run_id = walk(with_champion, ward)
+    assert len(taken_in(with_champion, run_id)) == 3
+    with with_champion.read() as session:
+        assert find_cohort(session, name).nightly is None
+
+
+def test_what_a_night_leaves_is_counted_once_in_the_night_that_screens_it(
+    with_champion: Database, ward: Nightly, folder: Path
+) -> None:
+    first = walk(with_champion, ward)
+    with with_champion.write() as session:
+        session.execute(update(NightlyRun).values(window_ends=now(session)))
+        assert conclude_nights(session) == [first]
+    held = end(with_champion, ward, first)
+    assert (held["new"], held["done"], held["left"]) == (3, 0, 3)
+    (folder / "3.png").write_bytes(b"new")
+    second = walk(with_champion, ward)
+    # What the first night had left is screened in the second one.
+    finish(with_champion, first, [0.9, 0.2])
+    finish(with_champion, second, [0.8])
+    with with_champion.write() as session:
+        assert conclude_nights(session) == [second]
+    figures = end(with_champion, ward, second)
+    assert (figures["new"], figures["done"], figures["left"]) == (1, 1, 0)
+    assert figures["earlier"] == {"done": 2, "skipped": {}, "failed": {"corrupt-image": 1}, "left": 0}
+    assert (figures["positive"], len(figures["most_probable"])) == (2, 2)
+    (folder / "4.png").write_bytes(b"new")
+    third = walk(with_champion, ward)
+    screen(with_champion, third, [0.1])
+    assert end(with_champion, ward, third)["earlier"] == {"done": 0, "skipped": {}, "failed": {}, "left": 0}
+
+
+def test_what_a_run_took_in_before_its_source_went_away_is_screened_and_counted(
+    with_champion: Database, ward: Nightly, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "later").mkdir()
+    (folder / "later" / "3.png").write_bytes(b"not reached at first")
+    run_id = run_now(with_champion, ward)
+    with monkeypatch.context() as patch:
+        cannot_be_listed(patch, folder / "later", OSError(errno.ESTALE, os.strerror(errno.ESTALE)))
+        walk_night(with_champion, settings(ward), run_id)
+        with with_champion.write() as session:
+            assert find_night(session, run_id).state is NightState.WAITING
+            session.execute(update(NightlyRun).values(window_ends=1.0))
+        walk_night(with_champion, settings(ward), run_id)
+    with with_champion.write() as session:
+        run = find_night(session, run_id)
+        assert (run.state, run.problem) == (NightState.FAILED, "source-unreadable")
+        assert session.get_one(Cohort, run.cohort_id).state == "ready", "nobody goes on taking it in"
+        assert conclude_nights(session) == [run_id]
+    assert taken_in(with_champion, run_id) == ["0.png", "1.png", "2.png"]
+    figures = end(with_champion, ward, run_id)
+    assert (figures["new"], figures["left"]) == (3, 3)
+    later = walk(with_champion, ward)
+    assert taken_in(with_champion, later) == ["3.png"]
+    finish(with_champion, run_id, [0.9, 0.9, 0.9])
+    screen(with_champion, later, [0.1])
+    figures = end(with_champion, ward, later)
+    assert (figures["new"], figures["done"], figures["earlier"]["done"]) == (1, 1, 3)
+
+
+def test_of_two_runs_of_a_schedule_one_walks_at_a_time(with_champion: Database, ward: Nightly) -> None:
+    first, second = run_now(with_champion, ward), run_now(with_champion, ward)
+    with with_champion.write() as session:
+        token = claim_night(session, first, lease_seconds=60)
+        assert token is not None
+    assert not walk_night(with_champion, settings(ward), second), "both would take in the same files"
+    with with_champion.write() as session:
+        walked(session, first, token, cohort_id=None)
+    assert walk_night(with_champion, settings(ward), second)
+    assert len(taken_in(with_champion, second)) == 3
+
+
+def test_two_runs_that_are_claimed_at_once_do_not_walk_together(
+    with_champion: Database, ward: Nightly
+) -> None:
+    runs = [run_now(with_champion, ward) for _ in range(4)]
+    together = threading.Barrier(4)
+    tokens: list[str] = []
+
+    def claim(run_id: int) -> None:
+        together.wait()
+        with with_champion.write() as session:
+            if token := claim_night(session, run_id, lease_seconds=60):
+                tokens.append(token)
+
+    claims = [threading.Thread(target=claim, args=(run_id,)) for run_id in runs]
+    for one in claims:
+        one.start()
+    for one in claims:
+        one.join()
+    assert len(tokens) == 1
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """List the names of the files that are opened."""
+    names: list[str] = []
+    really = Roots.open_file
+
+    def open_file(roots: Roots, path: Path) -> FileIO:
+        names.append(path.name)
+        return really(roots, path)
+
+    monkeypatch.setattr(Roots, "open_file", open_file)
+    return names
+
+
+def test_a_night_without_news_opens_nothing(
+    with_champion: Database, ward: Nightly, folder: Path, opened: list[str]
+) -> None:
+    (folder / "report.pdf").write_bytes(b"%PDF")
+    (folder / "IM0001").write_bytes(b"a file without a suffix that is not DICOM")
+    (folder / ".DS_Store").touch()
+    first = walk(with_champion, ward)
+    assert sorted(opened) == ["0.png", "1.png", "2.png", "IM0001", "report.pdf"]
+    screen(with_champion, first, [0.1, 0.1, 0.1])
+    opened.clear()
+    walk(with_champion, ward)
+    assert opened == []
+    prune(with_champion, folder.parent / "archive", days=-1)
+    walk(with_champion, ward)
+    assert opened == [], "an archive forgot what its cohort had taken in"
+
+
+def test_a_file_that_was_no_image_is_looked_at_again_once_it_has_changed(
+    with_champion: Database, ward: Nightly, folder: Path, phantoms: Path, opened: list[str]
+) -> None:
+    (folder / "IM0001").write_bytes(b"half a preamble")
+    walk(with_champion, ward)
+    opened.clear()
+    shutil.copy(next((phantoms / "dicom").rglob("IM0001")), folder / "IM0001")
+    assert taken_in(with_champion, walk(with_champion, ward)) == ["IM0001"]
+    assert opened == ["IM0001"]
+
+
+def test_a_file_that_nobody_could_read_is_not_taken_for_one_that_is_no_image(
+    with_champion: Database, ward: Nightly, folder: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(next((phantoms / "dicom").rglob("IM0001")), folder / "IM0001")
+    with monkeypatch.context() as patch:
+        really = Roots.open_file
+
+        def open_file(roots: Roots, path: Path) -> FileIO:
+            if path.name == "IM0001":
+                raise FileUnreadable
+            return really(roots, path)
+
+        patch.setattr(Roots, "open_file", open_file)
+        assert "IM0001" not in taken_in(with_champion, walk(with_champion, ward))
+    assert taken_in(with_champion, walk(with_champion, ward)) == ["IM0001"]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_a_file_that_changed_since_it_was_taken_in_is_new(
+    with_champion: Database, ward: Nightly, folder: Path, archived: bool
+) -> None:
+    first = walk(with_champion, ward)
+    screen(with_champion, first, [0.1, 0.1])  # 2.png was half copied, and failed
+    end(with_champion, ward, first)
+    if archived:
+        prune(with_champion, folder.parent / "archive", days=-1)
+    (folder / "2.png").write_bytes(b"and now the whole of it: not looked at before it is screened")
+    status = (folder / "0.png").stat()
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[::-1])  # other bytes, as many
+    os.utime(folder / "0.png", (status.st_atime, status.st_mtime + 5))
+    second = walk(with_champion, ward)
+    assert taken_in(with_champion, second) == ["0.png", "2.png"]
+    screen(with_champion, second, [0.9, 0.9])
+    figures = end(with_champion, ward, second)
+    assert (figures["new"], figures["done"], figures["failed"]) == (2, 2, {})
+    third = walk(with_champion, ward)
+    assert taken_in(with_champion, third) == []
 
 
 class Inbox:
