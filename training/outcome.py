@@ -89,6 +89,8 @@ class DataSummary:
     duplicates: int
     #: Images of training patients among the held-out ones: 0 where the split is by patient.
     leaked: int
+    #: Images left out because they have labels and no file that is known and may be read.
+    without_file: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ from training.plan import Plan
 from training.prepare import Prepared, prepare
 from training.report import build_report, write_report
 from training.settings import TrainingSettings
-from training.sources import labelled_images, readings_by_digest
+from training.sources import labelled_images, labels_without_file, readings_by_digest
 from worker.allocator import keep_memory
 from worker.learner import ResidentLearner, best_device, positive_probability
 
@@ -110,6 +110,8 @@ class Finished:
     decision: Decision | None
     promoted: bool
     contradicting: list[str]
+    #: Labelled images that have no file.
+    without_file: int
 
 
 OnStep = Callable[[Step], None]
@@ -321,6 +323,7 @@ class _Run:
         self, prepared: Prepared, outcomes: list[BackboneOutcome], failed: list[FailedBackbone]
     ) -> Finished:
         held_out = prepared.held_out_images()
+        without_file = labels_without_file(self.database, self.plan)
         targets = np.isin(prepared.targets, [prepared.classes.index(n) for n in positives(prepared.classes)])
         comparison = Comparison(
             run_id=self.run_id,
@@ -329,7 +332,7 @@ class _Run:
             settings=asdict(self.recipe),
             software=software(),
             device=_device_name(),
-            data=prepared.summary(),
+            data=replace(prepared.summary(), without_file=without_file),
             held_out=held_out,
             outcomes=tuple(outcomes),
             failed=tuple(failed),
@@ -364,6 +367,7 @@ class _Run:
             decision=decision,
             promoted=promoted,
             contradicting=prepared.contradicting,
+            without_file=without_file,
         )
 
     def _decide(self, winner: BackboneOutcome, held_out: HeldOut) -> Decision | None:

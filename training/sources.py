@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -48,6 +48,25 @@ def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
                 with suppress(OutsideRoots):
                     found.append(_image(file, *_at_hand(file.uri, roots)))
     return found
+
+
+def labels_without_file(database: Database, plan: Plan) -> int:
+    """Return of how many labelled images no file is known, or one outside the roots."""
+    if not plan.use_labels:
+        return 0
+    roots, elsewhere = Roots.read(), WorkerSettings.read().path_map
+    with database.read() as session:
+        files = [file for file in labelled_files(session) if not file.contradicts]
+    return sum(not _may_be_read(file.uri, roots, elsewhere) for file in files)
+
+
+def _may_be_read(uri: str | None, roots: Roots, elsewhere: Mapping[str, str]) -> bool:
+    try:
+        if uri is not None:
+            roots.check(locate(uri, elsewhere))
+    except OutsideRoots:
+        return False
+    return uri is not None
 
 
 def readings_by_digest(database: Database, plan: Plan) -> dict[str, Set[str]]:

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
 from db.engine import Database
 from db.labels import added_since, labelled_files
+from db.nightly import now
 from db.registry import find_champion
 from db.runs import all_runs, open_run
+from db.states import RunState
+from db.tables import TrainingRun
 from training.plan import Plan
 from training.recipe import RECIPES, RecipeName
 from training.settings import TrainingSettings
 
+#: Seconds after a run on labels failed before another one is opened by itself: whatever it lacked would fail
+#: the next one, too, and somebody has to see to it.
+_AFTER_FAILURE_SECONDS = 86_400.0
+
 
 def trigger(database: Database, settings: TrainingSettings) -> int | None:
-    """Open a run where there are enough new labels that no run has seen; return its id.
+    """Open a run where there are enough new labels that no run has trained on; return its id.
 
-    Safe to repeat: the run that it opened has seen them.
+    A run without labels has seen none, and one that failed has not used them. Safe to repeat: nothing is
+    opened while a run on labels waits or is under way.
     """
     if settings.retrain_new_labels == 0:
         return None
     with database.write() as session:
-        champion = find_champion(session)
-        runs = all_runs(session)
-        since = max(
-            champion.created_at if champion is not None else 0.0,
-            runs[0].created_at if runs else 0.0,
-        )
+        runs = [run for run in all_runs(session) if run.plan["use_labels"]]
+        if any(_holds_back(session, run) for run in runs):
+            return None
+        since = _trained_until(session, runs)
         # Cheap, and all that most looks need: the files of all labels are found among all images.
         if added_since(session, since) < settings.retrain_new_labels:
             return None
-        new = [file for file in labelled_files(session) if not file.contradicts and file.labelled_at > since]
+        new = [
+            file
+            for file in labelled_files(session)
+            if file.uri is not None and not file.contradicts and file.labelled_at > since
+        ]
         if len(new) < settings.retrain_new_labels:
             return None
         plan = Plan(
@@ -38,3 +52,18 @@ def trigger(database: Database, settings: TrainingSettings) -> int | None:
             weights=settings.weights_folder,
         )
         return open_run(session, plan.model_dump(mode="json"), for_worker=True).id
+
+
+def _holds_back(session: Session, run: TrainingRun) -> bool:
+    """Tell whether a run on labels is still to come to something, or failed not long ago."""
+    if run.state is RunState.FAILED:
+        return (run.finished_at or run.created_at) > now(session) - _AFTER_FAILURE_SECONDS
+    # One that a command opened and never took up waits for nobody.
+    return run.state is RunState.RUNNING or (run.state is RunState.QUEUED and run.for_worker)
+
+
+def _trained_until(session: Session, runs: Sequence[TrainingRun]) -> float:
+    """Return until when labels count as used: until the champion or the last run on labels that ended."""
+    champion = find_champion(session)
+    done = [run.created_at for run in runs if run.state is RunState.DONE]
+    return max([champion.created_at if champion is not None else 0.0, *done])

@@ -75,6 +75,7 @@ def list_(as_json: AsJson = False) -> None:
         "readers": dict(sorted(by_reader.items())),
         "conflicting": len(files) - len(settled),
         "new": sum(file.labelled_at > since for file in settled),
+        "without_file": sum(file.uri is None for file in files),
     }
     if as_json:
         print_json(counts)
@@ -84,6 +85,11 @@ def list_(as_json: AsJson = False) -> None:
     console.print(
         f"{counts['new']} new since the champion was registered; {counts['conflicting']} in conflict."
     )
+    if counts["without_file"]:
+        errors.print(
+            f"{counts['without_file']} have no file that is known: no cohort holds their digest or instance. "
+            "Retraining leaves them out until one does, or until they are imported by path."
+        )
 
 
 def conflicts(identifiers: Identifiers = False, as_json: AsJson = False) -> None:

@@ -188,6 +188,7 @@ def _finished_json(finished: Finished) -> dict[str, Any]:
         "gate": None if decision is None else {"passed": decision.passed, "reasons": decision.reasons},
         "promoted": finished.promoted,
         "contradicting": finished.contradicting,
+        "without_file": finished.without_file,
     }
 
 
@@ -211,6 +212,11 @@ def _print_finished(finished: Finished) -> None:
         errors.print(f"{failed.backbone} was not trained: {failed.problem}", markup=False)
     for digest in finished.contradicting:
         errors.print(f"left out, its labels contradict one another: {digest[:12]}", markup=False)
+    if finished.without_file:
+        errors.print(
+            f"left out, no file is known that may be read: {finished.without_file} labelled images",
+            markup=False,
+        )
     decision = finished.decision
     if decision is not None:
         answer = "yes" if decision.passed else "no"

@@ -6,16 +6,23 @@ import csv
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select, update
 
 from db.cohorts import open_cohort
 from db.engine import Database
 from db.images import NewImage, add_images
 from db.labels import Reading, add_readings, labelled_files, new_since
-from db.tables import LabelClass
+from db.nightly import now
+from db.runs import find_run, open_run
+from db.states import CohortState, ImageState, RunState
+from db.tables import Cohort, Image, LabelClass
+from scheduler.archive import prune
 from scheduler.labels import LabelRowsBad, LabelsUnreadable, import_labels
 from training.plan import Plan
 from training.recipe import find_recipe
-from training.sources import labelled_images
+from training.settings import TrainingSettings
+from training.sources import labelled_images, labels_without_file
+from training.trigger import trigger
 
 DIGEST = "ab" * 32
 
@@ -110,10 +117,6 @@ def test_an_instance_and_a_digest_of_one_image_meet(database: Database, tmp_path
     with database.read() as session:
         (file,) = labelled_files(session)
         assert (file.uri, file.digest) == ("/data/a.dcm", None)
-    from sqlalchemy import update
-
-    from db.tables import Image
-
     with database.write() as session:
         session.execute(update(Image).values(digest=DIGEST))
         add_readings(session, [reading("PNEUMONIA", "B")])
@@ -136,3 +139,128 @@ def test_labels_by_path_are_trained_on_with_their_patients(
     assert [image.label for image in (a, b, c)] == ["NORMAL", "VIRAL", "NORMAL"]
     assert a.group == b.group != c.group
     assert "P7" not in a.group
+
+
+def archive(database: Database, tmp_path: Path) -> None:
+    """Move every cohort out of the job table."""
+    with database.write() as session:
+        session.execute(update(Image).values(state=ImageState.SKIPPED, problem="not-chest"))
+        session.execute(update(Cohort).values(state=CohortState.READY))
+    assert prune(database, tmp_path / "archive", days=-1)
+    with database.read() as session:
+        assert session.scalars(select(func.count()).select_from(Image)).one() == 0
+
+
+def test_labels_keep_their_file_when_its_cohort_is_archived(
+    database: Database, home: Path, tmp_path: Path
+) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.dcm").write_bytes(name.encode())
+    other = "cd" * 32
+    with database.write() as session:
+        cohort = open_cohort(session, "trial", source="/data")
+        images = [
+            NewImage(
+                uri=str(tmp_path / f"{name}.dcm"),
+                study_uid=f"1.{n}",
+                instance_uid=f"1.2.{n}",
+                patient_key=f"k{n}",
+            )
+            for n, name in enumerate(("a", "b", "c"), start=1)
+        ]
+        add_images(session, cohort.id, images)
+        session.execute(update(Image).where(Image.instance_uid == "1.2.1").values(digest=DIGEST))
+        session.execute(update(Image).where(Image.instance_uid == "1.2.2").values(digest=other))
+        add_readings(session, [reading("NORMAL", "A"), reading("VIRAL", "B", digest=other)])
+    rows = [("instance", "class", "reader"), ("1.2.1", "PNEUMONIA", "B"), ("1.2.3", "NORMAL", "B")]
+    import_labels(database, write(tmp_path / "i.csv", *rows))
+    with database.read() as session:
+        before = labelled_files(session)
+    archive(database, tmp_path)
+    with database.read() as session:
+        after = labelled_files(session)
+    assert after == before
+    assert [file.contradicts for file in after] == [True, False, False], "readings of one image came apart"
+    plan = Plan(recipe=Plan.fields_of(find_recipe("clinical")), data=None, use_labels=True)
+    assert {image.path.name for image in labelled_images(database, plan)} == {"b.dcm", "c.dcm"}
+    later = [("instance", "class", "reader"), ("1.2.3", "NORMAL", "C")]
+    assert import_labels(database, write(tmp_path / "l.csv", *later)).new == 1
+
+
+def test_a_cohort_that_holds_the_file_now_is_believed_before_an_archive(
+    database: Database, home: Path, tmp_path: Path
+) -> None:
+    for name in ("old", "new"):
+        with database.write() as session:
+            cohort = open_cohort(session, name, source="/data")
+            add_images(session, cohort.id, [NewImage(uri=f"/{name}/a.dcm", instance_uid="1.2.3")])
+        if name == "old":
+            import_labels(database, write(tmp_path / "i.csv", ("instance", "class"), ("1.2.3", "NORMAL")))
+            archive(database, tmp_path)
+    with database.read() as session:
+        (file,) = labelled_files(session)
+    assert file.uri == "/new/a.dcm"
+
+
+def test_labels_without_a_file_are_said(database: Database, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"image")
+    import_labels(database, write(tmp_path / "r.csv", ("path", "class"), ("x.png", "NORMAL")))
+    with database.write() as session:
+        add_readings(session, [reading("NORMAL")])
+    plan = Plan(recipe=Plan.fields_of(find_recipe("clinical")), data=None, use_labels=True)
+    assert labels_without_file(database, plan) == 1
+    assert len(labelled_images(database, plan)) == 1
+
+
+def open_and_end(
+    database: Database, state: RunState, *, use_labels: bool, moment: float | None = None
+) -> int:
+    """Open a training run, as a command or the trigger does, and let it end."""
+    plan = Plan(recipe=Plan.fields_of(find_recipe("clinical")), data=Path("/data"), use_labels=use_labels)
+    with database.write() as session:
+        run = open_run(session, plan.model_dump(mode="json"), for_worker=False)
+        run.state, run.finished_at = state, run.created_at if moment is None else moment
+        return run.id
+
+
+def enough(database: Database, tmp_path: Path) -> TrainingSettings:
+    """Label an image, and want a run for each."""
+    (tmp_path / "x.png").write_bytes(b"image")
+    import_labels(database, write(tmp_path / "r.csv", ("path", "class"), ("x.png", "NORMAL")))
+    return TrainingSettings(retrain_new_labels=1)
+
+
+@pytest.mark.parametrize(
+    ("state", "use_labels", "opens"),
+    [
+        (RunState.DONE, False, True),
+        (RunState.FAILED, False, True),
+        (RunState.STOPPED, True, True),
+        (RunState.DONE, True, False),
+    ],
+)
+def test_only_a_run_that_used_the_labels_counts_as_having_used_them(
+    database: Database, home: Path, tmp_path: Path, state: RunState, use_labels: bool, opens: bool
+) -> None:
+    settings = enough(database, tmp_path)
+    open_and_end(database, state, use_labels=use_labels)
+    run_id = trigger(database, settings)
+    assert (run_id is not None) is opens
+    assert trigger(database, settings) is None, "a second one was opened beside the first"
+
+
+def test_a_run_on_labels_that_failed_is_tried_again_a_day_later(
+    database: Database, home: Path, tmp_path: Path
+) -> None:
+    settings = enough(database, tmp_path)
+    failed = open_and_end(database, RunState.FAILED, use_labels=True)
+    assert trigger(database, settings) is None, "whatever it lacked, the next one would lack"
+    with database.write() as session:
+        find_run(session, failed).finished_at = now(session) - 86_401
+    assert trigger(database, settings) is not None
+
+
+def test_labels_that_cannot_be_trained_on_start_no_run(database: Database, home: Path) -> None:
+    with database.write() as session:
+        add_readings(session, [reading("NORMAL")])
+    assert trigger(database, TrainingSettings(retrain_new_labels=1)) is None

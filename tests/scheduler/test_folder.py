@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from db.images import NewImage
+from db.roots import Roots
 from db.uri import uri_to_path
 from scheduler.ingest.folder import FolderSource
 from scheduler.ingest.source import SourceMissing, SourceUnsupported
@@ -145,3 +148,35 @@ def test_what_is_no_folder_and_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises((SourceMissing, Exception)) as caught:
         FolderSource(tmp_path / "loop")
     assert caught.value.code.startswith("source-")  # type: ignore[attr-defined]
+
+
+def test_each_file_is_opened_once_by_several_threads_and_keeps_its_place(
+    phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_order = [image.uri for image in FolderSource(phantoms).walk()]
+    source = FolderSource(phantoms)
+    source.at_once = 1
+    opened: list[Path] = []
+    together = threading.Barrier(2, timeout=10)
+    really = Roots.open_file
+
+    def open_file(roots: Roots, path: Path) -> FileIO:
+        opened.append(path)
+        # Each open waits for another one; one at a time would wait for ever.
+        together.wait()
+        return really(roots, path)
+
+    monkeypatch.setattr(Roots, "open_file", open_file)
+    assert [image.uri for image in source.walk()] == in_order
+    assert sorted(str(path) for path in opened) == sorted(in_order)
+
+
+def test_a_file_is_noted_as_it_was_when_it_was_opened(tmp_path: Path, jpeg: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg[:100])
+    source = FolderSource(tmp_path)
+    (entry,) = source.entries()
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    image = source.look(entry)
+    status = (tmp_path / "a.jpg").stat()
+    assert image is not None
+    assert (entry.size, image.size, image.modified) == (100, len(jpeg), status.st_mtime)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
+import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -12,15 +14,20 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanished
-from db.remote import RemoteUrlInvalid, check_url, list_files, read_file
+from db.remote import RemoteUrlInvalid, check_url, list_files, read_file, read_start
+from db.roots import Roots
+from db.tables import Image, NightlyRun
 from db.uri import locate
 from scheduler.ingest import open_source
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
 from scheduler.labels import import_labels
+from scheduler.nightly.night import run_now, walk_night
+from scheduler.nightly.schedule import Nightly, NightlySettings
 from tests.scheduler.remotes import SftpServer, WebServer, make_ssh_user, s3_server, web_server
 from training.plan import Plan
 from training.recipe import find_recipe
@@ -80,6 +87,55 @@ def test_a_server_gives_the_images_that_its_folder_gives(url: str, study: Path) 
     assert sum(image.problem == "empty-file" for image in there) == (0 if url.startswith("http") else 1)
     assert remote.ignored == folder.ignored == 1
     assert [image.uri for image in open_source(url).walk()] == [image.uri for image in there]
+
+
+def taken_in(database: Database, source: str) -> list[str]:
+    """Let a nightly run take in what is new in a source; return the addresses."""
+    ward = Nightly(name="ward", source=source)
+    run_id = run_now(database, ward)
+    assert walk_night(database, NightlySettings(nightly=(ward,)), run_id)
+    with database.read() as session:
+        query = select(Image.uri).join(NightlyRun, NightlyRun.cohort_id == Image.cohort_id)
+        return list(session.scalars(query.where(NightlyRun.id == run_id).order_by(Image.id)))
+
+
+def test_a_night_without_news_opens_nothing_on_a_server(
+    job_table: Database, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def read(uri: str, size: int, *, roots: Roots) -> bytes:
+        opened.append(uri)
+        return read_start(uri, size, roots=roots)
+
+    monkeypatch.setattr("scheduler.ingest.remote.read_start", read)
+    assert len(taken_in(job_table, url)) == 12
+    # Each once, if its name says what it is; four of DICOM have no suffix, and are read on once that shows.
+    assert len(opened) == 4 * 2 + 1
+    opened.clear()
+    assert taken_in(job_table, url) == []
+    # A web server's list tells no times: it would not show that the file has become an image.
+    assert [uri.rpartition("/")[2] for uri in opened] == (["notes.txt"] if url.startswith("http") else [])
+
+
+@pytest.mark.parametrize("kind", ["s3", "sftp"])
+def test_a_file_that_was_replaced_on_a_server_is_new_even_at_the_same_size(
+    job_table: Database, request: pytest.FixtureRequest, study: Path, kind: str
+) -> None:
+    server = request.getfixturevalue(kind)
+    url = f"sftp://reader@127.0.0.1:{server.port}{study}" if kind == "sftp" else server
+    file = next((study / "png").iterdir())
+    assert len(taken_in(job_table, url)) == 12
+    moment = file.stat().st_mtime
+    if kind == "sftp":
+        os.utime(file, (moment, moment + 5))
+    else:
+        import boto3
+
+        time.sleep(1.1)  # S3 lists whole seconds
+        boto3.client("s3").upload_file(str(file), "study", file.relative_to(study).as_posix())
+    assert taken_in(job_table, url) == [f"{url}/png/{file.name}"]
+    assert taken_in(job_table, url) == []
 
 
 def test_a_worker_sees_the_same_pixels(url: str, study: Path) -> None:
