@@ -9,7 +9,7 @@ from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session
 
 from db.counts import Counts, count_images
-from db.states import UNFINISHED, BatchState, ImageState
+from db.states import UNFINISHED, ImageState
 from db.tables import Batch, Cohort, Image, ImageCount, NightlyRun, Prediction
 
 #: Bands of P(PNEUMONIA) that positives are counted in, from 0 to 1.
@@ -50,11 +50,10 @@ class NightFigures:
 def night_figures(session: Session, run: NightlyRun) -> NightFigures:
     """Count what happened between a run's opening and its end."""
     ours = select(Cohort.id).where(Cohort.nightly == run.name)
+    # By the time alone, which only a batch that is done has: the schedule has batches of all its nights.
     tonight = Batch.finished_at.between(run.created_at, run.finished_at)
     batches = (
-        select(Batch.id)
-        .where(Batch.cohort_id.in_(ours), Batch.state == BatchState.DONE, tonight)
-        .scalar_subquery()
+        select(Batch.id).where(tonight, ours.where(Cohort.id == Batch.cohort_id).exists()).scalar_subquery()
     )
     first, last = session.execute(
         select(func.min(Batch.created_at), func.max(Batch.finished_at)).where(Batch.id.in_(batches))

@@ -85,7 +85,7 @@ _RECURSION = (
 )
 _FINISHED = """
 INSERT INTO cohorts (id, name, source, priority, state, created_at)
-SELECT 100000 + n, 'finished-' || n, '/data', 0, 'ready', 1 FROM ({numbers}) AS numbers
+SELECT 100000 + n, 'finished-' || n, '/data', 0, 'ready', {now} FROM ({numbers}) AS numbers
 """
 _FINISHED_IMAGES = """
 INSERT INTO images (cohort_id, uri, frame, state, attempts)
@@ -137,7 +137,7 @@ def _run(session: Session, statement: str, *, rows: int = 0, **values: int) -> N
         skipped=_SKIPPED,
         **values,
     )
-    session.connection().exec_driver_sql(filled)
+    session.execute(text(filled))
 
 
 def _reset_ids(session: Session, table: str) -> None:
