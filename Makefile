@@ -24,7 +24,7 @@ PARALLEL := --numprocesses 3 --dist loadgroup
 test test-all: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults fuzz soak lint bench docs lock audit sbom clean
+.PHONY: help demo test test-all faults fuzz soak lint bench growth docs lock audit sbom clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -54,6 +54,9 @@ lint: $(VENV)/.dev  ## Check style and types
 
 bench: $(VENV)/.dev  ## Time screening against plain fastai
 	$(BIN)/python -m pytest tests/bench -m bench -s $(ARGS)
+
+growth: $(VENV)/.dev  ## Time the job table at up to a million images, and draw it in docs/images
+	GROWTH=1000000 GROWTH_PICTURE=docs/images $(BIN)/python -m pytest tests/bench/test_growth.py -m bench -s $(ARGS)
 
 docs: $(VENV)/.dev  ## Write the reference pages again: commands, settings, error codes
 	$(BIN)/python docs/reference.py

@@ -124,8 +124,9 @@ def _earlier_cohorts(run: NightlyRun) -> Select[int | None]:
 def _earlier_batches(session: Session, run: NightlyRun) -> ColumnElement[bool]:
     """Match the batches of earlier runs' images that were finished after the last of these had ended."""
     since = session.scalar(select(func.max(NightlyRun.finished_at)).where(_earlier_runs(run)))
+    # By the time first: the schedule has batches of all its nights.
     return and_(
-        Batch.cohort_id.in_(_earlier_cohorts(run)),
+        _earlier_cohorts(run).where(NightlyRun.cohort_id == Batch.cohort_id).exists(),
         Batch.finished_at > (since or 0.0),
         Batch.finished_at <= run.finished_at,
     )

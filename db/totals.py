@@ -72,6 +72,8 @@ def _count(session: Session, which: ColumnElement[bool], *, skip_locked: bool = 
     """Add some of the batches that are not counted yet; return how many."""
     query = select(Batch.id).where(which, ~Batch.counted).limit(_AT_ONCE)
     batch_ids = session.scalars(query.with_for_update(skip_locked=skip_locked)).all()
+    if not batch_ids:
+        return 0
     of_these = Batch.id.in_(batch_ids)
     # In one order, or two that add at once could wait for each other.
     rows = [dict(row) for row in session.execute(_sums(of_these).order_by(Batch.state)).mappings()]

@@ -83,12 +83,21 @@ _SERIES = "SELECT n FROM generate_series(1, {rows}) AS n"
 _RECURSION = (
     "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows}) SELECT n FROM n"
 )
+_FINISHED = """
+INSERT INTO cohorts (id, name, source, priority, state, created_at)
+SELECT 100000 + n, 'finished-' || n, '/data', 0, 'ready', {now} FROM ({numbers}) AS numbers
+"""
+_FINISHED_IMAGES = """
+INSERT INTO images (cohort_id, uri, frame, state, attempts)
+SELECT 100000 + n, '/data/finished/' || n, 0, 'done', 1 FROM ({numbers}) AS numbers
+"""
 
 
-def grow(database: Database, images: int) -> None:
+def grow(database: Database, images: int, *, finished: int = 1) -> None:
     """Fill an empty job table with a finished cohort of so many images, and all that comes with so many.
 
-    A second cohort waits in its batches, of which the broker has just been told.
+    A second cohort waits in its batches, of which the broker has just been told. So many more of one image
+    each are `finished`.
     """
     batches = -(-images // BATCH)
     with database.write() as session:
@@ -104,6 +113,9 @@ def grow(database: Database, images: int) -> None:
         _run(session, _LABELS, rows=images // LABEL)
         _run(session, _WAITING_BATCHES, rows=WAITING // BATCH, after=batches)
         _run(session, _WAITING, rows=WAITING, after=images, batches=batches)
+        _run(session, _FINISHED, rows=finished)
+        _reset_ids(session, "images")
+        _run(session, _FINISHED_IMAGES, rows=finished)
         for table in ("images", "batches", "studies", "events", "nightly_runs", "cohorts", "labels"):
             _reset_ids(session, table)
     with database.write() as session:
@@ -125,7 +137,7 @@ def _run(session: Session, statement: str, *, rows: int = 0, **values: int) -> N
         skipped=_SKIPPED,
         **values,
     )
-    session.connection().exec_driver_sql(filled)
+    session.execute(text(filled))
 
 
 def _reset_ids(session: Session, table: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands on the job table: upgrade, backup, restore, prune."""
+"""Commands on the job table: upgrade, check, backup, restore, prune."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ _WITHOUT_KEY = (
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
-    database = typer.Typer(help="The job table: upgrade, backup, restore, prune.", no_args_is_help=True)
+    database = typer.Typer(
+        help="The job table: upgrade, check, backup, restore, prune.", no_args_is_help=True
+    )
     database.command("upgrade", epilog="Example: pneumoscreen db upgrade")(upgrade)
+    database.command("check", epilog="Example: pneumoscreen db check --repair")(check)
     database.command("backup", epilog="Example: pneumoscreen db backup /backup/2026-05-01.tar")(backup)
     database.command("restore", epilog="Example: pneumoscreen db restore /backup/2026-05-01.tar")(restore)
     database.command("prune", epilog="Example: pneumoscreen db prune /archive --days 365")(prune)
@@ -43,6 +46,34 @@ def upgrade(as_json: AsJson = False) -> None:
         print_json({"revision": revision})
     else:
         console.print(f"The job table has revision {revision}.")
+
+
+def check(
+    repair: Annotated[bool, typer.Option("--repair", help="Count all images again if they differ.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the counters of images, which `status` shows, with the images: a minute for ten million."""
+    from db.counts import compare, recount
+    from db.events import record
+
+    database = ready_database()
+    with database.read() as session:
+        differences = compare(session)
+    if differences and repair:
+        with database.write() as session:
+            recount(session)
+            record(session, "database.recount", "database", differences=len(differences))
+    if as_json:
+        print_json([asdict(one) for one in differences])
+    elif differences:
+        print_table(
+            ("cohort (row)", "state", "problem", "counter", "images"),
+            [(one.cohort_id, one.state, one.problem, one.counter, one.images) for one in differences],
+        )
+        console.print("Counted again." if repair else "Run `pneumoscreen db check --repair`.")
+    else:
+        console.print("Every counter is what it counts.")
+    raise typer.Exit(2 if differences and not repair else 0)
 
 
 def backup(

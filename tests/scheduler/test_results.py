@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import update
+from sqlalchemy import String, cast, select, update
 
 from db.audit import newest
 from db.batches import cut_batches
@@ -18,6 +18,7 @@ from db.engine import Database
 from db.images import NewImage, add_images
 from db.leases import Effort, NotScreened, Provenance, Screened, claim, complete
 from db.problems import CorruptImage
+from db.results import cohort_results
 from db.tables import Image
 from deploy.phantom import write_phantoms
 from scheduler.ingest.folder import FolderSource
@@ -108,6 +109,48 @@ def test_csv_json_and_parquet_say_the_same(finished: Database, model: object, tm
         ("failed", "corrupt-image"),
         ("done", None),
     ]
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 1000])
+def test_pages_together_are_the_whole_and_a_page_begins_after_any_image(
+    finished: Database, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr("db.results.PAGE", page)
+    with finished.write() as session:  # its rows lie between those of the first
+        other = open_cohort(session, "other", source="/data")
+        add_images(session, other.id, [NewImage(uri="/data/b.png")])
+        cohort = open_cohort(session, "trial", source="/data")
+        add_images(session, cohort.id, [NewImage(uri=f"/data/{number}.png") for number in range(4)])
+    with finished.read() as session:
+        cohort = find_cohort(session, "trial")
+        rows = list(cohort_results(session, cohort))
+        assert [row.state for row in rows] == ["done", "failed", "done", *["pending"] * 4]
+        ids = session.scalars(select(Image.id).where(Image.cohort_id == cohort.id).order_by(Image.id)).all()
+        for number, after in enumerate((0, *ids)):
+            for limit in range(5):
+                part = list(cohort_results(session, cohort, after=after, limit=limit))
+                assert part == rows[number : number + limit]
+
+
+def test_the_key_of_uids_is_derived_once_for_a_whole_export(
+    finished: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    derived: list[str] = []
+    real = hmac.digest
+
+    def digest(key: bytes, message: bytes, algorithm: str) -> bytes:
+        if key == b"uid":
+            derived.append(algorithm)
+        return real(key, message, algorithm)
+
+    monkeypatch.setattr("scheduler.ingest.pseudonym.hmac.digest", digest)
+    with finished.write() as session:
+        session.execute(update(Image).values(series_uid="1.3", instance_uid="1.4." + cast(Image.id, String)))
+    write_results(finished, "trial", tmp_path / "r.json")
+    rows = json.loads((tmp_path / "r.json").read_text())
+    assert len(derived) == 1
+    assert [row["instance"] for row in rows] == [uid_pseudonym(f"1.4.{number}") for number in (1, 2, 3)]
+    assert {row["series"] for row in rows} == {uid_pseudonym("1.3")}
 
 
 def test_no_text_in_csv_is_a_formula_and_numbers_stay_numbers(finished: Database, tmp_path: Path) -> None:
