@@ -15,7 +15,7 @@ from functools import cache, partial
 from io import BytesIO
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from db.errors import PneumoscreenError
 from db.problems import FileTooLarge, FileUnreadable, FileVanished, ImageProblem, OutsideRoots
@@ -124,10 +124,16 @@ def list_files(url: str, *, roots: Roots | None = None) -> Iterator[RemoteFile]:
         folders += reversed(below)
 
 
-def is_there(url: str) -> bool:
-    """Tell whether a server answers for an address; one that cannot be asked does not."""
+def is_there(url: str, *, roots: Roots | None = None) -> bool:
+    """Tell whether a server answers for an address; one that cannot be asked does not.
+
+    A server that answers with a redirect out of the roots is there, too: waiting would change nothing. The
+    same is said of an address outside them, without a question to its server.
+    """
     try:
-        return bool(_patiently(url, lambda files: files.exists(files._strip_protocol(url)), None))
+        return bool(_patiently(url, lambda files: files.exists(files._strip_protocol(url)), roots))
+    except OutsideRoots:
+        return True
     except Exception:  # each protocol's library has errors of its own
         return False
 
@@ -152,9 +158,6 @@ def read_start(url: str, size: int, *, roots: Roots | None = None) -> bytes:
 
 
 def _read(url: str, size: int, roots: Roots | None) -> bytes:
-    if roots is not None:
-        roots.check_url(url)
-
     how: dict[str, Any] = {}
     if url.startswith("http"):
         # No block size: one request that streams, whether or not the web server knows ranges.
@@ -221,15 +224,23 @@ def _forget(files: AbstractFileSystem) -> None:
 
 
 def _file_system(url: str, roots: Roots | None) -> AbstractFileSystem:
-    """Return the connection to where a URL leads: one for all threads, for SFTP one for each."""
+    """Return the connection to where a URL leads: one for all threads, for SFTP one for each.
+
+    It goes nowhere else: what a server answers, redirects and links are held against the roots, too. Raises
+    RemoteUrlInvalid, RemoteUnsupported, OutsideRoots.
+    """
+    if roots is not None:
+        roots.check_url(url)
     check_url(url)
     parts = urlsplit(url)
     try:
         if parts.scheme == "sftp":
             from db.sftp import KnownHostFileSystem
 
-            there = {"host": parts.hostname, "port": parts.port or 22, "timeout": _SILENCE}
-            return KnownHostFileSystem(**there, **({"username": parts.username} if parts.username else {}))
+            there: dict[str, Any] = {"host": parts.hostname, "port": parts.port or 22, "timeout": _SILENCE}
+            folders = None if roots is None else roots.folders_beside(url)
+            user = {"username": parts.username} if parts.username else {}
+            return KnownHostFileSystem(folders=folders, **there, **user)
         return _shared("http" if parts.scheme == "https" else parts.scheme, os.getpid(), roots)
     except ImportError:
         raise RemoteUnsupported(parts.scheme) from None
@@ -238,29 +249,9 @@ def _file_system(url: str, roots: Roots | None) -> AbstractFileSystem:
 @cache
 def _shared(scheme: str, _process: int, roots: Roots | None) -> AbstractFileSystem:
     """Return this process' connections by HTTP or S3, which threads may share."""
-    import fsspec
+    from db.connections import connect_http, connect_s3
 
-    # A listing must not be that of the night before.
-    how: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
-    if scheme == "s3":
-        waits = {"connect_timeout": _SILENCE, "read_timeout": _SILENCE}
-        return fsspec.filesystem("s3", config_kwargs=waits, **how)
-    import aiohttp
-
-    patience = aiohttp.ClientTimeout(total=None, connect=_SILENCE, sock_read=_SILENCE)
-    watching = aiohttp.TraceConfig()
-
-    async def check(_session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
-        if roots is not None:
-            # As aiohttp looks for it.
-            headers = redirect.response.headers
-            if not (to := headers.get("Location") or headers.get("URI")):
-                raise OutsideRoots
-            roots.check_url(urljoin(str(redirect.url), to))
-
-    watching.on_request_redirect.append(check)
-    client = {"timeout": patience, "trace_configs": [watching]}
-    return fsspec.filesystem("http", client_kwargs=client, **how)
+    return connect_s3(silence=_SILENCE) if scheme == "s3" else connect_http(roots, silence=_SILENCE)
 
 
 def _modified(entry: dict[str, Any]) -> float | None:

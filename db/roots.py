@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import field_validator
 
@@ -76,6 +76,16 @@ class Roots:
         if self.places and not any(_is_below(url, root) for root in self.places if is_remote(root)):
             raise OutsideRoots
 
+    def folders_beside(self, url: str) -> tuple[str, ...] | None:
+        """Return the paths of the roots on a URL's server; None without any restriction."""
+        if not self.places:
+            return None
+        return tuple(
+            urlsplit(root).path or "/"
+            for root in self.places
+            if is_remote(root) and _is_same_server(urlsplit(url), urlsplit(root))
+        )
+
     def open_file(self, path: Path) -> FileIO:
         """Open a regular file, unbuffered, that really lies inside, whatever is swapped meanwhile.
 
@@ -134,10 +144,15 @@ def _is_below(url: str, root: str) -> bool:
     except RemoteUrlInvalid:
         return False
     one, other = urlsplit(url), urlsplit(root)
+    return _is_same_server(one, other) and PurePosixPath(one.path or "/").is_relative_to(
+        PurePosixPath(other.path or "/")
+    )
+
+
+def _is_same_server(one: SplitResult, root: SplitResult) -> bool:
     return (
-        one.scheme == other.scheme
-        and one.hostname == other.hostname
-        and (one.port or _PORTS.get(one.scheme)) == (other.port or _PORTS.get(other.scheme))
-        and other.username in (None, one.username)
-        and PurePosixPath(one.path or "/").is_relative_to(PurePosixPath(other.path or "/"))
+        one.scheme == root.scheme
+        and one.hostname == root.hostname
+        and (one.port or _PORTS.get(one.scheme)) == (root.port or _PORTS.get(root.scheme))
+        and root.username in (None, one.username)
     )

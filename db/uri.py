@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from db.problems import OutsideRoots
 from db.remote import is_remote, is_there
+from db.roots import EVERYWHERE, Roots
 
 _FILE = "file://"
 
@@ -71,18 +73,20 @@ def locate(uri: str, elsewhere: Mapping[str, str]) -> Path | str:
     return path
 
 
-def is_away(root: str, elsewhere: Mapping[str, str]) -> bool:
+def is_away(root: str, elsewhere: Mapping[str, str], roots: Roots = EVERYWHERE) -> bool:
     """Tell whether a folder or URL that files were found in is not there at all, or holds nothing any more.
 
-    A mount that is gone leaves an empty folder behind, or none, or one that cannot be read.
+    A mount that is gone leaves an empty folder behind, or none, or one that cannot be read. What lies outside
+    `roots` is not asked for, and not waited for.
     """
     where = locate(root, elsewhere)
     if isinstance(where, str):
-        return not is_there(where)
+        return not is_there(where, roots=roots)
     try:
+        roots.check(where)
         with os.scandir(where) as entries:
             return next(entries, None) is None
-    except NotADirectoryError:
+    except (NotADirectoryError, OutsideRoots):
         return False
     except (OSError, ValueError):
         return True

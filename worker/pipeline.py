@@ -214,7 +214,7 @@ class Pipeline:
         # A cohort may hold images of several sources; of those outside the first, their folder counts.
         inside = claimed.source.rstrip("/") + "/"
         roots = {claimed.source if uri.startswith(inside) else uri.rpartition("/")[0] for uri in missing}
-        if any(is_away(root, self._settings.path_map) for root in roots):
+        if any(is_away(root, self._settings.path_map, self._roots) for root in roots):
             raise SourceAway
 
     def _decode(self, items: tuple[Item, ...]) -> Iterator[list[Decoded]]:

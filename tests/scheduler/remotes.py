@@ -105,7 +105,10 @@ class _Files(paramiko.SFTPServerInterface):
 
     def list_folder(self, path: str) -> list[paramiko.SFTPAttributes] | int:
         try:
-            return [paramiko.SFTPAttributes.from_stat(entry.stat(), entry.name) for entry in os.scandir(path)]
+            return [
+                paramiko.SFTPAttributes.from_stat(entry.stat(follow_symlinks=False), entry.name)
+                for entry in os.scandir(path)
+            ]
         except OSError as error:
             return paramiko.SFTPServer.convert_errno(error.errno or 0)
 
@@ -116,6 +119,9 @@ class _Files(paramiko.SFTPServerInterface):
             return paramiko.SFTPServer.convert_errno(error.errno or 0)
 
     lstat = stat
+
+    def canonicalize(self, path: str) -> str:
+        return os.path.realpath(path)
 
     def open(self, path: str, flags: int, attr: paramiko.SFTPAttributes) -> paramiko.SFTPHandle | int:
         try:
