@@ -15,7 +15,7 @@ from db.registry import champion, find_model
 from db.states import CohortState
 from db.tables import Cohort
 from scheduler.doorbell import ask_for_batches
-from scheduler.ingest.pseudonym import place_pseudonym
+from scheduler.ingest.pseudonym import ensure_site_key, place_pseudonym
 from scheduler.ingest.source import Source, SourceEmpty
 from scheduler.settings import SchedulerSettings
 
@@ -62,8 +62,10 @@ def submit(
 
     Killed in the middle and run again it goes on: what is there stays. A source without an image
     leaves no cohort behind, and one that breaks off leaves it to be gone on with.
-    Raises SourceEmpty, SourceUnreadable, ModelUnknown, NoChampion, CohortHasOtherModel.
+    Raises SourceEmpty, SourceUnreadable, ModelUnknown, NoChampion, CohortHasOtherModel, SiteKeyMissing,
+    SiteKeyDiffers, SiteKeyUnusable.
     """
+    ensure_site_key(database)
     size = SchedulerSettings.read().ingest_images
     images = source.walk()
     chunk = list(islice(images, size))
