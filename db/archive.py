@@ -113,12 +113,13 @@ def stamp(session: Session, cohort_id: int) -> Stamp:
     return Stamp(counts=counts, rows=rows, attempts=attempts, newest_prediction=newest)
 
 
-def remove_rows(session: Session, cohort_id: int, stamped: Stamp) -> None:
+def remove_rows(session: Session, cohort_id: int, stamped: Stamp, *, file: str, digest: str) -> None:
     """Delete the rows of a cohort that is in an archive; its name and its counts stay.
 
-    `stamped` is how it stood when the archive was written. What a nightly schedule has taken in stays known
-    to it, and training still finds the images that have labels. Raises CohortNotFinished where something was
-    retried, screened or added since, CohortArchived.
+    `stamped` is how it stood when the archive was written, `file` the archive's name without its folder, and
+    `digest` its SHA-256: the audit log keeps both. What a nightly schedule has taken in stays known to it,
+    and training still finds the images that have labels. Raises CohortNotFinished if something was retried,
+    screened or added since, CohortArchived.
     """
     cohort = lock_cohort(session, cohort_id)
     if stamp(session, cohort_id) != stamped:
@@ -136,4 +137,4 @@ def remove_rows(session: Session, cohort_id: int, stamped: Stamp) -> None:
     for table in (Image, Study):
         session.execute(delete(table).where(table.cohort_id == cohort_id))
     remove_batches(session, cohort_id)
-    record(session, "cohort.archive", f"cohort:{cohort_id}", rows=stamped.rows)
+    record(session, "cohort.archive", f"cohort:{cohort_id}", rows=stamped.rows, file=file, digest=digest)

@@ -7,31 +7,38 @@ The file is a tar archive: `manifest.json`, `tables/NAME.jsonl.gz` with a row a 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from sqlalchemy import MetaData, Table, func, insert, select, text
+from sqlalchemy import MetaData, Table, exists, insert, select, text
 from sqlalchemy.orm import Session
 
 from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.migrate import DatabaseTooNew, current_revision, head_revision, upgrade
+from db.events import record
+from db.migrate import DatabaseTooNew, current_revision, head_revision, upgrade_on
 from db.model_card import CARD_FILE, WEIGHTS_FILE
-from db.private import create_private
+from db.private import remove_partials, write_whole
 from db.settings import home
-from db.tables import ImageCount
+from db.tables import Event, ImageCount
 
 _MANIFEST, _KEY = "manifest.json", "site.key"
+
+#: In the audit log; its newest event as long as nothing was done since.
+_RESTORE = "database.restore"
 
 #: Rows in memory at a time.
 _CHUNK = 2_000
@@ -55,6 +62,12 @@ class DatabaseNotEmpty(PneumoscreenError):
     code = "database-not-empty"
 
 
+class RestoreKeyDiffers(PneumoscreenError):
+    """The data directory has another `site.key` than the backup. Move that file away, and restore again."""
+
+    code = "restore-key-differs"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
     """What a backup holds."""
@@ -73,20 +86,15 @@ def backup(database: Database, file: Path, *, with_key: bool = True) -> Contents
 
     Raises BackupUnwritable, DiskFull.
     """
-    partial = file.with_name(f".{file.name}.partial")
     try:
-        if file.exists():
-            raise BackupUnwritable("it exists already")
-        with needs_room(), create_private(partial) as out:
-            contents = _write(database, out, with_key=with_key)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.rename(file)
+        if os.path.lexists(file):
+            raise FileExistsError
+        with needs_room(), write_whole(file, replace=False) as out:
+            return _write(database, out, with_key=with_key)
+    except FileExistsError as error:
+        raise BackupUnwritable("it exists already") from error
     except OSError as error:
         raise BackupUnwritable from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return contents
 
 
 def _write(database: Database, out: BinaryIO, *, with_key: bool) -> Contents:
@@ -162,23 +170,64 @@ def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
 def restore(database: Database, file: Path) -> Contents:
     """Fill an empty job table and data directory from a backup, and upgrade it to this version.
 
-    Raises BackupUnreadable, DatabaseNotEmpty, DatabaseTooNew, DiskFull.
+    Killed at any moment, it can be run again, with the same outcome: the key comes first and then the models,
+    each file whole, and the job table last, in one transaction. A restore that was finished and is repeated
+    before anything else was done changes nothing.
+    Raises BackupUnreadable, DatabaseNotEmpty, RestoreKeyDiffers, DatabaseTooNew, DiskFull.
     """
     try:
         with needs_room(), tarfile.open(file, "r:") as archive:
             contents = _read_manifest(archive)
             if contents.revision > head_revision():
                 raise DatabaseTooNew(contents.revision)
-            _make_room(database)
-            upgrade(database, to=contents.revision)
-            with database.write() as session:
-                for table in _tables(session):
-                    _fill_table(archive, session, table, contents.rows.get(table.name, 0))
-            _place_files(archive, database, contents)
-    except (tarfile.TarError, OSError, KeyError, ValueError, TypeError) as error:
+            backup_digest = _digest(file)
+            if not _was_restored(database, backup_digest):
+                with database.read() as session:
+                    _check_empty(session)
+            if contents.has_key:
+                _place_key(archive)
+            _place_models(archive, database, contents)
+            if not _was_restored(database, backup_digest):
+                _fill(archive, database, contents, backup_digest)
+    except (tarfile.TarError, OSError, EOFError, KeyError, ValueError, TypeError) as error:
         raise BackupUnreadable(type(error).__name__) from error
-    upgrade(database)
     return contents
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _was_restored(database: Database, backup_digest: str) -> bool:
+    """Tell whether the job table holds this backup, and nothing was done since."""
+    if current_revision(database) != head_revision():
+        return False
+    with database.read() as session:
+        newest = session.scalar(select(Event).order_by(Event.id.desc()).limit(1))
+    return newest is not None and newest.action == _RESTORE and newest.detail.get("backup") == backup_digest
+
+
+def _check_empty(session: Session) -> None:
+    for table in _tables(session):
+        if session.scalar(select(exists(select(table)))):
+            raise DatabaseNotEmpty(table.name)
+
+
+def _fill(archive: tarfile.TarFile, database: Database, contents: Contents, backup_digest: str) -> None:
+    """Make the tables as the backup has them, fill and upgrade them: all of it, or nothing."""
+    with database.write() as session:
+        connection = session.connection()
+        _check_empty(session)  # somebody else may have begun to work meanwhile
+        metadata = MetaData()
+        metadata.reflect(connection)
+        metadata.drop_all(connection)  # they may be of another revision
+        upgrade_on(connection, to=contents.revision)
+        for table in _tables(session):
+            _fill_table(archive, session, table, contents.rows.get(table.name, 0))
+        upgrade_on(connection)
+        rows = sum(contents.rows.values())
+        record(session, _RESTORE, "database", backup=backup_digest, rows=rows, key=contents.has_key)
 
 
 def _read_manifest(archive: tarfile.TarFile) -> Contents:
@@ -191,17 +240,6 @@ def _member(archive: tarfile.TarFile, name: str) -> Any:
     if member is None:
         raise KeyError(name)
     return member
-
-
-def _make_room(database: Database) -> None:
-    """Drop tables without a row, which may be of another revision. Raises DatabaseNotEmpty."""
-    with database.write() as session:
-        for table in _tables(session):
-            if session.scalar(select(func.count()).select_from(table)):
-                raise DatabaseNotEmpty(table.name)
-        metadata = MetaData()
-        metadata.reflect(session.connection())
-        metadata.drop_all(session.connection())
 
 
 def _fill_table(archive: tarfile.TarFile, session: Session, table: Table, expected: int) -> None:
@@ -220,18 +258,26 @@ def _fill_table(archive: tarfile.TarFile, session: Session, table: Table, expect
         )
 
 
-def _place_files(archive: tarfile.TarFile, database: Database, contents: Contents) -> None:
+def _place_key(archive: tarfile.TarFile) -> None:
+    """Put the key into the data directory. Raises RestoreKeyDiffers if another one is there."""
+    content, key = _member(archive, _KEY).read(), home() / _KEY
+    key.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with suppress(FileExistsError), write_whole(key, replace=False) as out:
+        out.write(content)
+    if key.read_bytes() != content:
+        raise RestoreKeyDiffers
+
+
+def _place_models(archive: tarfile.TarFile, database: Database, contents: Contents) -> None:
+    there = set(archive.getnames())
     for name in _plain_names(contents.models):
         folder = database.models_folder / name
+        remove_partials(folder)  # of a restore that was killed
         for part in (CARD_FILE, WEIGHTS_FILE):
-            if f"models/{name}/{part}" in archive.getnames():
+            if f"models/{name}/{part}" in there:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                (folder / part).write_bytes(_member(archive, f"models/{name}/{part}").read())
-    if contents.has_key:
-        home().mkdir(parents=True, exist_ok=True, mode=0o700)
-        key = home() / _KEY
-        with create_private(key) as out:
-            out.write(_member(archive, _KEY).read())
+                with write_whole(folder / part) as out:
+                    shutil.copyfileobj(_member(archive, f"models/{name}/{part}"), out)
 
 
 def _plain_names(names: list[str]) -> Iterator[str]:

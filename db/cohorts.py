@@ -64,7 +64,7 @@ class CohortHasOtherModel(PneumoscreenError):
 
 
 class CohortArchived(PneumoscreenError):
-    """The cohort's rows were moved to an archive, a Parquet file. Read that, or submit under a new name."""
+    """The cohort's rows are in an archive file that `audit` names. Read that, or submit under a new name."""
 
     code = "cohort-archived"
 

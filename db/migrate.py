@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from db.database_errors import our_errors
 from db.errors import PneumoscreenError
@@ -48,14 +48,19 @@ def upgrade(database: Database, *, to: str | None = None) -> None:
         return
     if current is not None and current > head:
         raise DatabaseTooNew(current)
+    with our_errors(), database.engine.begin() as connection:
+        upgrade_on(connection, to=head)
+
+
+def upgrade_on(connection: Connection, *, to: str | None = None) -> None:
+    """Create or upgrade the tables in a connection's transaction, which becomes the only one to do it."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
-    with our_errors(), database.engine.begin() as connection:
-        # SQLite's write lock is held from BEGIN IMMEDIATE on; whoever waited finds nothing left to do.
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
-        config.attributes["connection"] = connection
-        command.upgrade(config, head)
+    # SQLite's write lock is held from BEGIN IMMEDIATE on; whoever waited finds nothing left to do.
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
+    config.attributes["connection"] = connection
+    command.upgrade(config, to or head_revision())

@@ -31,6 +31,10 @@ POSITIVE = "PNEUMONIA"
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
 
+#: Names what happens between a file and a picture, in `worker.imaging`. Stored with every prediction and
+#: every model, which is used with this version alone: change it whenever the pixels of any picture change.
+PREPROCESSING = "squeeze-bilinear-224/1"
+
 #: Largest `model.safetensors`, in bytes: more than twice the largest of the four backbones, ResNet-50 with
 #: its head, in single precision (103 million bytes).
 _WEIGHTS_BYTES = 256 << 20
@@ -56,6 +60,15 @@ class ModelDigestMismatch(PneumoscreenError):
     """The model's weights are not the ones that were registered. Do not use them; import the model again."""
 
     code = "model-digest-mismatch"
+
+
+class ModelPreprocessingMismatch(PneumoscreenError):
+    """The model was made for another preprocessing than this version's. Retrain it, or promote one that fits.
+
+    It would see other pictures than those it learned from. `detail` says which two versions.
+    """
+
+    code = "model-preprocessing-mismatch"
 
 
 Channels = tuple[float, float, float]
@@ -97,7 +110,7 @@ class ModelCard(BaseModel):
     #: Per channel (R, G, B), of pixels scaled to [0, 1].
     mean: Channels
     std: tuple[Positive, Positive, Positive]
-    #: The `worker.imaging.PREPROCESSING` that the model was trained with.
+    #: The `PREPROCESSING` that the model was trained with.
     preprocessing: Annotated[str, Field(max_length=64)]
     #: Logits are divided by this before the softmax; fitted on validation data.
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -138,6 +151,21 @@ class ModelCard(BaseModel):
         """The columns of the model's output whose sum is P(PNEUMONIA)."""
         return [self.classes.index(name) for name in self.positives]
 
+    def check_preprocessing(self) -> None:
+        """Raise ModelPreprocessingMismatch if the model was made for another version's pictures."""
+        if self.preprocessing != PREPROCESSING:
+            raise ModelPreprocessingMismatch(f"{self.preprocessing}, not {PREPROCESSING}")
+
+    def differences(self, other: ModelCard) -> list[str]:
+        """Return the fields that decide a prediction and differ from another card's."""
+        # How it was trained and what it scored decide nothing.
+        decisive = [name for name in type(self).model_fields if name not in ("training", "metrics")]
+        return [name for name in decisive if getattr(self, name) != getattr(other, name)]
+
+    def as_file(self) -> bytes:
+        """Return the content of `model.json`."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
 
 def _leaves(value: JsonValue) -> Iterator[JsonValue]:
     """Yield every text, number and name in a JSON value."""
@@ -161,14 +189,23 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def model_id_of(backbone: str, weights_digest: str) -> str:
+    """Return the id of the model of these weights."""
+    return f"{backbone}-{weights_digest[:12]}"
+
+
 def read_card(folder: Path) -> ModelCard:
     """Read `model.json`.
 
-    Raises ModelMissing where a file is not there, ModelInvalid where the card does not hold what it must.
+    Raises ModelMissing if a file is not there, ModelInvalid if the card does not hold what it must, or if the
+    model's id is not that of its weights.
     """
     if not os.path.lexists(folder / WEIGHTS_FILE):
         raise ModelMissing
-    return parse_card(_read(folder, CARD_FILE, _TEXT_BYTES))
+    card = parse_card(_read(folder, CARD_FILE, _TEXT_BYTES))
+    if card.model_id != model_id_of(card.backbone, card.weights_digest):
+        raise ModelInvalid("model_id is not the backbone with the beginning of weights_digest")
+    return card
 
 
 def parse_card(content: bytes) -> ModelCard:

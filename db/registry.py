@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy import select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.disk import needs_room
@@ -19,14 +19,11 @@ from db.model_card import (
     CARD_FILE,
     WEIGHTS_FILE,
     ModelCard,
-    ModelDigestMismatch,
-    ModelInvalid,
-    ModelMissing,
-    digest_of,
     parse_card,
     read_card,
     read_checked_weights,
 )
+from db.private import remove_partials, write_whole
 from db.states import ModelState
 from db.tables import Event, Model
 from db.uri import is_text
@@ -50,63 +47,100 @@ class NothingToRollBack(PneumoscreenError):
     code = "nothing-to-roll-back"
 
 
+class ModelDiffers(PneumoscreenError):
+    """These weights are registered with another card, which stays. Import that one, or use another seed.
+
+    The id is made of the weights, so that one id stands for one threshold, one preprocessing and one order
+    of classes. `pneumoscreen models show ID` prints the registered card; for another threshold, train with
+    another seed. `detail` names the fields that differ.
+    """
+
+    code = "model-differs"
+
+
 #: In the audit log.
 _PROMOTE, _ROLLBACK = "model.promote", "model.rollback"
 
 
 def import_model(database: Database, folder: Path) -> Model:
-    """Check an artefact, copy it into the models folder and register it as a candidate.
+    """Check an artefact, register it as a candidate and copy it into the models folder.
 
-    Safe to repeat: a model that is registered already is returned as it is.
-    Raises ModelMissing, ModelInvalid, ModelDigestMismatch, DiskFull.
+    Safe to repeat: a model that is registered already is returned as it is, and its files are repaired if
+    they were damaged. Of one that cannot be registered no file is touched.
+    Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelDiffers,
+    DiskFull.
     """
     # Whoever imports may name the folder by a link; in it there is none.
     folder = folder.resolve()
     card = read_card(folder)
+    card.check_preprocessing()
     weights = read_checked_weights(folder, card.weights_digest)
-    _place(database.models_folder / card.model_id, card, weights)
+    # The files are placed before the row is committed: a kill in between leaves files that no row names, and
+    # the next import replaces them. The other order would leave a row without its files.
     with database.write() as session:
-        known = session.scalar(select(Model).where(Model.name == card.model_id))
-        if known is not None:
-            return known
-        model = _row(card)
-        session.add(model)
-        session.flush()
-        record(session, "model.import", f"model:{model.id}", digest=card.weights_digest)
+        model, is_new = _register(session, card)
+        registered = registered_card(model)
+        if differing := registered.differences(card):
+            raise ModelDiffers(", ".join(differing))
+        repaired = _place(database.models_folder / model.name, registered, weights)
+        if is_new:
+            record(session, "model.import", f"model:{model.id}", digest=card.weights_digest)
+        elif repaired:
+            record(session, "model.repair", f"model:{model.id}", files=[*repaired])
         return model
 
 
-def _place(target: Path, card: ModelCard, weights: bytes) -> None:
-    """Put an artefact into the models folder, whole or not at all; one that was damaged there is replaced.
+def _register(session: Session, card: ModelCard) -> tuple[Model, bool]:
+    """Return the row of a card's id, and whether it was added; who imports the same meanwhile waits.
 
-    Raises DiskFull.
+    Raises ModelDiffers if its weights are registered under another id.
     """
-    with suppress(ModelMissing, ModelInvalid, ModelDigestMismatch):
-        if read_checked_weights(target, digest_of(weights)) and (target / CARD_FILE).is_file():
-            return
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with needs_room():
-            partial.mkdir()
-            (partial / WEIGHTS_FILE).write_bytes(weights)
-            (partial / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            shutil.rmtree(target, ignore_errors=True)
-            partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    values = {
+        "name": card.model_id,
+        "backbone": card.backbone,
+        "weights_digest": card.weights_digest,
+        "threshold": card.threshold,
+        "card": card.model_dump(mode="json"),
+        "state": ModelState.CANDIDATE,
+    }
+    added = session.scalar(dialect.insert(Model).values(values).on_conflict_do_nothing().returning(Model.id))
+    model = session.scalar(select(Model).where(Model.name == card.model_id).with_for_update())
+    if model is None:
+        raise ModelDiffers("model_id")
+    return model, added is not None
 
 
-def _row(card: ModelCard) -> Model:
-    return Model(
-        name=card.model_id,
-        backbone=card.backbone,
-        weights_digest=card.weights_digest,
-        threshold=card.threshold,
-        card=card.model_dump(mode="json"),
-        state=ModelState.CANDIDATE,
-    )
+def _place(folder: Path, card: ModelCard, weights: bytes) -> list[str]:
+    """Write the files of a model that are not as registered, each whole; return their names.
+
+    A worker that reads a file meanwhile reads the old one or the new one. Raises DiskFull.
+    """
+    with needs_room():
+        if folder.is_symlink() or folder.is_file():
+            folder.unlink()  # nothing is written to where a link leads
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        remove_partials(folder)  # whoever imports the same model waits for the row
+        placed = []
+        try:
+            for name, content in ((WEIGHTS_FILE, weights), (CARD_FILE, card.as_file())):
+                if not _holds(folder / name, content):
+                    with write_whole(folder / name) as file:
+                        file.write(content)
+                    placed.append(name)
+        except OSError:
+            if is_new:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+    return placed
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Tell whether a path is a regular file of this content, and no link to one."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != len(content):
+        return False
+    return path.read_bytes() == content
 
 
 def ensure_champion(database: Database, default: Path) -> Model:
@@ -159,7 +193,7 @@ def still_reigns(session: Session, name: str) -> bool:
 def promote(session: Session, name: str) -> Model:
     """Make a model champion and retire the one that was; batches already cut keep their model.
 
-    Safe to repeat. Raises ModelUnknown.
+    Safe to repeat. Raises ModelUnknown, ModelInvalid, ModelPreprocessingMismatch.
     """
     model = find_model(session, name)
     if model.state is not ModelState.CHAMPION:
@@ -170,7 +204,7 @@ def promote(session: Session, name: str) -> Model:
 def rollback(session: Session) -> Model:
     """Make the champion before the present one champion again; as often as there was one.
 
-    Raises NothingToRollBack.
+    Raises NothingToRollBack, ModelInvalid, ModelPreprocessingMismatch.
     """
     reigns: list[int] = []
     query = select(Event).where(Event.action.in_((_PROMOTE, _ROLLBACK))).order_by(Event.id)
@@ -187,6 +221,7 @@ def rollback(session: Session) -> Model:
 
 
 def _crown(session: Session, model: Model, action: str) -> None:
+    registered_card(model).check_preprocessing()
     before = find_champion(session)
     session.execute(update(Model).where(Model.state == ModelState.CHAMPION).values(state=ModelState.RETIRED))
     model.state = ModelState.CHAMPION

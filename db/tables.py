@@ -464,6 +464,16 @@ class TrainingResult(Table):
     epochs: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
 
 
+class Site(Table):
+    """What there is one of in an installation, in one row."""
+
+    __tablename__ = "site"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    #: Tells whether a data directory's `site.key` is the one that the pseudonyms were made with.
+    key_fingerprint: Mapped[str] = mapped_column(String(64))
+
+
 class Event(Table):
     """The audit log: who did what and when. Rows are only ever added, and chained by `db.audit`."""
 

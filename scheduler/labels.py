@@ -17,7 +17,7 @@ from db.remote import is_remote, read_file
 from db.roots import Roots
 from db.tables import LabelClass
 from db.uri import path_to_uri
-from scheduler.ingest.pseudonym import pseudonym
+from scheduler.ingest.pseudonym import ensure_site_key, pseudonym
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
 from worker.settings import WorkerSettings
 
@@ -60,8 +60,10 @@ class Imported:
 def import_labels(database: Database, file: Path, *, skip_bad: bool = False) -> Imported:
     """Import a CSV file of labels, all of it or, with `skip_bad`, the rows that can be used.
 
-    Raises SourceMissing, SourceUnreadable, LabelsUnreadable, LabelRowsBad.
+    Raises SourceMissing, SourceUnreadable, LabelsUnreadable, LabelRowsBad, SiteKeyMissing, SiteKeyDiffers,
+    SiteKeyUnusable.
     """
+    ensure_site_key(database)
     readings: list[tuple[int, Reading]] = []
     bad: list[BadRow] = []
     rows = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, fields
 from io import TextIOWrapper
 from itertools import islice
@@ -16,9 +17,9 @@ from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.events import record
-from db.private import create_private
+from db.private import write_whole
 from db.results import ResultRow, cohort_results
-from scheduler.ingest.pseudonym import uid_pseudonyms
+from scheduler.ingest.pseudonym import ensure_site_key, uid_pseudonyms
 
 COLUMNS = tuple(field.name for field in fields(ResultRow))
 
@@ -54,38 +55,47 @@ def write_results(database: Database, name: str, out: Path, *, identifiers: bool
 
     Without `identifiers`, UIDs are pseudonyms and files are named by digest. The audit log tells of it.
     In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.
-    Raises CohortUnknown, OutputFormatUnknown, OutputUnwritable, CohortArchived, SiteKeyUnusable,
-    DiskFull.
+    Of two who write to one file at once, each writes its own whole, and the last one's stays.
+    Raises CohortUnknown, OutputFormatUnknown, OutputUnwritable, CohortArchived, SiteKeyMissing,
+    SiteKeyUnusable, SiteKeyDiffers, DiskFull.
     """
     check_output(out)
-    partial = out.with_name(f".{out.name}.partial")
+    if not identifiers:
+        ensure_site_key(database)
     try:
-        with needs_room(), database.read() as session:
-            cohort = find_cohort(session, name)
-            if cohort.archived is not None:
-                raise CohortArchived
-            pseudonym = None if identifiers else uid_pseudonyms()
-            found = cohort_results(session, cohort, pseudonym=pseudonym)
-            with create_private(partial) as file:
+        with needs_room(), write_whole(out) as file:
+            with database.read() as session:
+                cohort = find_cohort(session, name)
+                if cohort.archived is not None:
+                    raise CohortArchived
+                pseudonym = None if identifiers else uid_pseudonyms()
+                found = cohort_results(session, cohort, pseudonym=pseudonym)
                 rows = _WRITERS[out.suffix.lower()](file, found)
-        with database.write() as session:
-            record(session, "results.export", f"cohort:{cohort.id}", rows=rows, identifiers=identifiers)
-        partial.replace(out)
+            with database.write() as session:
+                record(session, "results.export", f"cohort:{cohort.id}", rows=rows, identifiers=identifiers)
     except OSError as error:
         raise OutputUnwritable from error
-    finally:
-        partial.unlink(missing_ok=True)
     return rows
 
 
 def _write_csv(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
     count = 0
-    with TextIOWrapper(out, newline="", encoding="utf-8") as file:
+    with _as_text_file(out) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for count, row in enumerate(rows, start=1):  # noqa: B007  (the last count is the answer)
             writer.writerow(map(_as_text, astuple(row)))
     return count
+
+
+@contextmanager
+def _as_text_file(out: BinaryIO) -> Iterator[TextIOWrapper]:
+    """Write text, and leave the file open."""
+    file = TextIOWrapper(out, newline="", encoding="utf-8")
+    try:
+        yield file
+    finally:
+        file.detach()
 
 
 def _as_text(cell: object) -> object:
@@ -96,7 +106,7 @@ def _as_text(cell: object) -> object:
 def _write_json(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
     """Write an array of objects, a line each."""
     count = 0
-    with TextIOWrapper(out, encoding="utf-8") as file:
+    with _as_text_file(out) as file:
         file.write("[")
         for count, row in enumerate(rows, start=1):
             file.write(("," if count > 1 else "") + "\n" + json.dumps(asdict(row)))

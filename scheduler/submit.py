@@ -21,7 +21,7 @@ from db.tables import Cohort
 from db.uri import is_too_long
 from scheduler.doorbell import ask_for_batches
 from scheduler.ingest.chunks import chunks
-from scheduler.ingest.pseudonym import place_pseudonym
+from scheduler.ingest.pseudonym import ensure_site_key, place_pseudonym
 from scheduler.ingest.source import Entry, Source, SourceEmpty, SourceUnreadable
 from scheduler.settings import SchedulerSettings
 
@@ -82,10 +82,12 @@ def submit(
     without an image leaves no cohort behind, and one that breaks off leaves it to be gone on with. The same
     source submitted meanwhile takes it over: this one stops, and the other goes on.
     Raises SourceEmpty, SourceUnreadable, ModelUnknown, NoChampion, CohortNameInvalid, PriorityOutOfRange,
-    CohortHasOtherModel, CohortArchived, CohortCancelled, CohortClosed.
+    CohortHasOtherModel, CohortArchived, CohortCancelled, CohortClosed, SiteKeyMissing, SiteKeyDiffers,
+    SiteKeyUnusable.
     """
     if is_too_long(source.described):
         raise SourceUnreadable("its path is too long")
+    ensure_site_key(database)
     size = SchedulerSettings.read().ingest_images
     unknown = _Unknown(database, source, name)
     images = chunks(source.walk(unknown.entries()), size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,10 +22,20 @@ from db.tables import Model
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
+def make_key(folder: Path) -> bytes:
+    """Put a new `site.key` into a data directory."""
+    key = secrets.token_bytes(32)
+    (folder / "site.key").touch(mode=0o600)
+    (folder / "site.key").write_bytes(key)
+    return key
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give every test a data directory of its own, and none of the user's settings."""
+    """Give every test a data directory of its own with a `site.key`, and none of the user's settings."""
     folder = tmp_path / "home"
+    folder.mkdir(mode=0o700)
+    make_key(folder)
     monkeypatch.setenv("PNEUMOSCREEN_HOME", str(folder))
     for name in ("DATABASE_URL", "BROKER_URL", "CONFIG", "SECRETS", "MODELS_FOLDER"):
         monkeypatch.delenv(f"PNEUMOSCREEN_{name}", raising=False)

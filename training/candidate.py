@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from db.model_card import ModelCard, digest_of
+from db.model_card import ModelCard, digest_of, model_id_of
 from training.backbones import IMAGENET_MEAN, IMAGENET_STD
 from training.calibration import calibrate
 from training.dataset import positives
@@ -48,7 +48,7 @@ def write_candidate(
     found = measure(np.isin(targets, columns), probabilities[:, columns].sum(axis=1), threshold)
     digest = digest_of(content)
     card = ModelCard(
-        model_id=f"{backbone}-{digest[:12]}",
+        model_id=model_id_of(backbone, digest),
         backbone=backbone,  # type: ignore[arg-type]
         classes=classes,
         positives=positives(classes),
@@ -68,7 +68,7 @@ def write_candidate(
 def check_candidate(folder: Path) -> None:
     """Build the network of an artefact and put its weights in, as a worker does.
 
-    Raises ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit.
+    Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelWeightsUnfit.
     """
     ResidentLearner.load(folder.resolve(), device=torch.device("cpu"))
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from db.disk import needs_room
+from db.private import partial_beside, remove_partials
 from training.outcome import EpochResult
 
 log = logging.getLogger(__name__)
@@ -105,8 +106,7 @@ def save_checkpoint(folder: Path, learner: Any, epochs: list[EpochResult]) -> No
         "running_loss": (float(smooth.val), smooth.count),
     }
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = partial_beside(folder)
     try:
         with needs_room():
             partial.mkdir(parents=True)
@@ -128,7 +128,11 @@ def _replace(folder: Path, partial: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint in a folder; None where none can be read, and training begins anew."""
+    """Return the checkpoint in a folder; None where none can be read, and training begins anew.
+
+    Whoever reads it holds the run: what a killed try left unfinished beside it is removed.
+    """
+    remove_partials(folder.parent)
     for candidate in (folder, folder.with_name(f".{folder.name}.old")):
         if not (candidate / _STATE).is_file():
             continue

@@ -42,7 +42,8 @@ def evaluate(
     """Measure the model in an artefact's folder on a folder that holds NORMAL/ and PNEUMONIA/.
 
     `digest` and `card` are the registered ones, by default those in the folder.
-    Raises LabelledFolderMissing, ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit.
+    Raises LabelledFolderMissing, ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch,
+    ModelWeightsUnfit.
     """
     labelled = iter(as_classes(find_labelled(data), CLASSES))
     learner = ResidentLearner.load(folder, digest=digest, card=card)

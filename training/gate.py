@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from db.errors import PneumoscreenError
 from training.outcome import HeldOut
 
 #: The challenger may be so much worse at most, with 95% confidence (one-sided): sensitivity comes first.
@@ -99,6 +100,13 @@ def outdated(decision: Decision) -> Decision:
     says = "another model became champion meanwhile, and it was not compared with that one"
     check = Check(rule="champion", passed=False, difference=None, low=None, high=None, says=says)
     return replace(decision, passed=False, checks=(*decision.checks, check))
+
+
+def incomparable(challenger: str, champion: str, reason: PneumoscreenError) -> Decision:
+    """Return the decision if the champion cannot be used here, with which nothing was compared: no."""
+    says = f"the champion cannot be compared with: {reason.code}"
+    check = Check(rule="champion", passed=False, difference=None, low=None, high=None, says=says)
+    return Decision(challenger=challenger, champion=champion, passed=False, checks=(check,))
 
 
 @dataclass(frozen=True, slots=True)

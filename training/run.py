@@ -26,6 +26,8 @@ from db.errors import PneumoscreenError
 from db.events import record
 from db.heartbeat import Heartbeat
 from db.leases import LeaseLost
+from db.model_card import ModelPreprocessingMismatch
+from db.private import write_whole
 from db.registry import (
     find_champion,
     find_model,
@@ -43,7 +45,7 @@ from training.baseline import thumbnail_baseline
 from training.candidate import software, write_candidate
 from training.dataset import positives
 from training.fit import fit_backbone
-from training.gate import Decision, Verdict, decide, outdated
+from training.gate import Decision, Verdict, decide, incomparable, outdated
 from training.outcome import BackboneOutcome, Comparison, EpochResult, FailedBackbone, HeldOut, pneumonia
 from training.plan import Plan
 from training.prepare import Prepared, prepare
@@ -376,11 +378,14 @@ class _Run:
             champion = find_champion(session)
         if champion is None or champion.name == winner.model_id:
             return None
-        learner = ResidentLearner.load(
-            self.database.models_folder / champion.name,
-            digest=champion.weights_digest,
-            card=registered_card(champion),
-        )
+        try:
+            learner = ResidentLearner.load(
+                self.database.models_folder / champion.name,
+                digest=champion.weights_digest,
+                card=registered_card(champion),
+            )
+        except ModelPreprocessingMismatch as error:  # what replaces it is trained by this very run
+            return incomparable(winner.model_id, champion.name, error)
         parts = [
             positive_probability(learner.card, learner.probabilities(held_out.pixels[start : start + 32]))
             for start in range(0, len(held_out.pixels), 32)
@@ -410,10 +415,9 @@ def _device_name() -> str:
 
 def _write_outcome(file: Path, outcome: BackboneOutcome) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
     content = asdict(replace(outcome, probabilities=None))  # type: ignore[arg-type]
-    partial.write_text(json.dumps(content | {"probabilities": outcome.probabilities.tolist()}))
-    partial.replace(file)
+    with write_whole(file) as out:
+        out.write(json.dumps(content | {"probabilities": outcome.probabilities.tolist()}).encode())
 
 
 def _read_outcome(file: Path) -> BackboneOutcome | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Set
 from contextlib import suppress
@@ -13,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from db.engine import Database
 from db.labels import LabelledFile, labelled_files
+from db.private import write_whole
 from db.problems import ImageProblem, OutsideRoots
 from db.remote import read_file
 from db.roots import Roots, SourceOutsideRoots
@@ -97,10 +97,8 @@ def _at_hand(uri: str, roots: Roots) -> tuple[Path, Roots]:
     path = folder / _name(where)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        partial = folder / f".partial.{os.getpid()}"
-        with suppress(ImageProblem):
-            partial.write_bytes(read_file(where, limit=WorkerSettings.read().max_file_bytes, roots=roots))
-            partial.replace(path)
+        with suppress(ImageProblem), write_whole(path) as file:
+            file.write(read_file(where, limit=WorkerSettings.read().max_file_bytes, roots=roots))
     return path, Roots((str(fetched),))
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 
 from db.disk import needs_room
 from db.model_card import CARD_FILE, WEIGHTS_FILE, ModelCard, ModelInvalid, read_checked_weights
+from db.private import write_whole
 
 State = dict[str, torch.Tensor]
 
@@ -49,10 +50,9 @@ def unpack_weights(content: bytes) -> State:
 def write_artifact(folder: Path, card: ModelCard, weights: bytes) -> None:
     """Write a model's two files; the card last, so that a folder with a card is whole. Raises DiskFull."""
     card_file = folder / CARD_FILE
-    partial = folder / f".{CARD_FILE}.partial"
     with needs_room():
         folder.mkdir(parents=True, exist_ok=True)
         card_file.unlink(missing_ok=True)
-        (folder / WEIGHTS_FILE).write_bytes(weights)
-        partial.write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(card_file)
+        for name, content in ((WEIGHTS_FILE, weights), (CARD_FILE, card.as_file())):
+            with write_whole(folder / name) as file:
+                file.write(content)

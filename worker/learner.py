@@ -115,9 +115,11 @@ class ResidentLearner:
 
         `card` is the registered one, by default the one beside the weights; `digest` is the registered digest
         of the weights, by default the card's.
-        Raises ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit, DeviceUnusable.
+        Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelWeightsUnfit,
+        DeviceUnusable.
         """
         card = card or read_card(folder)
+        card.check_preprocessing()
         weights = read_weights(folder, digest or card.weights_digest)
         with device_errors():
             network = build_network(card.backbone, len(card.classes))

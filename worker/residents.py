@@ -25,7 +25,8 @@ class Residents:
     def get(self, model_id: int) -> ResidentLearner:
         """Return the learner of a model.
 
-        Raises ModelMissing, ModelInvalid, ModelDigestMismatch, ModelWeightsUnfit, DeviceUnusable.
+        Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelWeightsUnfit,
+        DeviceUnusable.
         """
         with self._lock:
             if model_id not in self._learners:

@@ -1,4 +1,4 @@
-"""Commands on the job table: upgrade, check, backup, restore, prune."""
+"""Commands on the job table: upgrade, check, backup, restore, prune, new-key."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ _WITHOUT_KEY = (
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     database = typer.Typer(
-        help="The job table: upgrade, check, backup, restore, prune.", no_args_is_help=True
+        help="The job table: upgrade, check, backup, restore, prune, new-key.", no_args_is_help=True
     )
     database.command("upgrade", epilog="Example: pneumoscreen db upgrade")(upgrade)
     database.command("check", epilog="Example: pneumoscreen db check --repair")(check)
     database.command("backup", epilog="Example: pneumoscreen db backup /backup/2026-05-01.tar")(backup)
     database.command("restore", epilog="Example: pneumoscreen db restore /backup/2026-05-01.tar")(restore)
+    database.command("new-key", epilog="Example: pneumoscreen db new-key")(new_key)
     database.command("prune", epilog="Example: pneumoscreen db prune /archive --days 365")(prune)
     app.add_typer(database, name="db")
 
@@ -108,6 +109,20 @@ def restore(file: File, as_json: AsJson = False) -> None:
         print_json(asdict(contents))
     else:
         console.print(f"{sum(contents.rows.values())} rows and {len(contents.models)} models restored.")
+
+
+def new_key(as_json: AsJson = False) -> None:
+    """Give up a key of the pseudonyms that is lost: make site.key, or take the one that is in its place.
+
+    The same patients, studies and images get other pseudonyms from then on.
+    """
+    from scheduler.ingest.pseudonym import new_site_key
+
+    new_site_key(ready_database())
+    if as_json:
+        print_json({"key": "site.key"})
+    else:
+        console.print("Pseudonyms are made with this data directory's site.key from now on. Back it up.")
 
 
 def prune(

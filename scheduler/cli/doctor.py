@@ -151,7 +151,7 @@ def _stack() -> Iterator[Finding]:
 
 def _model() -> Iterator[Finding]:
     from db.model_card import digest_of, read_checked_weights
-    from db.registry import find_champion
+    from db.registry import find_champion, registered_card
     from deploy.models import default_model
 
     shipped = default_model().name
@@ -164,6 +164,7 @@ def _model() -> Iterator[Finding]:
     if champion is None:
         yield Finding("model", "note", f"{shipped} ships", "Registered as champion at the first `up`.")
         return
+    registered_card(champion).check_preprocessing()
     weights = read_checked_weights(database.models_folder / champion.name, champion.weights_digest)
     yield Finding("model", "good", f"{champion.name}, digest {digest_of(weights)[:12]} is right")
 

@@ -11,7 +11,7 @@ def ready_database(*, with_champion: bool = False) -> Database:
     """Return the job table, created or upgraded where needed.
 
     Where images are taken in, with a champion and the key of the pseudonyms. Raises DatabaseFailed,
-    DatabaseTooNew, DefaultModelMissing, SiteKeyUnusable.
+    DatabaseTooNew, DefaultModelMissing, SiteKeyMissing, SiteKeyDiffers, SiteKeyUnusable.
     """
     try:
         database = Database()
@@ -21,8 +21,8 @@ def ready_database(*, with_champion: bool = False) -> Database:
     if with_champion:
         from db.registry import ensure_champion
         from deploy.models import default_model
-        from scheduler.ingest.pseudonym import make_site_key
+        from scheduler.ingest.pseudonym import ensure_site_key
 
-        make_site_key()
+        ensure_site_key(database)
         ensure_champion(database, default_model())
     return database

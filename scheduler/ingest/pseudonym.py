@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import hmac
-import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from db.disk import needs_room
+from db.engine import Database
 from db.errors import PneumoscreenError
+from db.private import write_whole
 from db.settings import home
+from db.site import holds_pseudonyms, key_fingerprint, note_key, replace_key
 
 _KEY_BYTES = 32
 
@@ -23,10 +25,29 @@ class SiteKeyUnusable(PneumoscreenError):
     code = "site-key-unusable"
 
 
+class SiteKeyMissing(PneumoscreenError):
+    """The pseudonyms' `site.key` is missing. Restore it from a backup; if it is lost: `db new-key`.
+
+    The new key gives the same patients other pseudonyms: exports no longer match the earlier ones.
+    """
+
+    code = "site-key-missing"
+
+
+class SiteKeyDiffers(PneumoscreenError):
+    """This `site.key` did not make the pseudonyms. Restore the one that did; if it is lost: `db new-key`.
+
+    Hosts that share a job table share the key: copy it from the host that has it.
+    """
+
+    code = "site-key-differs"
+
+
 def pseudonym(patient_id: str) -> str:
     """Return HMAC-SHA256 of a Patient ID under the site's key, hexadecimal.
 
-    Without the key nobody can tell whose it is, not even by trying every possible ID. Raises SiteKeyUnusable.
+    Without the key nobody can tell whose it is, not even by trying every possible ID. Raises
+    SiteKeyMissing, SiteKeyUnusable.
     """
     return _digest(_site_key(home() / "site.key"), patient_id.strip())
 
@@ -48,9 +69,41 @@ def place_pseudonym(place: str) -> str:
     return _digest(_derived_key(home() / "site.key", b"place"), place)
 
 
-def make_site_key() -> None:
-    """Make `site.key` in the data directory where there is none yet. Raises SiteKeyUnusable."""
-    _site_key(home() / "site.key")
+def ensure_site_key(database: Database) -> None:
+    """See that the data directory has the key of the job table's pseudonyms; a new job table gets a new one.
+
+    Raises SiteKeyMissing, SiteKeyDiffers, SiteKeyUnusable, DiskFull.
+    """
+    file = home() / "site.key"
+    _site_key.cache_clear()  # somebody may have restored or replaced it since
+    with database.read() as session:
+        noted = key_fingerprint(session)
+        was_used = noted is not None or (not file.exists() and holds_pseudonyms(session))
+    if not was_used:
+        _make(file)
+    key = _site_key(file)
+    if noted is None:
+        with database.write() as session:
+            noted = note_key(session, _fingerprint(key))
+    if noted != _fingerprint(key):
+        raise SiteKeyDiffers
+
+
+def new_site_key(database: Database) -> None:
+    """Make `site.key` if it is missing, and take it for all pseudonyms from now on, whatever was before.
+
+    Raises SiteKeyUnusable, DiskFull.
+    """
+    file = home() / "site.key"
+    _make(file)
+    _site_key.cache_clear()
+    with database.write() as session:
+        replace_key(session, _fingerprint(_site_key(file)))
+
+
+def _fingerprint(key: bytes) -> str:
+    """Return what tells one key from another and nothing else of it."""
+    return hmac.digest(b"fingerprint", key, "sha256").hex()
 
 
 def _digest(key: bytes, text: str) -> str:
@@ -65,13 +118,14 @@ def _derived_key(file: Path, purpose: bytes) -> bytes:
 
 @functools.cache
 def _site_key(file: Path) -> bytes:
-    """Return the site's key, made at first use; keep `site.key` with the backups of the job table.
+    """Return the site's key; keep `site.key` with the backups of the job table.
 
-    Raises SiteKeyUnusable, DiskFull.
+    Raises SiteKeyMissing, SiteKeyUnusable.
     """
     try:
-        with needs_room():
-            key = file.read_bytes() if file.exists() else _make(file)
+        key = file.read_bytes()
+    except FileNotFoundError:
+        raise SiteKeyMissing from None
     except OSError as error:
         raise SiteKeyUnusable(type(error).__name__) from None
     if len(key) != _KEY_BYTES:
@@ -80,18 +134,14 @@ def _site_key(file: Path) -> bytes:
     return key
 
 
-def _make(file: Path) -> bytes:
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = file.with_name(f".site.key.{secrets.token_hex(8)}")
+def _make(file: Path) -> None:
+    """Make a key where there is none: of two that start at once, both use the first one's."""
+    if file.exists():
+        return
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as new:
-            new.write(secrets.token_bytes(_KEY_BYTES))
-            new.flush()
-            # A key that a power cut takes back would leave pseudonyms that nobody can make again.
-            os.fsync(new.fileno())
-        # Linking fails where a key is there: of two that start at once, both use the first one's.
-        with suppress(FileExistsError):
-            os.link(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
-    return file.read_bytes()
+        with needs_room(), suppress(FileExistsError):
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with write_whole(file, replace=False) as new:
+                new.write(secrets.token_bytes(_KEY_BYTES))
+    except OSError as error:
+        raise SiteKeyUnusable(type(error).__name__) from None

@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined
 from db.engine import Database
 from db.nightly import claim_summary, conclude_nights, find_night, history, note_summary, now
 from db.nights import BANDS, NightFigures, night_figures
-from db.private import create_private
+from db.private import write_whole
 from db.problems import every_problem
 from db.settings import home
 from db.tables import NightlyRun
@@ -203,7 +203,5 @@ def _write(folder: Path, summary: Summary) -> None:
     stem = f"{summary.name}-{summary.run_id:06d}"
     content = {"html": page(summary), "txt": summary.as_text(), "json": json.dumps(summary.figures.as_json())}
     for suffix, text in content.items():
-        partial = folder / f".{stem}.{suffix}.partial"
-        with create_private(partial) as file:
+        with write_whole(folder / f"{stem}.{suffix}") as file:
             file.write(text.encode())
-        partial.replace(folder / f"{stem}.{suffix}")

@@ -30,8 +30,8 @@ from db.registry import ensure_champion, find_champion
 from db.settings import DatabaseSettings
 from db.tables import Batch, Cohort, Image, ImageCount, LabelClass, Prediction, Table
 from scheduler.archive import Archived, prune
-from scheduler.ingest.pseudonym import pseudonym
-from scheduler.results import write_results
+from scheduler.ingest.pseudonym import ensure_site_key
+from scheduler.results import OutputUnwritable, write_results
 
 
 def screen(session: Session, batch_id: int, *, bad: int) -> None:
@@ -64,7 +64,7 @@ def screen(session: Session, batch_id: int, *, bad: int) -> None:
 def filled(database: Database, artefact: Path) -> Database:
     """Fill a job table with two cohorts, of which one is finished."""
     ensure_champion(database, artefact)
-    pseudonym("P1")  # makes the site's key
+    ensure_site_key(database)
     with database.write() as session:
         for name, cut in (("done", True), ("open", False)):
             cohort = open_cohort(session, name, source="/data")
@@ -121,7 +121,11 @@ def test_a_backup_is_restored_into_either_kind_of_database(
     before = rows(filled)
     other = elsewhere(kind)
     restore(other, file)
-    assert rows(other) == before
+    restored = rows(other)
+    assert restored["events"][-1][3] == "database.restore"
+    assert restored | {"events": restored["events"][:-1]} == before
+    restore(other, file)  # once more, before anything else was done
+    assert rows(other) == restored
     assert current_revision(other) == head_revision()
     assert (tmp_path / "elsewhere" / "site.key").read_bytes() == (home / "site.key").read_bytes()
     with other.read() as session:
@@ -303,19 +307,37 @@ def _export(database: Database, folder: Path, *, name: str) -> Path:
     ],
 )
 def test_what_was_planted_where_a_file_is_written_gets_nothing_of_it(
-    filled: Database, tmp_path: Path, name: str, write: Callable[[Database, Path], Path], planted: str
+    filled: Database,
+    tmp_path: Path,
+    name: str,
+    write: Callable[[Database, Path], Path],
+    planted: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    there = tmp_path / f".{name}.partial"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.touch()
     elsewhere.chmod(0o666)
-    if planted == "a link":
-        there.symlink_to(elsewhere)
-    else:
-        os.link(elsewhere, there)
+
+    def plant(there: Path) -> None:
+        if planted == "a link":
+            there.symlink_to(elsewhere)
+        else:
+            os.link(elsewhere, there)
+
+    plant(tmp_path / name)
+    if name == "b.tar":  # it replaces nothing
+        with pytest.raises(BackupUnwritable):
+            write(filled, tmp_path)
+        (tmp_path / name).unlink()
     written = write(filled, tmp_path)
     assert elsewhere.read_bytes() == b""
     assert not written.is_symlink()
     assert written.stat().st_mode & 0o777 == 0o600
-    assert not there.is_symlink()
-    assert not there.exists()
+    # Whoever could guess the name that it has until it is whole gains nothing either.
+    written.unlink()
+    monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
+    plant(tmp_path / ".guessed.partial")
+    with pytest.raises((BackupUnwritable, OutputUnwritable)):
+        write(filled, tmp_path)
+    assert elsewhere.read_bytes() == b""
+    assert not written.exists()

@@ -134,7 +134,7 @@ def test_of_a_cancel_and_a_retry_at_once_the_later_holds(
 
 def archive_it(session: Session) -> None:
     cohort_id = find_cohort(session, "trial").id
-    remove_rows(session, cohort_id, stamp(session, cohort_id))
+    remove_rows(session, cohort_id, stamp(session, cohort_id), file="a.parquet", digest="0" * 64)
 
 
 @pytest.mark.usefixtures("model")

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.model_card import WEIGHTS_FILE, ModelDigestMismatch
+from db.model_card import (
+    CARD_FILE,
+    WEIGHTS_FILE,
+    ModelDigestMismatch,
+    ModelInvalid,
+    ModelPreprocessingMismatch,
+)
 from db.registry import (
+    ModelDiffers,
     ModelUnknown,
     NothingToRollBack,
     champion,
@@ -89,3 +102,169 @@ def test_rolling_back_goes_back_one_reign_at_a_time(
             "model.promote",
             "model.rollback",
         ]
+
+
+@pytest.fixture
+def changed(artefact: Path, tmp_path: Path) -> Path:
+    """Copy the small model, to be changed."""
+    return Path(shutil.copytree(artefact, tmp_path / "changed" / artefact.name))
+
+
+def change_card(folder: Path, **fields: Any) -> None:
+    card = json.loads((folder / CARD_FILE).read_text())
+    (folder / CARD_FILE).write_text(json.dumps(card | fields))
+
+
+def files_of(database: Database, name: str) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (database.models_folder / name).iterdir()}
+
+
+def actions(database: Database, model: Model) -> list[str]:
+    with database.read() as session:
+        return [event.action for event in model_events(session, model)]
+
+
+def test_other_weights_under_the_champions_id_touch_neither_its_files_nor_its_row(
+    database: Database, model: Model, other_artefact: Path, changed: Path
+) -> None:
+    before = files_of(database, model.name)
+    shutil.copyfile(other_artefact / WEIGHTS_FILE, changed / WEIGHTS_FILE)
+    digest = json.loads((other_artefact / CARD_FILE).read_text())["weights_digest"]
+    change_card(changed, weights_digest=digest)
+    with pytest.raises(ModelInvalid):
+        import_model(database, changed)
+    # Nor do weights whose digest happens to begin with the same digits.
+    with database.write() as session:
+        session.get_one(Model, model.id).card = model.card | {"weights_digest": "0" * 64}
+    with pytest.raises(ModelDiffers) as refused:
+        import_model(database, Path(shutil.copytree(database.models_folder / model.name, changed / "same")))
+    assert "weights_digest" in str(refused.value)
+    assert files_of(database, model.name) == before
+    assert actions(database, model) == ["model.import", "model.promote"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"threshold": 0.4},
+        {"temperature": 1.0},
+        {"classes": ["NORMAL", "PNEUMONIA"]},
+        {"mean": [0.5, 0.5, 0.5]},
+        {"std": [0.5, 0.5, 0.5]},
+        {"positives": ["NORMAL"]},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_a_registered_models_id_with_another_card_is_refused(
+    job_table: Database, artefact: Path, changed: Path, fields: dict[str, Any]
+) -> None:
+    before = files_of(job_table, artefact.name)
+    change_card(changed, **fields)
+    with pytest.raises(ModelDiffers) as refused:
+        import_model(job_table, changed)
+    assert str(refused.value).endswith(f"({next(iter(fields))})")
+    assert files_of(job_table, artefact.name) == before
+    with job_table.read() as session:
+        model = champion(session)
+        assert (model.threshold, model.card["classes"]) == (0.5, ["PNEUMONIA", "NORMAL"])
+
+
+def test_the_same_weights_as_another_backbone_are_refused(job_table: Database, changed: Path) -> None:
+    with job_table.read() as session:
+        digest = champion(session).weights_digest
+    change_card(changed, backbone="resnet34", model_id=f"resnet34-{digest[:12]}")
+    with pytest.raises(ModelDiffers):
+        import_model(job_table, changed)
+    assert len([*job_table.models_folder.iterdir()]) == 1
+
+
+def test_a_repair_is_in_the_audit_log_and_needs_no_other_provenance(
+    database: Database, model: Model, changed: Path
+) -> None:
+    before = files_of(database, model.name)
+    folder = database.models_folder / model.name
+    (folder / WEIGHTS_FILE).write_bytes(b"damaged")
+    change_card(folder, threshold=0.1)
+    (folder / ".0123456789abcdef.partial").write_bytes(b"of an import that was killed")
+    change_card(changed, training={"epochs": []}, metrics={})  # of how it was trained nothing is repaired
+    for _ in range(2):
+        assert import_model(database, changed).id == model.id
+    assert files_of(database, model.name) == before
+    assert actions(database, model) == ["model.import", "model.promote", "model.repair"]
+
+
+def test_of_two_who_import_a_model_at_once_one_registers_it(database: Database, artefact: Path) -> None:
+    at_once, found = threading.Barrier(4), []
+
+    def bring() -> None:
+        at_once.wait()
+        found.append(import_model(database, artefact).id)
+
+    threads = [threading.Thread(target=bring) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert len(set(found)) == 1
+    with database.read() as session:
+        assert [event.action for event in session.scalars(select(Event))] == ["model.import"]
+
+
+#: Imports a model, and dies when the files are in place and the row is not.
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from pydantic import SecretStr
+from sqlalchemy import event
+from db.engine import Database
+from db.registry import import_model
+from db.settings import DatabaseSettings
+database = Database(DatabaseSettings(database_url=SecretStr(sys.argv[1])))
+event.listen(database.engine, "commit", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+import_model(database, Path(sys.argv[2]))
+"""
+
+
+def test_an_import_that_is_killed_before_its_row_is_there_is_repeated(
+    database: Database, database_url: str, artefact: Path
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", DIES, database_url, str(artefact)], check=False)
+    assert killed.returncode == -9
+    assert len(files_of(database, artefact.name)) == 2
+    with database.read() as session:
+        assert session.scalars(select(Model)).all() == []
+    model = import_model(database, artefact)
+    assert actions(database, model) == ["model.import"]
+
+
+def test_what_was_refused_does_not_stand_in_the_way_of_a_rollback(
+    database: Database, model: Model, other_artefact: Path, tmp_path: Path
+) -> None:
+    other = import_model(database, other_artefact)
+    with database.write() as session:
+        promote(session, other.name)
+    copy = Path(shutil.copytree(other_artefact, tmp_path / "copy"))
+    change_card(copy, threshold=0.1)
+    with pytest.raises(ModelDiffers):
+        import_model(database, copy)
+    with database.write() as session:
+        assert rollback(session).name == model.name
+
+
+def test_a_model_of_another_preprocessing_is_neither_imported_nor_promoted(
+    database: Database, model: Model, other_artefact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = import_model(database, other_artefact)
+    with database.write() as session:
+        promote(session, other.name)
+        promote(session, model.name)
+    monkeypatch.setattr("db.model_card.PREPROCESSING", "another/2")
+    with pytest.raises(ModelPreprocessingMismatch) as refused:
+        import_model(database, other_artefact)
+    assert "another/2" in str(refused.value)
+    for change in (lambda session: promote(session, other.name), rollback):
+        with pytest.raises(ModelPreprocessingMismatch), database.write() as session:
+            change(session)
+    with database.read() as session:
+        assert champion(session).name == model.name

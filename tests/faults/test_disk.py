@@ -23,7 +23,6 @@ from db.registry import champion, ensure_champion, import_model
 from db.states import BatchState
 from db.tables import Batch, Image, Model, Prediction
 from scheduler.ingest import open_source
-from scheduler.ingest.pseudonym import make_site_key
 from scheduler.results import write_results
 from scheduler.submit import submit
 from tests.faults.disk import Disk, small_disk
@@ -51,7 +50,6 @@ def job_table(disk: Disk, artefact: Path) -> Iterator[Database]:
     database = Database()
     upgrade(database)
     ensure_champion(database, artefact)
-    make_site_key()
     yield database
     database.close()
 
@@ -85,11 +83,11 @@ def count(database: Database, what: type[Image | Prediction | Model]) -> int:
 @pytest.mark.usefixtures("job_table")
 def test_full_at_the_first_start(disk: Disk, x_rays: Path) -> None:
     key = disk.folder / "home" / "site.key"
-    key.unlink()
     disk.fill()
     said = command("submit", str(x_rays), "--cohort", "trial", expect=2)
     assert "error [disk-full]" in said
-    assert list(key.parent.glob("*site.key*")) == []
+    assert not key.exists()
+    assert list(key.parent.glob(".*.partial")) == []
     disk.make_room()
     command("submit", str(x_rays), "--cohort", "trial")
     assert key.stat().st_size == 32

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from db.engine import Database
 from db.migrate import upgrade
 from db.registry import ensure_champion
-from db.tables import ImageCount
+from db.tables import ImageCount, Model
 from tests.conftest import postgres_url
 
 
@@ -67,6 +67,7 @@ def test_counters_that_are_wrong_are_shown_and_repaired(phantoms: Path) -> None:
 
 @pytest.mark.usefixtures("champion")
 def test_the_key_is_made_at_first_start_and_a_backup_warns_of_it(home: Path, tmp_path: Path) -> None:
+    (home / "site.key").unlink()
     run("models", "list")  # registers the champion, as `up` and `submit` do
     assert (home / "site.key").stat().st_mode & 0o777 == 0o600
     key = (home / "site.key").read_bytes()
@@ -200,6 +201,20 @@ def test_doctor_finds_a_swapped_model_and_a_misspelt_setting(home: Path, artefac
     assert findings["settings"]["verdict"] == "bad"
     assert "lease_secnods" in findings["settings"]["mend"]
     assert findings["database"]["verdict"] == "good"
+
+
+@pytest.mark.usefixtures("champion")
+def test_doctor_and_evaluate_find_a_champion_of_another_preprocessing(home: Path, tmp_path: Path) -> None:
+    with Database().write() as session:
+        model = session.scalars(select(Model)).one()
+        model.card = model.card | {"preprocessing": "another/2"}
+    findings = {one["check"]: one for one in json.loads(run("doctor", "--json", expect=2).stdout)}
+    assert findings["model"]["found"] == "model-preprocessing-mismatch"
+    assert "another/2" in findings["model"]["mend"]
+    (tmp_path / "data" / "NORMAL").mkdir(parents=True)
+    (tmp_path / "data" / "PNEUMONIA").mkdir()
+    said = run("evaluate", str(tmp_path / "data"), expect=2).stderr
+    assert "model-preprocessing-mismatch" in said
 
 
 def test_settings_come_from_the_environment_then_secrets_then_the_file(

@@ -24,12 +24,13 @@ from deploy.phantom import write_phantoms
 from scheduler.ingest.folder import FolderSource
 from scheduler.ingest.pseudonym import (
     SiteKeyUnusable,
-    make_site_key,
+    ensure_site_key,
     place_pseudonym,
     pseudonym,
     uid_pseudonym,
 )
 from scheduler.results import COLUMNS, OutputFormatUnknown, OutputUnwritable, write_results
+from tests.conftest import make_key
 
 
 @pytest.fixture
@@ -200,14 +201,19 @@ def test_pseudonyms_need_the_key_and_those_of_patients_uids_and_places_are_apart
     # Whoever plants Patient IDs and sees their pseudonyms learns none of the other keys.
     planted = bytes.fromhex(pseudonym("uid"))
     assert hmac.digest(planted, b"1.2.3", "sha256").hex() not in found
-    monkeypatch.setenv("PNEUMOSCREEN_HOME", str(home / "other"))
+    other = home / "other"
+    other.mkdir()
+    make_key(other)
+    monkeypatch.setenv("PNEUMOSCREEN_HOME", str(other))
     assert found.isdisjoint({kind("1.2.3") for kind in (pseudonym, uid_pseudonym, place_pseudonym)})
 
 
 def test_the_key_is_made_once_for_its_owner_alone_and_a_damaged_one_is_refused(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_site_key()
+    (home / "site.key").unlink()
+    for _ in range(2):
+        ensure_site_key(database)
     assert (home / "site.key").stat().st_mode & 0o777 == 0o600
     assert len((home / "site.key").read_bytes()) == 32
     damaged = home / "damaged"

@@ -225,6 +225,21 @@ def test_a_champion_that_was_promoted_while_the_gate_was_asked_stays(
     assert "meanwhile" in events[0].detail["reasons"][-1]
 
 
+def test_a_champion_of_another_preprocessing_is_not_compared_with_and_not_replaced_by_itself(
+    job_table: Database, labelled: Path, start: Start
+) -> None:
+    with job_table.write() as session:
+        champion = find_champion(session)
+        assert champion is not None
+        champion.card = champion.card | {"preprocessing": "another/2"}
+    finished = train(job_table, start(job_table, replace(CLINICAL, epochs=1), labelled, promote="auto"))
+    assert finished.decision is not None
+    assert "model-preprocessing-mismatch" in finished.decision.reasons[0]
+    assert not finished.promoted
+    with job_table.write() as session:
+        assert promote(session, finished.winner).name == finished.winner
+
+
 def test_an_outcome_that_was_cut_off_is_not_gone_on_from(
     job_table: Database, labelled: Path, start: Start
 ) -> None:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from db.model_card import WEIGHTS_FILE, ModelDigestMismatch, ModelInvalid, ModelMissing, digest_of, read_card
+from db.model_card import (
+    WEIGHTS_FILE,
+    ModelDigestMismatch,
+    ModelInvalid,
+    ModelMissing,
+    digest_of,
+    model_id_of,
+    read_card,
+)
 from deploy.phantom import write_phantoms
 from training.dataset import CLASSES
 from worker.artifact import pack_weights, read_weights, write_artifact
@@ -136,7 +144,9 @@ def test_a_pickle_is_never_loaded_even_with_the_right_digest(tmp_path: Path, art
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path, artefact: Path) -> None:
     weights = pack_weights(build_network("alexnet", 2).state_dict())
-    card = read_card(artefact).model_copy(update={"weights_digest": digest_of(weights)})
+    digest = digest_of(weights)
+    renamed = {"weights_digest": digest, "model_id": model_id_of("resnet18", digest)}
+    card = read_card(artefact).model_copy(update=renamed)
     write_artifact(tmp_path / "alexnet", card, weights)
     with pytest.raises(ModelWeightsUnfit):
         ResidentLearner.load(tmp_path / "alexnet")

@@ -19,7 +19,7 @@ from db.cohorts import close_ingest, find_cohort, open_cohort, progress, retry
 from db.engine import Database
 from db.images import NewImage, add_images
 from db.leases import claim, expire
-from db.model_card import WEIGHTS_FILE, ModelDigestMismatch, ModelMissing
+from db.model_card import WEIGHTS_FILE, ModelDigestMismatch, ModelMissing, ModelPreprocessingMismatch
 from db.registry import import_model, promote
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
@@ -432,6 +432,23 @@ def test_a_batch_keeps_its_model_when_another_becomes_champion(
     Pipeline(database, WorkerSettings()).screen(batch_id)
     with database.read() as session:
         assert set(session.scalars(select(Prediction.model_id))) == {model.id}
+
+
+def test_a_model_of_another_preprocessing_screens_nothing_and_its_cohort_says_so(
+    database: Database, model: Model, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_id = submit(database, files)
+    with monkeypatch.context() as earlier:
+        # As after an upgrade: the model was registered with the version before.
+        earlier.setattr("db.model_card.PREPROCESSING", "another/2")
+        with pytest.raises(ModelPreprocessingMismatch):
+            Pipeline(database, WorkerSettings()).screen(batch_id)
+        with database.read() as session:
+            assert progress(session)[0].waits_for == "model-preprocessing-mismatch"
+            assert session.scalars(select(Prediction)).all() == []
+            assert set(outcomes(database).values()) == {"queued"}
+    Pipeline(database, WorkerSettings()).screen(batch_id)
+    assert set(outcomes(database).values()) == {"done"}
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "swapped"])

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from db.private import write_whole
 from training.measures import ALPHA
 from training.report.charts import COLOURS, Axes, Line, chart
 from training.report.findings import Findings
@@ -24,9 +25,9 @@ def write_report(findings: Findings, folder: Path) -> Path:
 
 
 def _write(file: Path, text: str) -> Path:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(file)
+    with write_whole(file) as out:
+        out.write(text.encode())
+    return file
 
 
 def page(findings: Findings) -> str:

@@ -1,4 +1,4 @@
-"""The picture that a model sees."""
+"""The picture that a model sees. A change of any pixel is a new version in `db.model_card`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ from PIL import Image
 
 #: Pixels on a side, as in the thesis (chapter on data preparation) and ImageNet.
 SIDE = 224
-
-#: Names what happens between a file and a picture. Stored with every prediction and every model:
-#: change it whenever the pixels of any picture change.
-PREPROCESSING = "squeeze-bilinear-224/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
