@@ -197,11 +197,9 @@ def history(session: Session, name: str | None = None, *, limit: int = 30) -> Se
 
 def known_uris(session: Session, name: str, uris: Sequence[str]) -> set[str]:
     """Return those files that a cohort of the schedule holds already."""
-    query = (
-        select(Image.uri)
-        .join(Cohort, Cohort.id == Image.cohort_id)
-        .where(Image.uri.in_(uris), Cohort.nightly == name)
-    )
+    # Not a join: SQLite would look for each file in each cohort that the schedule ever had.
+    ours = select(Cohort.id).where(Cohort.id == Image.cohort_id, Cohort.nightly == name).exists()
+    query = select(Image.uri).where(Image.uri.in_(uris), ours)
     archived = select(NightlySeen.uri).where(NightlySeen.uri.in_(uris), NightlySeen.name == name)
     return {*session.scalars(query), *session.scalars(archived)}
 
