@@ -29,10 +29,10 @@ class Stamp(NamedTuple):
 
 def seen_uris(session: Session, name: str, listed: Mapping[str, Stamp]) -> set[str]:
     """Return those listed files that a schedule has seen and that have not changed since."""
-    taken = (
-        select(Image.uri, Image.size, func.coalesce(Image.modified, Image.listed_at))
-        .join(Cohort, Cohort.id == Image.cohort_id)
-        .where(Image.uri.in_(listed), Cohort.nightly == name)
+    # Not a join: SQLite would look for each file in each cohort that the schedule ever had.
+    ours = select(Cohort.id).where(Cohort.id == Image.cohort_id, Cohort.nightly == name).exists()
+    taken = select(Image.uri, Image.size, func.coalesce(Image.modified, Image.listed_at)).where(
+        Image.uri.in_(listed), ours
     )
     seen = select(NightlySeen.uri, NightlySeen.size, NightlySeen.modified).where(
         NightlySeen.uri.in_(listed), NightlySeen.name == name
