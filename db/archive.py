@@ -97,7 +97,9 @@ def stamp(session: Session, cohort_id: int) -> Stamp:
     (counts,) = progress(session, [session.get_one(Cohort, cohort_id).name])
     if counts.archived:
         raise CohortArchived
-    if not counts.finished:
+    left = select(Image.id).where(Image.cohort_id == cohort_id, Image.state.in_(UNFINISHED)).limit(1)
+    # Its rows are to be deleted: the images themselves are asked, too.
+    if not counts.finished or session.scalar(left) is not None:
         raise CohortNotFinished
     query = (
         select(
