@@ -154,10 +154,11 @@ class Stack:
             if self._users.are_there():
                 raise StackInUse
             self._stop()
-            for path in self.home.iterdir():
-                if path.is_dir() and path != self.run:
+            # The locks stay.
+            for path in set(self.home.iterdir()) - {self.run}:
+                if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
-                elif path != self.run:
+                else:
                     path.unlink()
             user = self._users.enter()
         try:
@@ -170,7 +171,7 @@ class Stack:
 
         Raises StackFailed if one does not stop, StackBusy, StackNotOurs.
         """
-        if not self.run.is_dir():
+        if not self.run.is_dir() and not self.left_over():
             return Stopped(was_running=False, left_over=[])
         with self._alone():
             return self._stop()

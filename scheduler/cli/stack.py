@@ -62,7 +62,7 @@ def down(as_json: AsJson = False) -> None:
     if as_json:
         print_json({"stopped": stopped.was_running or bool(left_over), "left_over": left_over})
     elif left_over:
-        console.print(f"Stopped what supervisord had left when it was killed: {', '.join(left_over)}.")
+        console.print(f"Stopped what supervisord had left: {', '.join(left_over)}.")
     else:
         console.print("Stopped." if stopped.was_running else "It was not running.")
 
