@@ -95,12 +95,16 @@ def list_(as_json: AsJson = False) -> None:
 def conflicts(identifiers: Identifiers = False, as_json: AsJson = False) -> None:
     """List the images whose readings contradict one another. Nobody guesses: retraining leaves them out."""
     from db.labels import labelled_files
-    from scheduler.ingest.pseudonym import uid_pseudonym
+    from scheduler.ingest.pseudonym import ensure_site_key, uid_pseudonym
+
+    database = ready_database()
+    if not identifiers:
+        ensure_site_key(database)
 
     def instance(uid: str | None) -> str | None:
         return uid if identifiers or uid is None else uid_pseudonym(uid)
 
-    with ready_database().read() as session:
+    with database.read() as session:
         found = [file for file in labelled_files(session) if file.contradicts]
     if as_json:
         print_json(
