@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 from db.errors import PneumoscreenError
 from db.events import record
 from db.problems import Cancelled, FileChanged
+from db.sources import found_again
 from db.states import TERMINAL, UNFINISHED, BatchState, CohortState, ImageState
-from db.tables import Batch, Cohort, Image, Model
+from db.tables import Batch, Cohort, Image, Model, Source
 
 #: Shows a row as it is once its lock was had, and not as the session had read it before.
 _FRESH = {"populate_existing": True}
@@ -56,6 +57,8 @@ class Progress:
     problems: dict[str, int]
     #: Why its batches have to wait: the code of an error, as `source-away` or `model-missing`.
     waits_for: str | None = None
+    #: Since when, in seconds since 1970 UTC; None if it does not wait, or an earlier version found it.
+    waits_since: float | None = None
     #: Whether its rows are in an archive, and no longer here.
     archived: bool = False
 
@@ -150,6 +153,7 @@ def cancel(session: Session, cohort: Cohort) -> int:
         problem=Cancelled.code,
         batch_id=None,
     )
+    found_again(session, Source.cohort_id == cohort.id)
     record(session, "cohort.cancel", f"cohort:{cohort.id}", images=spared)
     return spared
 
@@ -159,6 +163,9 @@ def retry(session: Session, cohort: Cohort) -> int:
     cohort = lock_cohort(session, cohort.id)
     if cohort.state is CohortState.CANCELLED:
         cohort.state = CohortState.READY
+    # Not after a pause: whoever asks for it has seen to what was missing.
+    cohort.waits_for = cohort.waits_since = None
+    found_again(session, Source.cohort_id == cohort.id)
     # What has changed on purpose is taken as it is now.
     _move(session, cohort.id, Image.problem == FileChanged.code, size=None, modified=None)
     again = _move(
@@ -207,6 +214,7 @@ def _count(session: Session, cohort: Cohort) -> Progress:
         states[state] += count
         if problem is not None:
             problems[problem] = count
+    waits_for, since = _wait(session, cohort) if any(states[one] for one in UNFINISHED) else (None, None)
     return Progress(
         cohort_id=cohort.id,
         name=cohort.name,
@@ -215,9 +223,19 @@ def _count(session: Session, cohort: Cohort) -> Progress:
         total=sum(states.values()),
         problems=dict(sorted(problems.items())),
         archived=False,
-        waits_for=cohort.waits_for if any(states[state] for state in UNFINISHED) else None,
+        waits_for=waits_for,
+        waits_since=since,
         **{state.value: count for state, count in states.items()},
     )
+
+
+def _wait(session: Session, cohort: Cohort) -> tuple[str | None, float | None]:
+    """Return why a cohort or one of its sources waits, and since when: of several, since the longest."""
+    if cohort.waits_for is not None:
+        return cohort.waits_for, cohort.waits_since
+    waiting = select(Source).where(Source.cohort_id == cohort.id, Source.waits_for.is_not(None))
+    source = session.scalars(waiting.order_by(Source.waits_since).limit(1)).first()
+    return (None, None) if source is None else (source.waits_for, source.waits_since)
 
 
 def is_finished(session: Session, cohort_id: int) -> bool:

@@ -34,8 +34,10 @@ class NewImage:
     state: ImageState = ImageState.PENDING
 
 
-def add_images(session: Session, cohort_id: int, images: Sequence[NewImage]) -> int:
-    """Add images that the cohort does not hold yet; return how many were new.
+def add_images(
+    session: Session, cohort_id: int, images: Sequence[NewImage], *, source_id: int | None = None
+) -> int:
+    """Add images of a source that the cohort does not hold yet; return how many were new.
 
     Safe to repeat: (cohort, uri, frame) is unique, and what is there stays as it is. A SOP Instance
     that the cohort holds already gets a row too, skipped as `duplicate-instance`.
@@ -46,6 +48,7 @@ def add_images(session: Session, cohort_id: int, images: Sequence[NewImage]) -> 
     rows = [
         {
             "cohort_id": cohort_id,
+            "source_id": source_id,
             "study_id": studies.get(image.study_uid or ""),
             "series_uid": image.series_uid,
             "instance_uid": image.instance_uid,

@@ -45,6 +45,12 @@ def locate(uri: str, elsewhere: Mapping[str, str]) -> Path | str:
     return path
 
 
+def root_of(described: str, uri: str) -> str:
+    """Return what is gone if a source is: the source, or of one file, which has this URI, its folder."""
+    source = described if is_remote(described) else path_to_uri(Path(described))
+    return uri.rpartition("/")[0] or "/" if source == uri else source
+
+
 def is_away(root: str, elsewhere: Mapping[str, str]) -> bool:
     """Tell whether a folder or URL that files were found in is not there at all, or holds nothing any more.
 

@@ -12,8 +12,10 @@ from db.cohorts import close_ingest, lock_cohort, open_cohort
 from db.engine import Database
 from db.images import add_images
 from db.registry import champion, find_model
+from db.sources import take_source
 from db.states import CohortState
 from db.tables import Cohort
+from db.uri import root_of
 from scheduler.doorbell import ask_for_batches
 from scheduler.ingest.pseudonym import place_pseudonym
 from scheduler.ingest.source import Source, SourceEmpty
@@ -77,12 +79,13 @@ def submit(
         cohort = open_cohort(session, name, source=source.described, priority=priority, model=wanted)
         on_open(session, cohort)
         cohort_id = cohort.id
+        source_id = take_source(session, cohort_id, root_of(source.described, chunk[0].uri))
     found = new = 0
     while chunk:
         with database.write() as session:
             if lock_cohort(session, cohort_id).state is CohortState.CANCELLED:
                 break
-            new += add_images(session, cohort_id, chunk)
+            new += add_images(session, cohort_id, chunk, source_id=source_id)
         found += len(chunk)
         on_found(found)
         chunk = list(islice(images, size))

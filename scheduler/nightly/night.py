@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
-
-from kombu.exceptions import OperationalError
 
 from db.cohorts import CohortUnknown, close_ingest, find_cohort
 from db.database_errors import DatabaseFailed
@@ -18,6 +16,7 @@ from db.leases import LeaseLost
 from db.nightly import (
     attach,
     claim_night,
+    count_nights_to_walk,
     find_night,
     keep_night,
     known_uris,
@@ -29,15 +28,13 @@ from db.nightly import (
     open_slot,
     walked,
 )
+from scheduler.doorbell import Bell, ring_for
 from scheduler.ingest import open_source
 from scheduler.ingest.source import Source, SourceEmpty
 from scheduler.nightly.schedule import Nightly, NightlySettings
 from scheduler.submit import submit
 
 log = logging.getLogger(__name__)
-
-#: Tells the ingest queue of a run.
-Ring = Callable[[int], None]
 
 #: Seconds that a source without a window is tried for.
 _PATIENCE = 43_200.0
@@ -82,20 +79,16 @@ def run_now(database: Database, schedule: Nightly) -> int:
         return open_now(session, schedule.name, plan=schedule.as_json(), window_ends=None)
 
 
-def ring_nights(database: Database, settings: NightlySettings, ring: Ring) -> int:
+def ring_nights(database: Database, settings: NightlySettings, bell: Bell) -> int:
     """Tell the ingest queue of runs whose source is to be walked; return how many."""
     with database.read() as session:
-        run_ids = nights_to_ring(session, again_seconds=settings.nightly_retry_seconds)
-    try:
-        for run_id in run_ids:
-            ring(run_id)
-    except OperationalError:
-        log.warning("the broker is away; nightly runs wait for the next tick")
-        return 0
-    if run_ids:
+        due = nights_to_ring(session, again_seconds=settings.nightly_retry_seconds)
+        waiting = count_nights_to_walk(session)
+    rung = ring_for(bell, due, open_rows=waiting)
+    if rung:
         with database.write() as session:
-            mark_nights_rung(session, run_ids)
-    return len(run_ids)
+            mark_nights_rung(session, rung)
+    return len(rung)
 
 
 class _NewOnly:
