@@ -7,6 +7,8 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 from sqlalchemy import select, update
 
@@ -23,10 +25,12 @@ from worker.pipeline import Pipeline
 from worker.settings import WorkerSettings
 
 
-def folder_of(parent: Path, phantoms: Path, *inside: str) -> Path:
+def folder_of(parent: Path, *inside: str) -> Path:
     """Make a folder whose subfolders hold ten images each."""
     for name in inside:
-        shutil.copytree(phantoms, parent / name)
+        (parent / name).mkdir(parents=True)
+        for number in range(10):
+            PIL.Image.fromarray(np.full((96, 96), number, np.uint8)).save(parent / name / f"{number}.png")
     return parent
 
 
@@ -56,10 +60,10 @@ def outcomes(database: Database, *, below: Path) -> Counter[str]:
 
 @pytest.mark.parametrize("name", ["gone", os.fsdecode(b"gone-\xff")])
 def test_a_folder_that_was_deleted_below_a_source_fails_its_own_images_alone(
-    name: str, job_table: Database, phantoms: Path, tmp_path: Path
+    name: str, job_table: Database, tmp_path: Path
 ) -> None:
-    first = folder_of(tmp_path / "first", phantoms, "kept", name)
-    second = folder_of(tmp_path / "second", phantoms, "kept", name)
+    first = folder_of(tmp_path / "first", "kept", name)
+    second = folder_of(tmp_path / "second", "kept", name)
     for source in (first, second):
         submit(job_table, open_source(str(source)), name="trial")
         shutil.rmtree(source / name)
@@ -70,11 +74,9 @@ def test_a_folder_that_was_deleted_below_a_source_fails_its_own_images_alone(
     assert now.problems == {"file-vanished": 20}
 
 
-def test_a_source_that_is_one_file_and_was_deleted_fails_alone(
-    job_table: Database, phantoms: Path, tmp_path: Path
-) -> None:
-    first = folder_of(tmp_path / "first", phantoms, "ward")
-    second = folder_of(tmp_path / "second", phantoms, "ward")
+def test_a_source_that_is_one_file_and_was_deleted_fails_alone(job_table: Database, tmp_path: Path) -> None:
+    first = folder_of(tmp_path / "first", "ward")
+    second = folder_of(tmp_path / "second", "ward")
     deleted, kept, *_ = sorted(path for path in second.rglob("*") if path.is_file())
     for source in (first, deleted, kept):
         submit(job_table, open_source(str(source)), name="trial")
@@ -89,10 +91,10 @@ def test_a_source_that_is_one_file_and_was_deleted_fails_alone(
 
 @pytest.mark.usefixtures("model")
 def test_a_source_that_is_unavailable_holds_up_no_other_and_says_since_when(
-    database: Database, phantoms: Path, tmp_path: Path
+    database: Database, tmp_path: Path
 ) -> None:
-    away = folder_of(tmp_path / "away", phantoms, "a", "b")
-    there = folder_of(tmp_path / "there", phantoms, "a", "b")
+    away = folder_of(tmp_path / "away", "a", "b")
+    there = folder_of(tmp_path / "there", "a", "b")
     for source in (away, there):
         submit(database, open_source(str(source)), name="trial")
     away.rename(tmp_path / "elsewhere")
@@ -113,10 +115,8 @@ def test_a_source_that_is_unavailable_holds_up_no_other_and_says_since_when(
     assert (now.finished, now.done, now.waits_for, now.waits_since) == (True, 40, None, None)
 
 
-def test_images_of_an_earlier_version_wait_for_their_source(
-    job_table: Database, phantoms: Path, tmp_path: Path
-) -> None:
-    first, second = (folder_of(tmp_path / name, phantoms, "ward") for name in ("first", "second"))
+def test_images_of_an_earlier_version_wait_for_their_source(job_table: Database, tmp_path: Path) -> None:
+    first, second = (folder_of(tmp_path / name, "ward") for name in ("first", "second"))
     for source in (first, second):
         with job_table.write() as session:
             cohort = open_cohort(session, "trial", source=str(source))
