@@ -139,7 +139,8 @@ def test_a_lock_that_outlasts_a_lease_fails_no_image(
 def test_a_table_that_the_worker_may_not_write_to_fails_no_image(ward: Ward) -> None:
     ward.psql(
         "DROP ROLE IF EXISTS barred", "CREATE ROLE barred LOGIN",
-        "GRANT ALL ON ALL TABLES IN SCHEMA public TO barred", "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO barred",
+        "GRANT ALL ON ALL TABLES IN SCHEMA public TO barred",
+        "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO barred",
         "REVOKE INSERT ON predictions FROM barred",
     )  # fmt: skip
     (batch_id,) = ward.cut()

@@ -1,4 +1,4 @@
-"""Deleted folders and unavailable sources: the first fail their own images alone, the second hold up no other."""
+"""Deleted folders fail their own images alone; a source that is unavailable holds up no other."""
 
 from __future__ import annotations
 
