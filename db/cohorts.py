@@ -17,6 +17,7 @@ from db.duplicates import skip_duplicates, take_over
 from db.errors import PneumoscreenError
 from db.events import record
 from db.problems import Cancelled, FileChanged
+from db.sources import found_again
 from db.states import (
     UNFINISHED,
     UNFINISHED_INGEST,
@@ -25,7 +26,7 @@ from db.states import (
     ImageState,
     IngestState,
 )
-from db.tables import Batch, Cohort, Image, Ingest, Model
+from db.tables import Batch, Cohort, Image, Ingest, Model, Source
 from db.uri import is_text
 
 #: What the columns hold.
@@ -34,6 +35,9 @@ PRIORITIES = range(-(2**31), 2**31)
 
 #: Seconds by which a lease has ended when also those who are not the sweeper take its ingest for broken off.
 _LONG_DEAD_SECONDS = 30.0
+
+#: The code of what is waited for, and since when.
+_Wait = tuple[str | None, float | None]
 
 #: Shows a row as it is once its lock was had, and not as the session had read it before.
 _FRESH = {"populate_existing": True}
@@ -88,6 +92,8 @@ class Progress:
     problems: dict[str, int]
     #: Why its batches have to wait: the code of an error, as `source-away` or `model-missing`.
     waits_for: str | None = None
+    #: Since when, in seconds since 1970 UTC; None if it does not wait, or an earlier version found it.
+    waits_since: float | None = None
     #: Whether its rows are in an archive, and no longer here.
     archived: bool = False
     #: Whether a source of it was not walked to its end, and nobody walks one now.
@@ -221,6 +227,7 @@ def cancel(session: Session, cohort: Cohort) -> int:
         problem=Cancelled.code,
         batch_id=None,
     )
+    found_again(session, Source.cohort_id == cohort.id)
     record(session, "cohort.cancel", f"cohort:{cohort.id}", images=spared)
     return spared
 
@@ -233,6 +240,9 @@ def retry(session: Session, cohort: Cohort) -> int:
     cohort = lock_cohort(session, cohort.id)
     if cohort.state is CohortState.CANCELLED:
         cohort.state = CohortState.READY
+    # Not after a pause: whoever asks for it has seen to what was missing.
+    cohort.waits_for = cohort.waits_since = None
+    found_again(session, Source.cohort_id == cohort.id)
     # What has changed on purpose is taken as it is now.
     _move(session, cohort.id, Image.problem == FileChanged.code, size=None, modified=None)
     again = _move(
@@ -269,9 +279,23 @@ def progress(session: Session, names: Sequence[str] | None = None) -> list[Progr
     open_ones = [cohort.id for cohort in cohorts if cohort.state is CohortState.INGESTING]
     broken_off = set(open_ones) - _being_walked(session, open_ones)
     counts = count_images(session, None if names is None else [cohort.id for cohort in cohorts])
+    waits = _waiting_sources(session, cohorts)
     return [
-        _progress(cohort, counts.get(cohort.id, {}), broke_off=cohort.id in broken_off) for cohort in cohorts
+        _progress(cohort, counts.get(cohort.id, {}), waits, broke_off=cohort.id in broken_off)
+        for cohort in cohorts
     ]
+
+
+def _waiting_sources(
+    session: Session, cohorts: Sequence[Cohort]
+) -> dict[int, tuple[str | None, float | None]]:
+    """Return why a source of these cohorts waits, and since when: of several, since the longest."""
+    query = (
+        select(Source.cohort_id, Source.waits_for, Source.waits_since)
+        .where(Source.waits_for.is_not(None), Source.cohort_id.in_([cohort.id for cohort in cohorts]))
+        .order_by(Source.waits_since.desc())
+    )
+    return {row.cohort_id: (row.waits_for, row.waits_since) for row in session.execute(query)}
 
 
 def _being_walked(session: Session, cohort_ids: Sequence[int]) -> set[int]:
@@ -286,7 +310,13 @@ def _being_walked(session: Session, cohort_ids: Sequence[int]) -> set[int]:
     return set(session.scalars(query))
 
 
-def _progress(cohort: Cohort, counts: Counts, *, broke_off: bool) -> Progress:
+def _progress(
+    cohort: Cohort,
+    counts: Counts,
+    waiting_sources: dict[int, _Wait],
+    *,
+    broke_off: bool,
+) -> Progress:
     if cohort.archived is not None:
         return Progress(**cohort.archived | {"archived": True})
     states = dict.fromkeys(ImageState, 0)
@@ -295,6 +325,10 @@ def _progress(cohort: Cohort, counts: Counts, *, broke_off: bool) -> Progress:
         states[state] += count
         if problem:
             problems[problem] += count
+    waits_for, since = cohort.waits_for, cohort.waits_since
+    if waits_for is None:
+        waits_for, since = waiting_sources.get(cohort.id, (None, None))
+    unfinished = any(states[state] for state in UNFINISHED)
     return Progress(
         cohort_id=cohort.id,
         name=cohort.name,
@@ -304,6 +338,7 @@ def _progress(cohort: Cohort, counts: Counts, *, broke_off: bool) -> Progress:
         problems=dict(sorted(problems.items())),
         archived=False,
         ingest_broke_off=broke_off,
-        waits_for=cohort.waits_for if any(states[state] for state in UNFINISHED) else None,
+        waits_for=waits_for if unfinished else None,
+        waits_since=since if unfinished else None,
         **{state.value: count for state, count in states.items()},
     )

@@ -45,34 +45,99 @@ class DatabaseReadOnly(DatabaseFailed):
 
 
 class DatabaseBusy(DatabaseFailed):
-    """Others kept the job table busy for too long. Try again, or raise PNEUMOSCREEN_DATABASE_BUSY_SECONDS."""
+    """Others kept the job table busy for too long. Try again, or raise PNEUMOSCREEN_DATABASE_BUSY_SECONDS.
+
+    On PostgreSQL the limit is the server's `statement_timeout` or `lock_timeout`. Workers try again.
+    """
 
     code = "database-busy"
 
 
-#: What passes when somebody has mended it, or by itself: worth waiting for.
+class DatabaseRefused(DatabaseFailed):
+    """The job table's server refuses this user or its settings. Correct rights, limits or tables there.
+
+    A batch that met it is requeued, and no image fails. The code behind it is PostgreSQL's SQLSTATE or
+    SQLite's result code.
+    """
+
+    code = "database-refused"
+
+
+class DatabaseDamaged(DatabaseFailed):
+    """The files of the job table are damaged. Stop everything, check the disk and restore a backup."""
+
+    code = "database-damaged"
+
+
+#: What passes by itself, or once somebody has fixed it: worth trying again in a moment.
 PASSING = (DatabaseUnreachable, DatabaseFull, DatabaseReadOnly, DatabaseBusy)
 
-#: By the beginning of SQLite's error names.
+#: What no image is to blame for. Of the kinds that are left, a row that the table does not take is one.
+BLAMELESS = (*PASSING, DatabaseRefused, DatabaseDamaged)
+
+#: By the beginning of SQLite's error names (https://sqlite.org/rescode.html); the longest beginning counts.
 _SQLITE = {
-    "SQLITE_BUSY": DatabaseBusy,
-    "SQLITE_LOCKED": DatabaseBusy,
+    "SQLITE_BUSY": DatabaseBusy,  # another connection writes, or recovers the log
+    "SQLITE_LOCKED": DatabaseBusy,  # the same within one shared cache
+    "SQLITE_PROTOCOL": DatabaseBusy,  # lost the race for the log's locks too often
+    "SQLITE_INTERRUPT": DatabaseBusy,  # somebody cancelled the statement
+    "SQLITE_ABORT": DatabaseBusy,  # another statement rolled the transaction back
+    "SQLITE_SCHEMA": DatabaseBusy,  # an upgrade changed the tables meanwhile
+    "SQLITE_NOMEM": DatabaseBusy,  # the machine is out of memory
+    "SQLITE_IOERR_NOMEM": DatabaseBusy,
+    "SQLITE_IOERR_BLOCKED": DatabaseBusy,
+    "SQLITE_IOERR_LOCK": DatabaseBusy,  # the lock server of a network file system
     "SQLITE_FULL": DatabaseFull,
-    "SQLITE_IOERR": DatabaseFull,
+    "SQLITE_IOERR": DatabaseFull,  # the disk does not read or write
     "SQLITE_READONLY": DatabaseReadOnly,
     "SQLITE_CANTOPEN": DatabaseUnreachable,
+    "SQLITE_PERM": DatabaseRefused,  # the file's mode
+    "SQLITE_AUTH": DatabaseRefused,
+    "SQLITE_NOLFS": DatabaseRefused,  # the file system has no large files
+    "SQLITE_CORRUPT": DatabaseDamaged,
+    "SQLITE_NOTADB": DatabaseDamaged,
 }
 
-#: By the beginning of a SQLSTATE (PostgreSQL's appendix A).
+#: By the beginning of a SQLSTATE (PostgreSQL's appendix A); the longest beginning counts. What is not here is
+#: a mistake in a statement or a value that the table does not take.
 _POSTGRESQL = {
-    "08": DatabaseUnreachable,  # connection exception
-    "25006": DatabaseReadOnly,  # read-only transaction
-    "40": DatabaseBusy,  # deadlock, serialization failure
-    "53100": DatabaseFull,  # disk full
-    "53": DatabaseUnreachable,  # too many connections, out of memory
-    "55P03": DatabaseBusy,  # lock not available
-    "57P": DatabaseUnreachable,  # shutting down, starting up, terminated
-    "58": DatabaseFull,  # system error: its disk
+    # 08, connection exception: all pass. A pooler gives 08P01 for most of what it has to say.
+    "08": DatabaseUnreachable,
+    # 25, transaction state: a standby, or a server that was made read-only; the server's limits on how long
+    # a transaction may last or do nothing.
+    "25006": DatabaseReadOnly,
+    "25P03": DatabaseBusy,
+    "25P04": DatabaseBusy,
+    # 28, 3D, 42501 and 42P01: this user may not, or there is no such database or table (yet).
+    "28": DatabaseRefused,
+    "3D": DatabaseRefused,
+    "42501": DatabaseRefused,
+    "42P01": DatabaseRefused,
+    # 40, rollback: 40001 serialization failure, 40003 completion unknown, 40P01 deadlock. All pass but
+    # 40002, a constraint that was checked at the commit.
+    "40": DatabaseBusy,
+    "40002": DatabaseFailed,
+    # 53, insufficient resources: 53200 out of memory and 53300 too many connections pass; a full disk
+    # (53100) when somebody makes room; 53400 is a limit of the configuration, as temp_file_limit.
+    "53": DatabaseUnreachable,
+    "53100": DatabaseFull,
+    "53400": DatabaseRefused,
+    # 54, program limit: the server takes no writes before it is vacuumed, or a limit of its build.
+    "54": DatabaseRefused,
+    # 55, not in the right state: an object in use (55006) and a lock (55P03) pass; the others, as a
+    # parameter that cannot be changed now (55P02), are the server's configuration.
+    "55": DatabaseRefused,
+    "55006": DatabaseBusy,
+    "55P03": DatabaseBusy,
+    # 57, operator intervention: 57014 is statement_timeout or a cancelled query; 57P01 to 57P05 a server
+    # that stops, crashed, starts, lost its database (until it is restored) or closed an idle session.
+    "57": DatabaseUnreachable,
+    "57014": DatabaseBusy,
+    # 58, system error: the server's disk, or a file that is missing on it.
+    "58": DatabaseFull,
+    # XX001 and XX002, damaged data and indexes; XX000 is the server's own defect, which a row may provoke.
+    "XX001": DatabaseDamaged,
+    "XX002": DatabaseDamaged,
 }
 
 
@@ -91,10 +156,10 @@ def _ours(error: DBAPIError) -> DatabaseFailed:
     told = error.orig
     name = getattr(told, "sqlite_errorname", None)
     state = getattr(told, "sqlstate", None)
+    told_code = name or state or ""
     known = _SQLITE if name else _POSTGRESQL
-    for beginning, kind in known.items():
-        if (name or state or "").startswith(beginning):
-            return kind(name or state or "")
+    if beginnings := [beginning for beginning in known if told_code.startswith(beginning)]:
+        return known[max(beginnings, key=len)](told_code)
     if state is None and name is None and (error.connection_invalidated or _is_connection(told)):
         return DatabaseUnreachable(type(told).__name__)
     return DatabaseFailed(name or type(told).__name__)

@@ -44,9 +44,14 @@ def held_uris(session: Session, cohort_id: int, uris: Sequence[str]) -> set[str]
 
 
 def add_images(
-    session: Session, cohort_id: int, images: Sequence[NewImage], *, ingest: IngestLease | None = None
+    session: Session,
+    cohort_id: int,
+    images: Sequence[NewImage],
+    *,
+    ingest: IngestLease | None = None,
+    source_id: int | None = None,
 ) -> int:
-    """Add images that the cohort does not hold yet; return how many were new.
+    """Add images of a source that the cohort does not hold yet; return how many were new.
 
     The cohort has to be open; a command that walks a source shows its `ingest`.
 
@@ -61,6 +66,7 @@ def add_images(
     rows = [
         {
             "cohort_id": cohort_id,
+            "source_id": source_id,
             "study_id": studies.get(image.study_uid or ""),
             "series_uid": image.series_uid,
             "instance_uid": image.instance_uid,

@@ -13,19 +13,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, and_, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from db.batches import new_batch
+from db.batches import can_be_claimed, new_batch
 from db.clock import database_now
 from db.cohorts import cancel, lock_cohort, lock_cohorts_of
 from db.duplicates import gives_place_up, take_over
 from db.errors import PneumoscreenError
-from db.problems import Cancelled, ImageProblem, WorkerLost
+from db.problems import Cancelled, ImageProblem, SourceAway, WaitedTooLong, WorkerLost
 from db.registry import champion
+from db.sources import Wait, found_again, root_of_earlier_version, wait_for_source
 from db.states import BatchState, CohortState, ImageState
-from db.tables import Batch, Cohort, Image, Prediction
+from db.tables import Batch, Cohort, Image, Prediction, Source
 
 #: Claims that a batch may lose before it is taken apart. Two, so that one power cut splits nothing.
 ATTEMPTS = 2
@@ -60,7 +61,8 @@ class Claim:
     batch_id: int
     cohort_id: int
     model_id: int
-    #: Where the cohort's images come from.
+    #: Where the images come from; None for those of an earlier version, which come from `source`.
+    source_id: int | None
     source: str
     #: Shown with every write; whoever claims next has another one.
     token: str
@@ -124,11 +126,12 @@ def claim(session: Session, batch_id: int, *, owner: str, lease_seconds: float) 
         .values(
             state=BatchState.RUNNING,
             attempt=Batch.attempt + 1,
+            claim_after=None,
             lease_token=token,
             lease_owner=owner,
             lease_until=database_now() + lease_seconds,
         )
-        .returning(Batch.cohort_id, Batch.model_id, Batch.attempt)
+        .returning(Batch.cohort_id, Batch.model_id, Batch.source_id, Batch.attempt)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if taken is None:
@@ -145,15 +148,39 @@ def claim(session: Session, batch_id: int, *, owner: str, lease_seconds: float) 
         .where(Image.batch_id == batch_id, Image.state == ImageState.RUNNING)
         .order_by(Image.id)
     )
+    items = tuple(Item(*row) for row in rows)
     return Claim(
         batch_id=batch_id,
         cohort_id=taken.cohort_id,
         model_id=taken.model_id,
-        source=session.scalars(select(Cohort.source).where(Cohort.id == taken.cohort_id)).one(),
+        source_id=taken.source_id,
+        source=_source(session, taken.cohort_id, taken.source_id, items),
         token=token,
         attempt=taken.attempt,
-        items=tuple(Item(*row) for row in rows),
+        items=items,
     )
+
+
+def _source(session: Session, cohort_id: int, source_id: int | None, items: Sequence[Item]) -> str:
+    if source_id is not None:
+        return session.scalars(select(Source.uri).where(Source.id == source_id)).one()
+    described = session.scalars(select(Cohort.source).where(Cohort.id == cohort_id)).one()
+    return root_of_earlier_version(described, items[0].uri) if items else described
+
+
+def most_urgent(session: Session, named: int) -> int | None:
+    """Return the batch that a worker is to claim, or None if none is queued.
+
+    It is one of a cohort of the highest priority: the `named` one if it is among them, else the oldest.
+    """
+    query = (
+        select(Batch.id)
+        .join(Cohort, Cohort.id == Batch.cohort_id)
+        .where(Batch.state == BatchState.QUEUED, can_be_claimed())
+        .order_by(Cohort.priority.desc(), case((Batch.id == named, 0), else_=1), Batch.id)
+        .limit(1)
+    )
+    return session.scalars(query).first()
 
 
 def keep(session: Session, batch_id: int, token: str, *, lease_seconds: float) -> None:
@@ -197,8 +224,10 @@ def complete(
     session.execute(
         update(Cohort)
         .where(Cohort.id == claimed.cohort_id, Cohort.waits_for.is_not(None))
-        .values(waits_for=None)
+        .values(waits_for=None, waits_since=None)
     )
+    if claimed.source_id is not None:
+        found_again(session, Source.id == claimed.source_id)
     took = asdict(effort) | {"write_seconds": time.monotonic() - start}
     session.execute(update(Batch).where(Batch.id == claimed.batch_id).values(**took))
 
@@ -264,13 +293,13 @@ def _upsert_predictions(
     session.execute(upsert, rows)
 
 
-def give_back(session: Session, batch_id: int, token: str, *, waits_for: str | None = None) -> None:
-    """Let the batch be claimed again, at once or, where it `waits_for` something, after a while.
+def give_back(session: Session, batch_id: int, token: str, *, wait: Wait | None = None) -> None:
+    """Let the batch be claimed again: at once or, if something it needs is unavailable, after a `wait`.
 
-    `waits_for` is the code of what stood in the way, as a model that cannot be loaded or a source that is
-    away. The claim is not counted against the batch. Where the cohort follows the champion and there is
-    another one by now, the batch's images are handed out anew; of a cohort that was cancelled meanwhile
-    nothing is. Raises LeaseLost.
+    The claim is not counted against the batch. If its source is unavailable, nothing of that is handed out
+    before the next try. If the cohort follows the champion and there is another one by now, the batch's
+    images go into new batches. Images that have waited for too long fail; those of a cohort that was
+    cancelled meanwhile are skipped. Raises LeaseLost.
     """
     _as_holder(
         session,
@@ -280,18 +309,33 @@ def give_back(session: Session, batch_id: int, token: str, *, waits_for: str | N
         attempt=Batch.attempt - 1,
         lease_token=None,
         lease_until=None,
-        rung_at=database_now() if waits_for else None,
+        rung_at=None,
     )
     _move_images(session, batch_id, Image.state == ImageState.RUNNING, state=ImageState.QUEUED)
-    batch = session.get_one(Batch, batch_id)
+    batch = session.get_one(Batch, batch_id, populate_existing=True)
     cohort = lock_cohort(session, batch.cohort_id)
     if cohort.state is CohortState.CANCELLED:
         cancel(session, cohort)
-    elif waits_for is not None:
-        cohort.waits_for = waits_for
-        if cohort.model_id is None and batch.model_id != champion(session).id:
-            batch.state = BatchState.CANCELLED
-            _move_images(session, batch_id, Image.state == ImageState.QUEUED, state=ImageState.PENDING)
+    elif wait is not None and wait.code == SourceAway.code:
+        wait_for_source(session, batch, cohort, wait)
+    elif wait is not None:
+        _wait_for_means(session, batch, cohort, wait)
+
+
+def _wait_for_means(session: Session, batch: Batch, cohort: Cohort, wait: Wait) -> None:
+    """Keep a batch until its model, a device or decoders may be there, or fail its images."""
+    now = session.scalars(select(database_now())).one()
+    since = now if cohort.waits_since is None else cohort.waits_since
+    cohort.waits_for, cohort.waits_since = wait.code, since
+    queued = Image.state == ImageState.QUEUED
+    if cohort.model_id is None and batch.model_id != champion(session).id:
+        batch.state = BatchState.CANCELLED
+        _move_images(session, batch.id, queued, state=ImageState.PENDING)
+    elif now - since < wait.most_seconds:
+        batch.claim_after = now + wait.pause(now - since)
+    else:
+        batch.state = BatchState.DONE
+        _move_images(session, batch.id, queued, state=ImageState.FAILED, problem=WaitedTooLong.code)
 
 
 def expire(session: Session) -> int:
@@ -313,6 +357,12 @@ def expire(session: Session) -> int:
     for batch in expired:
         _lose(session, batch, cohorts[batch.cohort_id])
     return len(expired)
+
+
+def any_lapsed(session: Session) -> bool:
+    """Tell whether leases have ended that `expire` could not take away: somebody has locked their batches."""
+    ended = select(Batch.id).where(Batch.state == BatchState.RUNNING, Batch.lease_until < database_now())
+    return session.scalar(ended.limit(1)) is not None
 
 
 def _lose(session: Session, batch: Batch, cohort: Cohort) -> None:
@@ -344,7 +394,8 @@ def _split(session: Session, batch: Batch) -> None:
     image_ids = session.scalars(query.order_by(Image.id)).all()
     size = max(1, -(-len(image_ids) // PARTS))  # a batch without images has no parts
     for start in range(0, len(image_ids), size):
-        new_batch(session, batch.cohort_id, batch.model_id, image_ids[start : start + size])
+        part = image_ids[start : start + size]
+        new_batch(session, batch.cohort_id, batch.model_id, part, source_id=batch.source_id)
 
 
 def _as_holder(session: Session, batch_id: int, token: str, **values: Any) -> None:

@@ -191,9 +191,17 @@ def _is_free(session: Session, cohort: Cohort, run: NightlyRun) -> bool:
 def nights_to_ring(session: Session, *, again_seconds: float) -> list[int]:
     """Return waiting runs that nobody was told of, or nobody came for since, and those whose holder died."""
     stale = or_(NightlyRun.rung_at.is_(None), NightlyRun.rung_at < database_now() - again_seconds)
+    return list(session.scalars(select(NightlyRun.id).where(_to_walk(), stale).order_by(NightlyRun.id)))
+
+
+def count_nights_to_walk(session: Session) -> int:
+    """Count the runs whose source waits for somebody to walk it."""
+    return session.scalars(select(func.count()).select_from(NightlyRun).where(_to_walk())).one()
+
+
+def _to_walk() -> ColumnElement[bool]:
     lost = and_(NightlyRun.state == NightState.INGESTING, NightlyRun.lease_until < database_now())
-    query = select(NightlyRun.id).where(or_(NightlyRun.state == NightState.WAITING, lost), stale)
-    return list(session.scalars(query.order_by(NightlyRun.id)))
+    return or_(NightlyRun.state == NightState.WAITING, lost)
 
 
 def mark_nights_rung(session: Session, run_ids: Sequence[int]) -> None:

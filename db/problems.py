@@ -41,6 +41,21 @@ class FileVanished(ImageFailed):
     code = "file-vanished"
 
 
+class SourceAway(ImageFailed):
+    """The folder or server that the images lie in is unavailable. Bring it back: screening goes on by itself.
+
+    Images that have waited for it for `PNEUMOSCREEN_WAIT_DAYS` fail; `retry` takes them up again.
+    """
+
+    code = "source-away"
+
+
+class WaitedTooLong(ImageFailed):
+    """What screens this image was unavailable for `PNEUMOSCREEN_WAIT_DAYS`. See `doctor`, then `retry`."""
+
+    code = "waited-too-long"
+
+
 class FileUnreadable(ImageFailed):
     """The file cannot be opened. Let the worker's user read it and its folder, then `retry`."""
 

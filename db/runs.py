@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, and_, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
@@ -181,6 +181,12 @@ def runs_to_ring(session: Session, *, again_seconds: float) -> list[int]:
     stale = or_(TrainingRun.rung_at.is_(None), TrainingRun.rung_at < database_now() - again_seconds)
     waiting = and_(TrainingRun.state == RunState.QUEUED, TrainingRun.for_worker)
     return list(session.scalars(select(TrainingRun.id).where(waiting, stale).order_by(TrainingRun.id)))
+
+
+def count_queued_runs(session: Session) -> int:
+    """Count the runs that wait for a worker."""
+    waiting = and_(TrainingRun.state == RunState.QUEUED, TrainingRun.for_worker)
+    return session.scalars(select(func.count()).select_from(TrainingRun).where(waiting)).one()
 
 
 def mark_runs_rung(session: Session, run_ids: Sequence[int]) -> None:

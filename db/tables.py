@@ -70,6 +70,8 @@ class Cohort(Table):
     nightly: Mapped[str | None] = mapped_column(String(64), index=True)
     #: Why its batches have to wait, as a worker found: an error's code. Null once one has been screened.
     waits_for: Mapped[str | None] = mapped_column(String(64))
+    #: When a worker first found that; null if an earlier version of a worker did.
+    waits_since: Mapped[float | None]
     #: From this moment on nothing more of it is handed out; null means never.
     hold_at: Mapped[float | None]
     #: Counts by state and problem of a cohort whose rows were moved to an archive; null until then.
@@ -94,6 +96,24 @@ class Ingest(Table):
     lease_owner: Mapped[str] = mapped_column(String(200))
     lease_until: Mapped[float]
     created_at: Mapped[float] = mapped_column(default=database_now())
+
+
+class Source(Table):
+    """A place that images of a cohort were taken in from. Rows are never deleted."""
+
+    __tablename__ = "sources"
+    __table_args__ = (UniqueConstraint("cohort_id", "uri"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    cohort_id: Mapped[int] = mapped_column(ForeignKey("cohorts.id", ondelete="CASCADE"))
+    #: The folder or URL; of a source that is one file, the folder that it lies in.
+    uri: Mapped[str]
+    #: Why its images have to wait: the code of the error that a worker met. Null once one has been screened.
+    waits_for: Mapped[str | None] = mapped_column(String(64))
+    #: When a worker first met it.
+    waits_since: Mapped[float | None]
+    #: When a batch of it is tried next.
+    try_at: Mapped[float | None]
 
 
 class Study(Table):
@@ -169,6 +189,10 @@ class Batch(Table):
     lease_until: Mapped[float | None]
     #: When the broker was last told of it.
     rung_at: Mapped[float | None]
+    #: Where its images come from; null as for them.
+    source_id: Mapped[int | None] = mapped_column(ForeignKey("sources.id"))
+    #: Not to be claimed before: it was given back because something was unavailable.
+    claim_after: Mapped[float | None]
     created_at: Mapped[float] = mapped_column(default=database_now())
     finished_at: Mapped[float | None] = mapped_column(index=True)
     #: How often its lease ended without a result.
@@ -201,11 +225,23 @@ class Image(Table):
             sqlite_where=text("study_id IS NOT NULL"),
             postgresql_where=text("study_id IS NOT NULL"),
         ),
+        # What is to be cut into batches, by source.
+        Index(
+            "ix_images_pending",
+            "cohort_id",
+            "source_id",
+            "id",
+            sqlite_where=text("state = 'pending'"),
+            postgresql_where=text("state = 'pending'"),
+        ),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     cohort_id: Mapped[int] = mapped_column(ForeignKey("cohorts.id", ondelete="CASCADE"))
     study_id: Mapped[int | None] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"))
+    #: Where it was taken in from; null for the cohort's own source. Without a foreign key, which would cost a
+    #: look-up for each image.
+    source_id: Mapped[int | None]
     #: Series Instance UID (0020,000E).
     series_uid: Mapped[str | None] = mapped_column(String(64))
     #: SOP Instance UID (0008,0018).

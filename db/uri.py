@@ -73,6 +73,11 @@ def locate(uri: str, elsewhere: Mapping[str, str]) -> Path | str:
     return path
 
 
+def root_of(source: str, uri: str) -> str:
+    """Return what is gone if a source is: the source, or of one file, which has this URI, its folder."""
+    return uri.rpartition("/")[0] or "/" if source == uri else source
+
+
 def is_away(root: str, elsewhere: Mapping[str, str], roots: Roots = EVERYWHERE) -> bool:
     """Tell whether a folder or URL that files were found in is not there at all, or holds nothing any more.
 

@@ -5,35 +5,30 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
-
-from kombu.exceptions import OperationalError
 
 from db.audit import seal
-from db.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, mark_rung
+from db.batches import batches_to_ring, cohorts_to_dispatch, count_queued, cut_batches, mark_rung
 from db.counts import fold
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.ingests import expire_ingests
-from db.leases import expire
-from db.runs import expire_runs, mark_runs_rung, runs_to_ring
+from db.leases import any_lapsed, expire
+from db.runs import count_queued_runs, expire_runs, mark_runs_rung, runs_to_ring
 from db.totals import count_ended
+from scheduler.doorbell import Bell, ring_for
 from scheduler.settings import SchedulerSettings
 
 log = logging.getLogger(__name__)
-
-#: Tells the broker of one batch or training run.
-Ring = Callable[[int], None]
 
 #: Seconds after the job table was away in which no lease ends. Heartbeats that fail are tried again every
 #: second, but a connection to a server that is gone may hang for ten.
 _GRACE_SECONDS = 12.0
 
 
-def dispatch(database: Database, settings: SchedulerSettings, ring: Ring) -> int:
+def dispatch(database: Database, settings: SchedulerSettings, bell: Bell) -> int:
     """Cut what may be cut and ring for what nobody has come for; return how many batches were rung for.
 
-    Any number of these may run at once. A broker that is away costs nothing: the next tick rings.
+    Any number of these may run at once.
     """
     with database.read() as session:
         cohort_ids = cohorts_to_dispatch(session)
@@ -46,46 +41,34 @@ def dispatch(database: Database, settings: SchedulerSettings, ring: Ring) -> int
                 batch_images=settings.batch_images,
                 in_flight=settings.batches_in_flight,
             )
-    return _ring_all(database, settings, ring)
-
-
-def _ring_all(database: Database, settings: SchedulerSettings, ring: Ring) -> int:
     with database.read() as session:
-        batch_ids = batches_to_ring(session, again_seconds=settings.ring_again_seconds)
-    rung = []
-    try:
-        for batch_id in batch_ids:
-            ring(batch_id)
-            rung.append(batch_id)
-    except OperationalError:
-        log.warning("the broker is away; %d batches wait for the next tick", len(batch_ids) - len(rung))
+        due = batches_to_ring(session, again_seconds=settings.ring_again_seconds)
+        queued = count_queued(session)
+    rung = ring_for(bell, due, open_rows=queued)
     if rung:
         with database.write() as session:
             mark_rung(session, rung)
     return len(rung)
 
 
-def dispatch_runs(database: Database, settings: SchedulerSettings, ring: Ring) -> int:
+def dispatch_runs(database: Database, settings: SchedulerSettings, bell: Bell) -> int:
     """Ring for training runs that wait for a worker; return how many."""
     with database.read() as session:
-        run_ids = runs_to_ring(session, again_seconds=settings.ring_again_seconds)
-    try:
-        for run_id in run_ids:
-            ring(run_id)
-    except OperationalError:
-        log.warning("the broker is away; training waits for the next tick")
-        return 0
-    if run_ids:
+        due = runs_to_ring(session, again_seconds=settings.ring_again_seconds)
+        queued = count_queued_runs(session)
+    rung = ring_for(bell, due, open_rows=queued)
+    if rung:
         with database.write() as session:
-            mark_runs_rung(session, run_ids)
-    return len(run_ids)
+            mark_runs_rung(session, rung)
+    return len(rung)
 
 
 class Sweeper:
     """Takes batches, training runs and ingests away from those whose lease has ended.
 
-    Not while the job table was just away: nobody could keep a lease then. Who lives gets a moment to say so,
-    or an outage would count against every batch under way, as an image that kills workers does.
+    Not while the job table was just unavailable, or somebody else's lock was on a batch: nobody could keep a
+    lease then. Who lives gets a moment to say so, or an outage would count against every batch under way, as
+    an image that kills workers does.
     """
 
     def __init__(self, database: Database) -> None:
@@ -104,6 +87,8 @@ class Sweeper:
                 if not graceful:
                     lost = expire(session) + expire_runs(session)
                     expire_ingests(session)
+                    if any_lapsed(session):
+                        self._away_at = time.monotonic()
         except DatabaseFailed:
             self._away_at = time.monotonic()
             raise

@@ -17,8 +17,9 @@ from db.heartbeat import Heartbeat
 from db.images import add_images, held_uris
 from db.ingests import IngestLease, IngestTakenOver, begin_ingest, break_off, end_ingest, keep_ingest
 from db.registry import champion, find_model
+from db.sources import take_source
 from db.tables import Cohort
-from db.uri import is_too_long
+from db.uri import is_too_long, root_of
 from scheduler.doorbell import ask_for_batches
 from scheduler.ingest.chunks import chunks
 from scheduler.ingest.pseudonym import ensure_site_key, place_pseudonym
@@ -102,13 +103,16 @@ def submit(
         cohort = open_cohort(session, name, source=source.described, priority=priority, model=wanted)
         on_open(session, cohort)
         lease = take_ingest(session, cohort.id, source.described)
+        source_id = None
+        if chunk:
+            source_id = take_source(session, cohort.id, root_of(source.described, chunk[0].uri))
     taken = new = 0
     taken_over = False
     try:
         with _kept(database, lease):
             while chunk:
                 with database.write() as session:
-                    new += add_images(session, lease.cohort_id, chunk, ingest=lease)
+                    new += add_images(session, lease.cohort_id, chunk, ingest=lease, source_id=source_id)
                 taken += len(chunk)
                 on_found(unknown.held + taken)
                 chunk = next(images, None)

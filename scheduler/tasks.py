@@ -14,14 +14,28 @@ from kombu.exceptions import OperationalError
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
+from scheduler.doorbell import QueueBell
 from scheduler.nightly.night import open_due, ring_nights, walk_night
 from scheduler.nightly.schedule import NightlySettings
 from scheduler.nightly.summary import conclude, summarise
 from scheduler.settings import SchedulerSettings
-from worker.app import DISPATCH, HOUSEKEEPING, INGEST_NIGHT, NIGHTLY, SCREEN_BATCH, SWEEP, TRAIN, TRIGGER, app
+from worker.app import (
+    DISPATCH,
+    HOUSEKEEPING,
+    INGEST,
+    INGEST_NIGHT,
+    NIGHTLY,
+    SCREEN,
+    SCREEN_BATCH,
+    SWEEP,
+    TRAIN,
+    TRAINING,
+    TRIGGER,
+    app,
+)
 
 __all__ = [
-    "app", "dispatch_batches", "ingest_night", "nightly", "ring", "ring_night", "ring_run", "sweep_leases",
+    "BATCHES", "NIGHTS", "RUNS", "app", "dispatch_batches", "ingest_night", "nightly", "sweep_leases",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -48,19 +62,10 @@ app.conf.beat_schedule = {
 }
 
 
-def ring(batch_id: int) -> None:
-    """Tell the broker of a batch."""
-    app.send_task(SCREEN_BATCH, args=(batch_id,))
-
-
-def ring_run(run_id: int) -> None:
-    """Tell the broker of a training run."""
-    app.send_task(TRAIN, args=(run_id,))
-
-
-def ring_night(run_id: int) -> None:
-    """Tell the broker of a nightly run."""
-    app.send_task(INGEST_NIGHT, args=(run_id,))
+#: What each queue is notified by.
+BATCHES = QueueBell(app, SCREEN, SCREEN_BATCH)
+RUNS = QueueBell(app, TRAINING, TRAIN)
+NIGHTS = QueueBell(app, INGEST, INGEST_NIGHT)
 
 
 @functools.cache
@@ -99,8 +104,8 @@ def _tick(name: str) -> Callable[[Callable[[], None]], Any]:
 @_tick(DISPATCH)
 def dispatch_batches() -> None:
     """Cut pending images into batches and ring for them, and for training runs."""
-    dispatch(_database(), _SETTINGS, ring)
-    dispatch_runs(_database(), _SETTINGS, ring_run)
+    dispatch(_database(), _SETTINGS, BATCHES)
+    dispatch_runs(_database(), _SETTINGS, RUNS)
 
 
 @functools.cache
@@ -120,7 +125,7 @@ def nightly() -> None:
     """Open the nightly runs that are due, have their sources walked, and conclude those that have ended."""
     settings = NightlySettings.read()
     open_due(_database(), settings)
-    ring_nights(_database(), settings, ring_night)
+    ring_nights(_database(), settings, NIGHTS)
     for run_id in conclude(_database()):
         summarise(_database(), settings, run_id)
 

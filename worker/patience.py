@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
 from db.database_errors import PASSING
-from db.engine import Database
 
 log = logging.getLogger(__name__)
 
@@ -20,17 +20,22 @@ T = TypeVar("T")
 _FIRST_SECONDS, _MOST_SECONDS = 0.25, 2.0
 
 
-def patiently(database: Database, what: str, write: Callable[[Session], T], stop: Callable[[], bool]) -> T:
-    """Return what `write` returns in a transaction, again and again where the job table is away for now.
+def patiently(
+    transaction: Callable[[], AbstractContextManager[Session]],
+    what: str,
+    do: Callable[[Session], T],
+    stop: Callable[[], bool],
+) -> T:
+    """Return what `do` returns in a transaction, again and again while the job table is unavailable.
 
     `stop` is asked before each further try. A try whose connection was lost while it committed may have had
-    its effect: `write` is to be safe to repeat. Raises DatabaseFailed.
+    its effect: `do` is to be safe to repeat. Raises DatabaseFailed.
     """
     pause = _FIRST_SECONDS
     while True:
         try:
-            with database.write() as session:
-                return write(session)
+            with transaction() as session:
+                return do(session)
         except PASSING as error:
             if stop():
                 raise

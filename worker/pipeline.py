@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from db.database_errors import DatabaseFailed
+from db.database_errors import BLAMELESS, PASSING, DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.heartbeat import Heartbeat
@@ -33,6 +33,7 @@ from db.leases import (
     ended_here,
     give_back,
     keep,
+    most_urgent,
 )
 from db.model_card import POSITIVE, ModelCard
 from db.problems import (
@@ -43,8 +44,10 @@ from db.problems import (
     ImageProblem,
     OutOfMemory,
     ScreeningFailed,
+    SourceAway,
 )
 from db.roots import Roots
+from db.sources import Wait
 from db.uri import is_away, locate
 from worker.adaptive import Row, native_bf16
 from worker.adaptive import predict as predict_rows
@@ -65,13 +68,9 @@ from worker.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
+_DAY_SECONDS = 86_400.0
+
 Decoded = tuple[Item, Picture | ImageProblem]
-
-
-class SourceAway(PneumoscreenError):
-    """The folder or server that the images lie in is away. Bring it back: screening goes on by itself."""
-
-    code = "source-away"
 
 
 class Pipeline:
@@ -95,23 +94,22 @@ class Pipeline:
         self._held: dict[int, tuple[Claim, Heartbeat]] = {}
         self._given_up = False
 
-    def screen(self, batch_id: int) -> None:
-        """Screen one batch, or do nothing where it is not there to be claimed: late or doubled messages are.
+    def screen(self, batch_id: int) -> bool:
+        """Screen the batch that a message names, or a more urgent one; return whether there was any.
 
-        A job table that is away is waited for: to claim, and to write while nobody else has the batch.
-        Raises PneumoscreenError where the batch's model cannot be used here, its source is away, decoders
+        A message for a batch that is not there to be claimed, as a late or doubled one, is good for the
+        oldest of the most urgent others: as many messages as queued batches are enough, whatever they name.
+
+        A job table that is unavailable is waited for: to claim, and to write while nobody else has the batch.
+        Raises PneumoscreenError if the batch's model cannot be used here, its source is unavailable, decoders
         do not start or the device fails; the batch waits for another try.
         """
         lease_seconds = self._settings.lease_seconds
-        claimed = patiently(
-            self.database,
-            f"claim of batch {batch_id}",
-            lambda session: claim(session, batch_id, owner=self._owner, lease_seconds=lease_seconds),
-            self.stopping.is_set,
-        )
+        claimed = self._claim(batch_id)
         if claimed is None:
-            log.info("batch %d is not there to be claimed", batch_id, extra={"batch": batch_id})
-            return
+            log.info("batch %d is not there to be claimed, nor another", batch_id, extra={"batch": batch_id})
+            return False
+        batch_id = claimed.batch_id
         try:
             with Heartbeat(
                 self.database,
@@ -125,14 +123,49 @@ class Pipeline:
                 self._screen_claimed(claimed, heartbeat)
         except LeaseLost:
             self._log_lost(claimed)
-        except DatabaseFailed:
-            raise
         except PneumoscreenError as error:
-            with suppress(LeaseLost), self.database.write() as session:
-                give_back(session, batch_id, claimed.token, waits_for=error.code)
+            if not isinstance(error, DatabaseFailed) or isinstance(error, BLAMELESS):
+                self._requeue(claimed, error)
             raise
         finally:
             self._held.pop(batch_id, None)
+        return True
+
+    def _claim(self, named: int) -> Claim | None:
+        """Claim the most urgent batch, or return None if none is queued, which costs one read."""
+        what, stop = f"claim of batch {named}", self.stopping.is_set
+        while True:
+            batch_id = patiently(self.database.read, what, lambda session: most_urgent(session, named), stop)
+            if batch_id is None:
+                return None
+            claimed = patiently(
+                self.database.write,
+                what,
+                partial(
+                    claim, batch_id=batch_id, owner=self._owner, lease_seconds=self._settings.lease_seconds
+                ),
+                stop,
+            )
+            if claimed is not None:
+                return claimed
+
+    def _requeue(self, claimed: Claim, error: PneumoscreenError) -> None:
+        """Give a batch back that something unavailable stands in the way of; a job table is waited for."""
+        passing = isinstance(error, PASSING)
+        wait = Wait(
+            code=error.code,
+            again_seconds=self._settings.wait_seconds,
+            most_seconds=self._settings.wait_days * _DAY_SECONDS,
+        )
+        with suppress(LeaseLost):
+            patiently(
+                self.database.write,
+                f"return of batch {claimed.batch_id}",
+                lambda session: give_back(
+                    session, claimed.batch_id, claimed.token, wait=None if passing else wait
+                ),
+                self.stopping.is_set,
+            )
 
     def give_up(self) -> None:
         """Give every batch that is being screened back at once, so that another worker takes it up.
@@ -183,7 +216,7 @@ class Pipeline:
             gpu_memory_bytes=peak_gpu_memory(),
         )
         patiently(
-            self.database,
+            self.database.write,
             f"results of batch {claimed.batch_id}",
             lambda session: complete(session, claimed, screened, problems, provenance(learner), effort),
             heartbeat.is_lost,
@@ -209,12 +242,12 @@ class Pipeline:
             raise
 
     def _check_source(self, claimed: Claim, decoded: list[Decoded]) -> None:
-        """Raise SourceAway where images cannot be read because all that they lie in is gone."""
-        missing = [item.uri for item, found in decoded if isinstance(found, FileVanished | FileUnreadable)]
-        # A cohort may hold images of several sources; of those outside the first, their folder counts.
-        inside = claimed.source.rstrip("/") + "/"
-        roots = {claimed.source if uri.startswith(inside) else uri.rpartition("/")[0] for uri in missing}
-        if any(is_away(root, self._settings.path_map, self._roots) for root in roots):
+        """Raise SourceAway if images cannot be read because the source that they lie in is unavailable.
+
+        Of a source that is there, what is missing has been deleted: that fails the images in it alone.
+        """
+        missing = any(isinstance(found, FileVanished | FileUnreadable) for _, found in decoded)
+        if missing and is_away(claimed.source, self._settings.path_map, self._roots):
             raise SourceAway
 
     def _decode(self, items: tuple[Item, ...]) -> Iterator[list[Decoded]]:

@@ -67,6 +67,12 @@ class WorkerSettings(RoomSettings):
     #: Seconds without a sign of life after which a batch is given to another worker. A heartbeat
     #: is sent five times as often, so five in a row must be missed; longer delays the recovery.
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
+    #: Seconds before a source, model or device that is unavailable is tried again. The pause grows with the
+    #: wait, up to ten times this, so that a mount that comes back is used within five minutes.
+    wait_seconds: Annotated[float, Field(gt=0)] = 30.0
+    #: Days after which images whose source, model or device is unavailable fail. A week: whatever breaks at
+    #: the beginning of a long weekend is noticed and fixed before images fail that could be screened.
+    wait_days: Annotated[float, Field(gt=0)] = 7.0
     #: Images in one forward pass. 16 fill two CPU cores; a GPU wants 64 to 256.
     forward_images: Annotated[int, Field(ge=1)] = 16
     #: Threads that read files, each with a process that decodes them; 0 means one for each core.

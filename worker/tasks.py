@@ -40,7 +40,7 @@ def screen_batch(batch_id: int) -> None:
     """Screen one batch of images."""
     pipeline = _pipeline()
     try:
-        pipeline.screen(batch_id)
+        screened = pipeline.screen(batch_id)
     except DatabaseFailed as error:
         log.warning("batch %d: %s; it is rung for again", batch_id, error.code, extra={"batch": batch_id})
         return
@@ -48,6 +48,8 @@ def screen_batch(batch_id: int) -> None:
         if pipeline.lost_gpu:
             log.error("the GPU failed; this worker ends, for another one to be started")
             _give_up()
+    if not screened:
+        return  # nothing was taken, so there is no room for more than before
     try:
         # Room for another batch: ask for it now rather than at the next tick.
         app.send_task(DISPATCH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,6 +100,10 @@ def status(
         ("cohort", "state", *counts),
         [(row.name, _state_of(row), *(getattr(row, count) for count in counts)) for row in rows],
     )
+    for row in rows:
+        if row.waits_for is not None:
+            since = "" if row.waits_since is None else f" since {_minute(row.waits_since)} UTC"
+            console.print(f"Cohort {row.name} waits{since}: {row.waits_for}.", markup=False)
     for row in rows if cohort is not None else ():
         print_problems(row)
     if training:
@@ -192,6 +197,10 @@ def exit_code(progress: Progress) -> int:
 def progress_json(progress: Progress) -> dict[str, Any]:
     """Return a cohort's progress as JSON values."""
     return asdict(progress) | {"finished": progress.finished}
+
+
+def _minute(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
 
 
 def _say_count(cohort: str, what: str, count: int, fate: str, as_json: bool) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-
-from kombu.exceptions import OperationalError
 
 from db.cohorts import CohortUnknown, find_cohort, lock_cohort
 from db.database_errors import DatabaseFailed
@@ -17,6 +14,7 @@ from db.leases import LeaseLost
 from db.nightly import (
     attach,
     claim_night,
+    count_nights_to_walk,
     find_night,
     keep_night,
     mark_nights_rung,
@@ -29,6 +27,7 @@ from db.nightly import (
     walked,
 )
 from db.states import CohortState
+from scheduler.doorbell import Bell, ring_for
 from scheduler.ingest import open_source
 from scheduler.ingest.source import SourceEmpty
 from scheduler.nightly.schedule import Nightly, NightlySettings
@@ -36,9 +35,6 @@ from scheduler.nightly.unseen import Unseen
 from scheduler.submit import submit, take_ingest
 
 log = logging.getLogger(__name__)
-
-#: Tells the ingest queue of a run.
-Ring = Callable[[int], None]
 
 #: Seconds that a source without a window is tried for.
 _PATIENCE = 43_200.0
@@ -81,20 +77,16 @@ def run_now(database: Database, schedule: Nightly) -> int:
         return open_now(session, schedule.name, plan=schedule.as_json(), window_ends=None)
 
 
-def ring_nights(database: Database, settings: NightlySettings, ring: Ring) -> int:
+def ring_nights(database: Database, settings: NightlySettings, bell: Bell) -> int:
     """Tell the ingest queue of runs whose source is to be walked; return how many."""
     with database.read() as session:
-        run_ids = nights_to_ring(session, again_seconds=settings.nightly_retry_seconds)
-    try:
-        for run_id in run_ids:
-            ring(run_id)
-    except OperationalError:
-        log.warning("the broker is away; nightly runs wait for the next tick")
-        return 0
-    if run_ids:
+        due = nights_to_ring(session, again_seconds=settings.nightly_retry_seconds)
+        waiting = count_nights_to_walk(session)
+    rung = ring_for(bell, due, open_rows=waiting)
+    if rung:
         with database.write() as session:
-            mark_nights_rung(session, run_ids)
-    return len(run_ids)
+            mark_nights_rung(session, rung)
+    return len(rung)
 
 
 def walk_night(database: Database, settings: NightlySettings, run_id: int) -> bool:

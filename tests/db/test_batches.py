@@ -28,10 +28,13 @@ from db.leases import (
 )
 from db.problems import CorruptImage
 from db.registry import NoChampion
+from db.sources import Wait
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 
 PROVENANCE = Provenance(threshold=0.5, runtime="test", preprocessing="test", software="test")
+#: As a worker waits whose model is missing.
+WAIT = Wait(code="model-missing", again_seconds=30, most_seconds=1e6)
 EFFORT = Effort(decode_seconds=0.5, forward_seconds=1.5, gpu_memory_bytes=None)
 
 
@@ -269,13 +272,13 @@ def test_only_the_highest_priority_is_handed_out(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_a_cohort_that_waits_for_its_source_is_tried_again_and_holds_up_no_other(database: Database) -> None:
+def test_a_cohort_that_waits_for_its_model_is_tried_again_and_holds_up_no_other(database: Database) -> None:
     high = submit(database, 40, name="high", priority=5)
     low = submit(database, 40, name="low")
     (batch_id,) = cut(database, high, in_flight=1)
     claimed = held(database, batch_id)
     with database.write() as session:
-        give_back(session, batch_id, claimed.token, waits_for="source-away")
+        give_back(session, batch_id, claimed.token, wait=WAIT)
     with database.read() as session:
         assert cohorts_to_dispatch(session) == [high, low]
     finish(database, held(database, batch_id))
@@ -290,7 +293,7 @@ def test_where_every_cohort_waits_all_are_tried_again(database: Database) -> Non
         (batch_id,) = cut(database, cohort_id, in_flight=1)
         claimed = held(database, batch_id)
         with database.write() as session:
-            give_back(session, batch_id, claimed.token, waits_for="source-away")
+            give_back(session, batch_id, claimed.token, wait=WAIT)
     with database.read() as session:
         assert cohorts_to_dispatch(session) == cohort_ids
 

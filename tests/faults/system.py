@@ -108,7 +108,13 @@ class System:
 
 
 #: Everything at a pace for tests.
-QUICK = {"LEASE_SECONDS": LEASE, "SWEEP_SECONDS": 0.5, "DISPATCH_SECONDS": 0.5, "RING_AGAIN_SECONDS": 2}
+QUICK = {
+    "LEASE_SECONDS": LEASE,
+    "SWEEP_SECONDS": 0.5,
+    "DISPATCH_SECONDS": 0.5,
+    "RING_AGAIN_SECONDS": 2,
+    "WAIT_SECONDS": 2,
+}
 
 
 @contextmanager

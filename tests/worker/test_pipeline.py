@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 
 from db.batches import cut_batches
 from db.cohorts import close_ingest, find_cohort, open_cohort, progress, retry
@@ -20,13 +20,14 @@ from db.engine import Database
 from db.images import NewImage, add_images
 from db.leases import claim, expire
 from db.model_card import WEIGHTS_FILE, ModelDigestMismatch, ModelMissing, ModelPreprocessingMismatch
+from db.problems import SourceAway
 from db.registry import import_model, promote
 from db.states import BatchState, ImageState
-from db.tables import Batch, Image, Model, Prediction
+from db.tables import Batch, Image, Model, Prediction, Source
 from scheduler.ingest.folder import FolderSource
 from worker.imaging import PREPROCESSING
 from worker.learner import DeviceUnusable, Precision, ResidentLearner
-from worker.pipeline import Pipeline, SourceAway
+from worker.pipeline import Pipeline
 from worker.settings import WorkerSettings
 
 
@@ -38,6 +39,13 @@ def submit(database: Database, files: list[Path]) -> int:
         close_ingest(session, cohort.id)
         (batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
         return batch_id
+
+
+def pause_is_over(database: Database) -> None:
+    """Let what waits be tried again now."""
+    with database.write() as session:
+        session.execute(update(Batch).values(claim_after=None))
+        session.execute(update(Source).values(try_at=1.0))
 
 
 def outcomes(database: Database) -> dict[str, str | None]:
@@ -182,6 +190,7 @@ def test_where_the_device_fails_the_batch_waits_and_no_image_fails(
         now = progress(session)[0]
         assert (now.queued, now.failed, now.waits_for) == (len(files), 0, "device-unusable")
         assert session.get_one(Batch, batch_id).attempt == 0
+    pause_is_over(database)
     Pipeline(database, WorkerSettings()).screen(batch_id)
     with database.read() as session:
         now = progress(session)[0]
@@ -341,11 +350,14 @@ def test_a_source_that_vanishes_is_waited_for_and_fails_nothing(database: Databa
             Pipeline(database, WorkerSettings()).screen(batch_id)
         with database.read() as session:
             now = progress(session)[0]
-            assert (now.queued, now.failed, now.waits_for) == (10, 0, "source-away")
-            assert session.get_one(Batch, batch_id).attempt == 0
+            assert (now.pending, now.failed, now.waits_for) == (10, 0, "source-away")
+            assert now.waits_since is not None
+        assert cut(database) == [], "it was tried again at once"
         if away is None:
             folder.rmdir()
         folder.with_name("elsewhere").rename(folder)
+        pause_is_over(database)
+        (batch_id,) = cut(database)
     Pipeline(database, WorkerSettings()).screen(batch_id)
     with database.read() as session:
         now = progress(session)[0]
@@ -407,6 +419,8 @@ def test_a_batch_whose_model_is_gone_is_handed_out_anew_once_another_is_champion
         Pipeline(database, WorkerSettings()).screen(batch_id)
     with database.read() as session:
         assert progress(session)[0].waits_for == "model-missing"
+    assert not Pipeline(database, WorkerSettings()).screen(batch_id), "it was tried again at once"
+    pause_is_over(database)
     other = import_model(database, other_artefact)
     with database.write() as session:
         promote(session, other.name)
@@ -466,5 +480,6 @@ def test_a_model_that_was_damaged_is_mended_by_importing_it_again(
     with pytest.raises((ModelMissing, ModelDigestMismatch)):
         Pipeline(database, WorkerSettings()).screen(batch_id)
     import_model(database, artefact)
+    pause_is_over(database)
     Pipeline(database, WorkerSettings()).screen(batch_id)
     assert set(outcomes(database).values()) == {"done"}

@@ -1,0 +1,165 @@
+"""How long a source or a model is waited for, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select, update
+
+from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.database_errors import DatabaseFailed
+from db.engine import Database
+from db.images import NewImage, add_images
+from db.leases import claim, give_back, most_urgent
+from db.problems import SourceAway
+from db.sources import Wait, take_source
+from db.tables import Batch, Cohort, Source
+from tests.db.test_batches import cut, finish, held, queued_batches, submit
+
+WEEK = 7 * 86_400.0
+AWAY = Wait(code=SourceAway.code, again_seconds=30, most_seconds=WEEK)
+NO_MODEL = Wait(code="model-missing", again_seconds=30, most_seconds=WEEK)
+
+
+def submit_from(database: Database, source: str, images: int) -> int:
+    """Take images of a source into the cohort; return the source's id."""
+    with database.write() as session:
+        cohort = open_cohort(session, "trial", source=source)
+        source_id = take_source(session, cohort.id, source)
+        assert take_source(session, cohort.id, source) == source_id
+        new = [NewImage(uri=f"{source}/{number}.png") for number in range(images)]
+        add_images(session, cohort.id, new, source_id=source_id)
+        close_ingest(session, cohort.id)
+        return source_id
+
+
+def wait(database: Database, batch_id: int, why: Wait) -> None:
+    claimed = held(database, batch_id)
+    with database.write() as session:
+        give_back(session, batch_id, claimed.token, wait=why)
+
+
+def trial(database: Database) -> int:
+    with database.read() as session:
+        return find_cohort(session, "trial").id
+
+
+@pytest.mark.usefixtures("model")
+def test_batches_hold_images_of_one_source_and_one_at_a_time_tries_what_is_unavailable(
+    database: Database,
+) -> None:
+    first, second = submit_from(database, "/first", 100), submit_from(database, "/second", 100)
+    batches = cut(database, trial(database), in_flight=3)
+    wait(database, batches[0], AWAY)
+    with database.read() as session:
+        assert session.scalars(select(Batch.id).where(Batch.state == "queued")).all() == []
+    cut(database, trial(database), in_flight=3)
+    with database.write() as session:
+        sources = session.scalars(select(Batch.source_id).where(Batch.state == "queued")).all()
+        assert sources == [second] * 3, "the places of what is unavailable were not freed"
+        session.execute(update(Source).where(Source.id == first).values(try_at=1.0))
+    (trying,) = cut(database, trial(database), in_flight=3)
+    assert cut(database, trial(database), in_flight=3) == [], "one try at a time"
+    finish(database, held(database, trying))
+    with database.read() as session:
+        assert session.get_one(Source, first).waits_for is None
+        assert progress(session)[0].waits_for is None
+
+
+@pytest.mark.usefixtures("model")
+def test_what_is_unavailable_is_tried_more_and_more_rarely_and_at_last_fails(database: Database) -> None:
+    source_id = submit_from(database, "/gone", 100)
+    pauses = []
+    for waited in (0.0, 100.0, 1e5):
+        with database.write() as session:
+            session.execute(update(Source).values(waits_since=Source.waits_since - waited, try_at=1.0))
+        wait(database, cut(database, trial(database))[0], AWAY)
+        with database.read() as session:
+            source = session.get_one(Source, source_id)
+            assert source.try_at is not None
+            assert source.waits_since is not None
+            now = session.scalars(select(Source.try_at - Source.waits_since)).one()
+            pauses.append(now - waited if waited < 1e5 else now - 1e5 - 100)
+    assert pauses == pytest.approx([30, 100, 300], abs=10)
+    with database.write() as session:
+        session.execute(update(Source).values(waits_since=Source.waits_since - WEEK, try_at=1.0))
+    wait(database, cut(database, trial(database))[0], AWAY)
+    with database.write() as session:
+        assert progress(session)[0].problems == {"source-away": 100}
+        assert retry(session, find_cohort(session, "trial")) == 100
+    wait(database, cut(database, trial(database))[0], AWAY)
+    with database.read() as session:
+        assert progress(session)[0].pending == 100, "a retry waits anew"
+
+
+@pytest.mark.usefixtures("model")
+def test_a_model_that_stays_unavailable_fails_what_waited_for_it(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 16))
+    wait(database, batch_id, NO_MODEL)
+    assert queued_batches(database) == [batch_id]
+    with database.write() as session:
+        assert most_urgent(session, batch_id) is None, "it was tried again at once"
+        session.execute(update(Cohort).values(waits_since=Cohort.waits_since - WEEK))
+    wait(database, batch_id, NO_MODEL)
+    with database.write() as session:
+        now = progress(session)[0]
+        assert (now.finished, now.problems) == (True, {"waited-too-long": 16})
+        retry(session, find_cohort(session, "trial"))
+    (again,) = cut(database, trial(database))
+    wait(database, again, NO_MODEL)
+    assert queued_batches(database) == [again]
+
+
+@pytest.mark.usefixtures("model")
+def test_a_cancelled_cohort_waits_for_nothing(database: Database) -> None:
+    submit_from(database, "/gone", 40)
+    wait(database, cut(database, trial(database))[0], AWAY)
+    with database.write() as session:
+        cancel(session, find_cohort(session, "trial"))
+    with database.read() as session:
+        assert session.scalars(select(Source.waits_for)).all() == [None]
+        assert progress(session)[0].finished
+
+
+@pytest.mark.usefixtures("model")
+def test_a_message_brings_the_most_urgent_batch_whatever_it_names(database: Database) -> None:
+    low = cut(database, submit(database, 48, name="low"))
+    with database.read() as session:
+        assert most_urgent(session, low[1]) == low[1], "among equals the one that is named"
+        assert most_urgent(session, 10**9) == low[0], "a message of the past brings the oldest"
+    (high,) = cut(database, submit(database, 16, name="high", priority=9))
+    with database.write() as session:
+        assert most_urgent(session, low[1]) == high
+        assert claim(session, high, owner="one", lease_seconds=60)
+    with database.write() as session:
+        assert most_urgent(session, high) == low[0]
+        assert claim(session, high, owner="other", lease_seconds=60) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("08006", "database-unreachable"), ("08P01", "database-unreachable"), ("25006", "database-read-only"),
+        ("25P03", "database-busy"), ("40001", "database-busy"), ("40002", "database-failed"),
+        ("40P01", "database-busy"), ("42501", "database-refused"), ("53100", "database-full"),
+        ("53300", "database-unreachable"), ("53400", "database-refused"), ("54000", "database-refused"),
+        ("55P02", "database-refused"), ("55P03", "database-busy"), ("57014", "database-busy"),
+        ("57P01", "database-unreachable"), ("57P04", "database-unreachable"), ("58030", "database-full"),
+        ("22003", "database-failed"), ("XX002", "database-damaged"),
+    ],
+)  # fmt: skip
+def test_what_postgresql_says_is_told_apart(postgres: object, code: str, kind: str) -> None:
+    from pydantic import SecretStr
+    from sqlalchemy import text
+
+    from db.settings import DatabaseSettings
+
+    url = str(postgres.get_uri("postgres"))  # type: ignore[attr-defined]
+    database = Database(DatabaseSettings(database_url=SecretStr(url)))
+    raising = text(f"DO $$ BEGIN RAISE EXCEPTION 'the text of a row' USING ERRCODE = '{code}'; END $$")
+    try:
+        with pytest.raises(DatabaseFailed) as caught, database.write() as session:
+            session.execute(raising)
+    finally:
+        database.close()
+    assert caught.value.code == kind
+    assert "row" not in str(caught.value)

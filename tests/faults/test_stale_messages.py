@@ -1,0 +1,85 @@
+"""A worker that comes back to a queue full of messages for what has long ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import numpy as np
+import PIL.Image
+from sqlalchemy import select
+
+from db.cohorts import progress
+from db.states import BatchState
+from db.tables import Batch
+from deploy.stack import Stack
+from scheduler.ingest import open_source
+from scheduler.submit import submit
+from tests.faults.invariant import check
+from tests.faults.system import SOONER_ON_SQLITE, System
+from tests.faults.workers import own_worker
+from tests.waiting import wait_for
+from worker.app import SCREEN
+
+#: What two hours without a worker used to leave behind.
+STALE = 50_000
+
+
+def fill(system: System, count: int) -> None:
+    """Put copies of a batch's message into the queue, each with an id of its own."""
+    broker = system.broker()
+    original = broker.lindex(SCREEN, 0)
+    assert isinstance(original, bytes)
+    with broker.pipeline(transaction=False) as pipeline:
+        for number in range(count):
+            message = json.loads(original)
+            message["properties"]["delivery_tag"] = f"stale-{number}"
+            message["headers"]["id"] = f"stale-{number}"
+            pipeline.lpush(SCREEN, json.dumps(message))
+            if number % 5000 == 0:
+                pipeline.execute()
+        pipeline.execute()
+
+
+def done(system: System, name: str) -> Callable[[], bool]:
+    def finished() -> bool:
+        with system.database.read() as session:
+            return progress(session, [name])[0].finished
+
+    return finished
+
+
+@SOONER_ON_SQLITE
+def test_stale_messages_neither_hold_up_what_waits_nor_what_is_urgent(system: System) -> None:
+    Stack().stop_process("worker")
+    system.submit(64)
+    with system.database.read() as session:
+        wait_for(lambda: session.scalars(select(Batch.id)).first() is not None)
+    wait_for(lambda: system.broker().llen(SCREEN) >= 4)
+    fill(system, STALE)
+    length = system.broker().llen(SCREEN)
+    time.sleep(5)
+    assert system.broker().llen(SCREEN) == length, "a full queue was told again"
+    with own_worker():
+        start = time.monotonic()
+        wait_for(lambda: system.held() or done(system, "trial")(), 300)
+        ready = time.monotonic()
+        wait_for(done(system, "trial"), 120)
+        print(f"claimed {ready - start:.1f} s after its start; 64 images in {time.monotonic() - ready:.1f} s")
+        urgent = system.folder.with_name("urgent")
+        urgent.mkdir()
+        for number in range(16):
+            PIL.Image.fromarray(np.full((96, 96), number, np.uint8)).save(urgent / f"{number}.png")
+        before, start = system.broker().llen(SCREEN), time.monotonic()
+        assert before > STALE / 2, "the queue ran empty before it could be in the way"
+        submit(system.database, open_source(str(urgent)), name="urgent", priority=9)
+        wait_for(done(system, "urgent"), 120)
+        print(f"priority 9 done after {time.monotonic() - start:.1f} s, {before} messages before it")
+        before, start = system.broker().llen(SCREEN), time.monotonic()
+        time.sleep(10)
+        left = system.broker().llen(SCREEN)
+        print(f"{(before - left) / (time.monotonic() - start):.0f} stale messages a second")
+    check(system.database, ended=True)
+    with system.database.read() as session:
+        assert set(session.scalars(select(Batch.state))) == {BatchState.DONE}
