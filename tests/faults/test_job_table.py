@@ -54,13 +54,17 @@ from db.problems import CorruptImage, NoPixels, NotChest
 from db.tables import Batch, Cohort, Image, Ingest, Model, Table
 from tests.faults.invariant import check
 
-COHORTS = ("one", "two")
+COHORTS = ("one", "two", "three")
 BATCH, IN_FLIGHT = 3, 3
 PROVENANCE = Provenance(threshold=0.5, runtime="none", preprocessing="none", software="0")
 EFFORT = Effort(decode_seconds=0, forward_seconds=0, gpu_memory_bytes=None)
 SOURCES = ("/data", "/more")
 #: SOP Instances that images are copies of; None for what is not DICOM.
-INSTANCES = (None, None, "1.2.3", "4.5.6")
+INSTANCES = (None, "1.2.3", "4.5.6")
+IMAGES = st.lists(st.sampled_from(INSTANCES), min_size=1, max_size=7)
+#: Cohort and source of an ingest, and the error that its feeder meets.
+Key = tuple[str, str]
+Refused = type[PneumoscreenError] | None
 #: What `retry` takes up.
 AGAIN = ("cancelled", "corrupt-image", "worker-lost")
 #: How a worker finds an image.
@@ -98,7 +102,7 @@ class ModelTable:
     #: ingesting, ready, cancelled or archived.
     cohorts: dict[str, str] = field(default_factory=dict)
     #: Token and state of the ingest of each cohort and source.
-    ingests: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    ingests: dict[Key, tuple[str, str]] = field(default_factory=dict)
     batches: dict[int, ModelBatch] = field(default_factory=dict)
     #: The batch of each lease that is held.
     leases: dict[str, int] = field(default_factory=dict)
@@ -184,7 +188,7 @@ class JobTable(RuleBasedStateMachine):
         #: Every claim there ever was: the dead ones are zombies.
         self.claims: list[Claim] = []
         #: Every ingest that was ever begun, with its cohort and source; most are taken over or ended.
-        self.leases: list[tuple[IngestLease, tuple[str, str]]] = []
+        self.leases: list[tuple[IngestLease, Key]] = []
         self.names = count()
 
     # -- what the scheduler does
@@ -205,14 +209,14 @@ class JobTable(RuleBasedStateMachine):
         self.table.ingests[cohort, source] = lease.token, "running"
         self.leases.append((lease, (cohort, source)))
 
-    def _some_lease(self, data: Any) -> tuple[IngestLease, tuple[str, str], type[PneumoscreenError] | None]:
+    def _some_lease(self, data: Any) -> tuple[IngestLease, Key, Refused]:
         """Return an ingest, mostly one that goes on, and what it is refused with."""
         held = [one for one in self.leases if self._refused(*one) is None]
         late = not held or data.draw(st.integers(0, 4)) == 0
         lease, key = data.draw(st.sampled_from(self.leases if late else held))
         return lease, key, self._refused(lease, key)
 
-    def _refused(self, lease: IngestLease, key: tuple[str, str]) -> type[PneumoscreenError] | None:
+    def _refused(self, lease: IngestLease, key: Key) -> Refused:
         of_state = {"archived": CohortArchived, "cancelled": CohortCancelled}
         token, state = self.table.ingests[key]
         if refused := of_state.get(self.table.cohorts[key[0]]):
@@ -221,7 +225,7 @@ class JobTable(RuleBasedStateMachine):
             return IngestTakenOver
         return CohortClosed if state == "ended" else None
 
-    def _as_feeder(self, refused: type[PneumoscreenError] | None, key: tuple[str, str], do: Any) -> bool:
+    def _as_feeder(self, refused: Refused, key: Key, do: Any) -> bool:
         try:
             with self.database.write() as session:
                 do(session)
@@ -235,10 +239,21 @@ class JobTable(RuleBasedStateMachine):
         )
         return True
 
+    @rule(cohort=st.sampled_from(COHORTS), instances=IMAGES)
+    def ingest(self, cohort: str, instances: list[str | None]) -> None:
+        """Take a source in, in one go."""
+        self.begin_ingest(cohort, SOURCES[0])
+        if self.table.cohorts[cohort] != "archived":
+            lease, key = self.leases[-1]
+            self._feed(lease, key, None, instances)
+            self._end(lease, key, None)
+
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), instances=st.lists(st.sampled_from(INSTANCES), min_size=1, max_size=7))
+    @rule(data=st.data(), instances=IMAGES)
     def feed(self, data: Any, instances: list[str | None]) -> None:
-        lease, key, refused = self._some_lease(data)
+        self._feed(*self._some_lease(data), instances)
+
+    def _feed(self, lease: IngestLease, key: Key, refused: Refused, instances: list[str | None]) -> None:
         new = [NewImage(uri=f"/data/{next(self.names)}", instance_uid=uid) for uid in instances]
 
         def add(session: Session) -> None:
@@ -258,7 +273,9 @@ class JobTable(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def end_ingest(self, data: Any) -> None:
-        lease, key, refused = self._some_lease(data)
+        self._end(*self._some_lease(data))
+
+    def _end(self, lease: IngestLease, key: Key, refused: Refused) -> None:
         if self._as_feeder(refused, key, lambda session: end_ingest(session, lease)):
             self.table.ingests[key] = lease.token, "ended"
             self.table.close(key[0])
@@ -275,11 +292,11 @@ class JobTable(RuleBasedStateMachine):
         if state == "running":
             self.table.ingests[key] = token, "broken-off"
 
-    @rule(cohort=st.sampled_from(COHORTS))
-    def archive(self, cohort: str) -> None:
-        """Move a cohort's rows out; one that is not finished stays."""
-        if cohort not in self.table.cohorts:
-            return
+    @precondition(lambda self: any(state != "archived" for state in self.table.cohorts.values()))
+    @rule(data=st.data())
+    def archive(self, data: Any) -> None:
+        """Move a cohort's rows out; one that is not finished stays, and one that is gone."""
+        cohort = data.draw(st.sampled_from(sorted(self.table.cohorts)))
         ended = all(self.table.images[image] in ENDED for image in self.table.of(cohort))
         state = self.table.cohorts[cohort]
         try:

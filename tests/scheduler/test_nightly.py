@@ -22,7 +22,7 @@ from db.nightly import claim_night, conclude_nights, find_night, history, walked
 from db.registry import ensure_champion
 from db.settings import SettingsInvalid
 from db.states import ImageState, NightState
-from db.tables import Batch, Cohort, Image, Model, NightlyRun, Prediction
+from db.tables import Batch, Cohort, Image, Ingest, Model, NightlyRun, Prediction
 from scheduler.nightly.night import open_due, open_slots, ring_nights, run_now, walk_night
 from scheduler.nightly.schedule import Nightly, NightlySettings
 from scheduler.nightly.send import SendSettings
@@ -121,7 +121,15 @@ def test_windows_end_in_the_morning() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    ['cron = "61 * * * *"', 'cron = "0 0 30 2 *"', 'time_zone = "Mars/Base"', 'cohort = "{name}"', "x = 1"],
+    [
+        'cron = "61 * * * *"',
+        'cron = "0 0 30 2 *"',
+        'time_zone = "Mars/Base"',
+        'cohort = "{name}"',
+        'cohort = "{date}\\u001b[31m"',
+        "priority = 3000000000",
+        "x = 1",
+    ],
 )
 def test_a_schedule_that_cannot_be_used_is_refused_by_name(home: Path, wrong: str) -> None:
     home.mkdir()
@@ -162,6 +170,7 @@ def test_a_walk_that_was_killed_goes_on(with_champion: Database, ward: Nightly) 
             update(NightlyRun).values(state=NightState.INGESTING, lease_until=1.0, cohort_id=None)
         )
         session.execute(update(Cohort).values(state="ingesting"))
+        session.execute(update(Ingest).values(state="broken-off"))
     rung: list[int] = []
     assert ring_nights(with_champion, settings(ward), rung.append) == 1
     assert rung == [run_id]
