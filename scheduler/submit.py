@@ -94,8 +94,8 @@ def submit(
         if wanted is None:
             champion(session)
         cohort = open_cohort(session, name, source=source.described, priority=priority, model=wanted)
-        on_open(session, cohort)
         lease = take_ingest(session, cohort.id, source.described)
+        on_open(session, cohort)
     found = new = 0
     taken_over = False
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from io import TextIOWrapper
 from typing import NoReturn
 
 import typer
@@ -73,6 +74,8 @@ def main() -> NoReturn:
     """
     keep_private()
     silence_libraries()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the bytes of a path may be no text
     try:
         app()
     except PneumoscreenError as error:

@@ -15,10 +15,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from db.batches import cohorts_to_dispatch
+from db.cohorts import cancel
 from db.engine import Database
-from db.nightly import claim_night, conclude_nights, find_night, history, walked
+from db.nightly import attach, claim_night, conclude_nights, find_night, history, walked
 from db.registry import ensure_champion
 from db.settings import SettingsInvalid
 from db.states import ImageState, NightState
@@ -181,6 +183,24 @@ def test_a_walk_that_was_killed_goes_on(with_champion: Database, ward: Nightly) 
         assert run.cohort_id is not None
         assert session.scalars(select(Cohort.state)).one() == "ready"
         assert session.scalars(select(func.count()).select_from(Image)).one() == 3
+
+
+def test_a_night_whose_cohort_is_cancelled_while_it_is_walked_stays_cancelled(
+    with_champion: Database, ward: Nightly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "1")
+    run_id = run_now(with_champion, ward)
+
+    def then_cancel(session: Session, cohort: Cohort, run: NightlyRun) -> None:
+        attach(session, cohort, run)
+        cancel(session, cohort)
+
+    monkeypatch.setattr("scheduler.nightly.night.attach", then_cancel)
+    assert walk_night(with_champion, settings(ward), run_id)
+    with with_champion.write() as session:
+        assert find_night(session, run_id).state is NightState.SCREENING
+        assert conclude_nights(session) == [run_id]
+        assert session.scalars(select(Cohort.state)).one() == "cancelled"
 
 
 def test_a_source_that_is_away_is_tried_until_the_window_ends(with_champion: Database, ward: Nightly) -> None:
