@@ -210,7 +210,7 @@ class ColourImage(ImageSkipped):
 
 
 class DuplicateInstance(ImageSkipped):
-    """The same SOP Instance is in the cohort already."""
+    """Another copy of the same SOP Instance is screened in the cohort. If it fails, this one is next."""
 
     code = "duplicate-instance"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 #: Bytes of a path that are given to the system at a time, of the 4,096 that Linux takes (PATH_MAX).
 _PIECE_BYTES = 3_500
@@ -29,7 +28,7 @@ def walk_files(top: str, on_error: Callable[[OSError], None]) -> Iterator[tuple[
             on_error(error)
             continue
         yield folder, sorted(files)
-        waiting += [str(Path(folder, name)) for name in sorted(folders, reverse=True)]
+        waiting += [f"{folder.rstrip('/')}/{name}" for name in sorted(folders, reverse=True)]
 
 
 def _list(folder: str) -> tuple[list[str], list[str]]:
@@ -66,16 +65,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _open_deep(folder: str) -> int:
     """Open a folder by its absolute path, piece by piece."""
-    opened = os.open("/", _FOLDER)
-    piece = "."
-    for name in [*folder.split("/"), None]:
-        if name is not None and len(os.fsencode(piece)) + len(os.fsencode(name)) < _PIECE_BYTES:
-            piece = f"{piece}/{name}" if name else piece
-            continue
+    opened, rest = os.open("/", _FOLDER), os.fsencode(folder).lstrip(b"/")
+    while rest:
+        end = len(rest) if len(rest) <= _PIECE_BYTES else rest.rindex(b"/", 0, _PIECE_BYTES)
         outer = opened
         try:
-            opened = os.open(piece, _FOLDER, dir_fd=outer)
+            opened = os.open(rest[:end], _FOLDER, dir_fd=outer)
         finally:
             os.close(outer)
-        piece = name or "."
+        rest = rest[end:].lstrip(b"/")
     return opened

@@ -101,11 +101,11 @@ def submit(
         if wanted is None:
             champion(session)
         cohort = open_cohort(session, name, source=source.described, priority=priority, model=wanted)
-        on_open(session, cohort)
         lease = take_ingest(session, cohort.id, source.described)
         source_id = None
         if chunk:
             source_id = take_source(session, cohort.id, root_of(source.described, chunk[0].uri))
+        on_open(session, cohort)
     taken = new = 0
     taken_over = False
     try:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from io import TextIOWrapper
 from typing import NoReturn
 
 import typer
@@ -75,6 +76,8 @@ def main() -> NoReturn:
     """
     keep_private()
     silence_libraries()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the bytes of a path may be no text
     try:
         app()
     except PneumoscreenError as error:

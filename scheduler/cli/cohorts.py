@@ -57,7 +57,7 @@ def submit(
     priority: Annotated[
         int | None,
         typer.Option(
-            help="Cohorts of higher priority are screened first; 0, or the one it has.",
+            help="Higher goes first. By default 0, or what the cohort has already.",
             show_default=False,
         ),
     ] = None,

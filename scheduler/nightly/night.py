@@ -9,7 +9,7 @@ from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.heartbeat import Heartbeat
-from db.ingests import end_ingest
+from db.ingests import CohortCancelled, end_ingest
 from db.leases import LeaseLost
 from db.nightly import (
     attach,
@@ -157,6 +157,9 @@ def _take_in(
             on_found=lambda _: heartbeat.check(),
             on_open=lambda session, cohort: attach(session, cohort, find_night(session, run_id)),
         ).cohort_id
+    except CohortCancelled:  # by somebody, meanwhile: another try would undo it
+        with database.read() as session:
+            return find_cohort(session, name).id
     except SourceEmpty:
         return _taken_in_before(database, schedule.name, name, unseen.described)
 

@@ -11,11 +11,22 @@ from sqlalchemy.orm import ORMExecuteState, Session
 
 from db.archive import CohortNotFinished, remove_rows, stamp
 from db.batches import cut_batches
-from db.cohorts import CohortArchived, cancel, find_cohort, open_cohort, progress, retry
+from db.cohorts import (
+    PRIORITIES,
+    CohortArchived,
+    CohortNameInvalid,
+    CohortUnknown,
+    PriorityOutOfRange,
+    cancel,
+    find_cohort,
+    open_cohort,
+    progress,
+    retry,
+)
 from db.engine import Database
 from db.leases import ATTEMPTS, expire
 from db.states import BatchState, CohortState, ImageState
-from db.tables import Batch, Image
+from db.tables import Batch, Cohort, Image
 from tests.db.test_batches import cut, finish, held, lose, submit
 from tests.faults.invariant import check
 
@@ -153,3 +164,68 @@ def test_a_cohort_that_is_archived_at_this_moment_takes_nothing_in(database: Dat
     finish(database, held(database, batch_id))
     with pytest.raises(CohortArchived):
         before_the_commit(database, archive_it, lambda session: open_cohort(session, "trial", source="/data"))
+
+
+def open_it(session: Session) -> int:
+    return open_cohort(session, "new", source="/data").id
+
+
+def test_two_first_submits_of_one_cohort_at_once_share_it(database: Database) -> None:
+    first: list[int] = []
+    second = before_the_commit(database, lambda session: first.append(open_it(session)), open_it)
+    assert first == [second]
+    with database.read() as session:
+        assert [one.name for one in progress(session)] == ["new"]
+
+
+def test_a_cohort_keeps_its_priority_unless_another_one_is_given(database: Database) -> None:
+    for given, expected in ((None, 0), (5, 5), (None, 5), (0, 0), (None, 0)):
+        with database.write() as session:
+            assert open_cohort(session, "trial", source="/data", priority=given).priority == expected
+
+
+@pytest.mark.parametrize("priority", [2**31, -(2**31) - 1, 10**30])
+def test_a_priority_that_no_column_holds_is_refused(database: Database, priority: int) -> None:
+    with pytest.raises(PriorityOutOfRange), database.write() as session:
+        open_cohort(session, "trial", source="/data", priority=priority)
+    for at_the_edge in (PRIORITIES.start, PRIORITIES.stop - 1):
+        with database.write() as session:
+            assert open_cohort(session, "edge", source="/data", priority=at_the_edge)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "  ",
+        "a\nb",
+        "a\tb",
+        "\x1b[31mred",
+        "\x9b31m",
+        "a\u202eb",
+        "a\u2028b",
+        "\ufeffa",
+        "\udcff",
+        "x" * 201,
+    ],
+)
+def test_a_name_that_is_not_shown_as_it_is_is_refused(database: Database, name: str) -> None:
+    with pytest.raises(CohortNameInvalid), database.write() as session:
+        open_cohort(session, name, source="/data")
+    with pytest.raises(CohortUnknown), database.read() as session:
+        find_cohort(session, name)
+    with pytest.raises(CohortUnknown), database.read() as session:
+        progress(session, [name])
+
+
+@pytest.mark.parametrize("name", ["trial 7", "[bold]", "Überprüfung", "\u80ba\u708e", "x" * 200, "-", "a/b"])
+def test_a_name_that_is_shown_as_it_is_is_taken(database: Database, name: str) -> None:
+    with database.write() as session:
+        assert open_cohort(session, name, source="/data").name == name
+
+
+def test_a_cohort_with_a_name_of_an_earlier_version_goes_on(database: Database) -> None:
+    with database.write() as session:
+        session.add(Cohort(name="a\x1b[31m", source="/data", state=CohortState.READY))
+    with database.write() as session:
+        assert open_cohort(session, "a\x1b[31m", source="/data").state is CohortState.INGESTING

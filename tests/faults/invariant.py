@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence, Set
+from typing import Any
 
 from sqlalchemy import func, select
 
 from db.cohorts import progress
 from db.counts import compare
+from db.duplicates import gives_place_up
 from db.engine import Database
-from db.states import IN_FLIGHT, TERMINAL, BatchState, ImageState
-from db.tables import Batch, Event, Image, Prediction
+from db.problems import DuplicateInstance, every_problem
+from db.states import (
+    IN_FLIGHT,
+    TERMINAL,
+    UNFINISHED,
+    UNFINISHED_INGEST,
+    BatchState,
+    CohortState,
+    ImageState,
+)
+from db.tables import Batch, Event, Image, Ingest, Prediction
 from db.totals import batch_totals
+
+PROBLEMS = every_problem()
 
 
 def check(database: Database, *, ended: bool = False) -> None:
     """Assert that nothing is lost, twice or half written; with `ended`, that nothing is under way either."""
     with database.read() as session:
         images = session.execute(
-            select(Image.id, Image.state, Image.problem, Image.batch_id, Image.cohort_id)
+            select(
+                Image.id,
+                Image.state,
+                Image.problem,
+                Image.batch_id,
+                Image.cohort_id,
+                Image.instance_uid,
+                Image.frame,
+            )
         ).all()
+        walked = set(session.scalars(select(Ingest.cohort_id).where(Ingest.state.in_(UNFINISHED_INGEST))))
         batches = {batch.id: batch for batch in session.scalars(select(Batch))}
         predictions = Counter(session.scalars(select(Prediction.image_id)))
         pairs = session.execute(
@@ -46,8 +69,16 @@ def check(database: Database, *, ended: bool = False) -> None:
     }
     for batch in batches.values():
         assert (batch.lease_token is not None) == (batch.state is BatchState.RUNNING)
+    ready = {cohort.cohort_id for cohort in counted if cohort.state is CohortState.READY}
+    check_copies(images, ready)
     by_cohort = Counter(image.cohort_id for image in images)
     for cohort in counted:
+        assert (cohort.cohort_id in walked) <= (cohort.state is CohortState.INGESTING), (
+            "closed while it is walked"
+        )
+        if cohort.archived:
+            assert by_cohort[cohort.cohort_id] == 0, "an archived cohort has rows"
+            continue
         assert cohort.total == by_cohort[cohort.cohort_id]
         states = (cohort.pending, cohort.queued, cohort.running, cohort.done, cohort.skipped, cohort.failed)
         assert sum(states) == cohort.total, "the counts of a cohort do not add up"
@@ -55,3 +86,18 @@ def check(database: Database, *, ended: bool = False) -> None:
     if ended:
         assert {image.state for image in images} <= set(TERMINAL), "an image has not ended"
         assert not {batch.state for batch in batches.values()} & {BatchState.QUEUED, BatchState.RUNNING}
+
+
+def check_copies(images: Sequence[Any], ready: Set[int]) -> None:
+    """Assert that of the copies of an instance one is screened at a time, and none waits for nothing."""
+    copies = defaultdict(list)
+    for image in images:
+        if image.instance_uid is not None:
+            copies[image.cohort_id, image.instance_uid, image.frame].append(image)
+    for (cohort_id, *_), same in copies.items():
+        screened = [one for one in same if one.state in (*UNFINISHED, ImageState.DONE)]
+        assert len(screened) <= 1, "two copies of an instance are screened"
+        left = {one.problem for one in same} - {DuplicateInstance.code}
+        if cohort_id in ready and len(left) < len({one.problem for one in same}):
+            kept = [problem for problem in left if not (problem and gives_place_up(PROBLEMS[problem]()))]
+            assert kept, "a duplicate of nothing that is screened"

@@ -56,6 +56,30 @@ def test_a_scheduler_is_killed_in_the_middle_and_run_again(
     check(database)
 
 
+@pytest.mark.usefixtures("model")
+def test_two_first_submits_of_one_cohort_at_once_are_taken_in_whole(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = database.engine.url.render_as_string(hide_password=False)
+    monkeypatch.setenv("PNEUMOSCREEN_DATABASE_URL", url)
+    monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "1")
+    feeders = []
+    for name, images in (("short", 5), ("long", 300)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(images):
+            (folder / f"{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+        command = [sys.executable, "-m", "scheduler", "submit", str(folder), "--cohort", "trial"]
+        feeders.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    for feeder in feeders:
+        _, told = feeder.communicate(timeout=240)
+        assert feeder.returncode == 0, told.decode()
+        check(database)
+    assert count(database) == 305
+    with database.read() as session:
+        assert session.scalars(select(Cohort.state)).all() == [CohortState.READY]
+
+
 def count(database: Database) -> int:
     with database.read() as session:
         return session.scalars(select(func.count()).select_from(Image)).one()

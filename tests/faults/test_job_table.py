@@ -18,12 +18,24 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
 
+from db.archive import CohortNotFinished, remove_rows, stamp
 from db.batches import cut_batches
-from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
+from db.cohorts import CohortArchived, cancel, find_cohort, open_cohort, retry
 from db.counts import fold
 from db.engine import Database
+from db.errors import PneumoscreenError
 from db.images import NewImage, add_images
+from db.ingests import (
+    CohortCancelled,
+    CohortClosed,
+    IngestLease,
+    IngestTakenOver,
+    begin_ingest,
+    end_ingest,
+    expire_ingests,
+)
 from db.leases import (
     ATTEMPTS,
     PARTS,
@@ -39,19 +51,29 @@ from db.leases import (
     give_back,
     keep,
 )
-from db.problems import CorruptImage, NotChest
-from db.states import CohortState
-from db.tables import Batch, Image, ImageCount, Model, Table
+from db.problems import CorruptImage, NoPixels, NotChest
+from db.tables import Batch, Cohort, Image, ImageCount, Ingest, Model, Table
 from tests.faults.invariant import check
 
-COHORTS = ("one", "two")
+COHORTS = ("one", "two", "three")
 BATCH, IN_FLIGHT = 3, 3
 PROVENANCE = Provenance(threshold=0.5, runtime="none", preprocessing="none", software="0")
 EFFORT = Effort(decode_seconds=0, forward_seconds=0, gpu_memory_bytes=None)
+SOURCES = ("/data", "/more")
+#: SOP Instances that images are copies of; None for what is not DICOM.
+INSTANCES = (None, "1.2.3", "4.5.6")
+IMAGES = st.lists(st.sampled_from(INSTANCES), min_size=1, max_size=7)
+#: Cohort and source of an ingest, and the error that its feeder meets.
+Key = tuple[str, str]
+Refused = type[PneumoscreenError] | None
 #: What `retry` takes up.
 AGAIN = ("cancelled", "corrupt-image", "worker-lost")
 #: How a worker finds an image.
-OUTCOMES = ("done", "corrupt-image", "not-chest")
+OUTCOMES = ("done", "corrupt-image", "no-pixels", "not-chest")
+PROBLEMS = {"corrupt-image": CorruptImage, "no-pixels": NoPixels, "not-chest": NotChest}
+#: With these an image leaves its instance to another copy.
+GIVES_PLACE_UP = ("corrupt-image", "worker-lost", "no-pixels")
+ENDED = ("cancelled", "corrupt-image", "worker-lost", "no-pixels", "not-chest", "duplicate-instance", "done")
 
 
 def predicted(image_id: int) -> Screened:
@@ -77,7 +99,11 @@ class ModelTable:
     #: State or problem of each image, in the order of their rows.
     images: dict[int, str] = field(default_factory=dict)
     cohort_of: dict[int, str] = field(default_factory=dict)
-    cancelled: set[str] = field(default_factory=set)
+    instance_of: dict[int, str | None] = field(default_factory=dict)
+    #: ingesting, ready, cancelled or archived.
+    cohorts: dict[str, str] = field(default_factory=dict)
+    #: Token and state of the ingest of each cohort and source.
+    ingests: dict[Key, tuple[str, str]] = field(default_factory=dict)
     batches: dict[int, ModelBatch] = field(default_factory=dict)
     #: The batch of each lease that is held.
     leases: dict[str, int] = field(default_factory=dict)
@@ -86,7 +112,7 @@ class ModelTable:
         """Take a batch from its holder; its parts, if it is split, are found by `adopt`."""
         batch = self.batches[batch_id]
         self.leases = {token: held for token, held in self.leases.items() if held != batch_id}
-        if batch.cohort in self.cancelled:
+        if self.cohorts[batch.cohort] == "cancelled":
             batch.state = "cancelled"
             self.move(batch, "cancelled")
         elif batch.attempts < ATTEMPTS:
@@ -98,6 +124,50 @@ class ModelTable:
         else:
             batch.state = "done"
             self.move(batch, "worker-lost")
+            self.take_over(batch.cohort, batch.images)
+
+    def of(self, cohort: str) -> list[int]:
+        """Return a cohort's images."""
+        return [image for image, theirs in self.cohort_of.items() if theirs == cohort]
+
+    def copies(self, image: int) -> list[int]:
+        """Return the images of the same instance in the same cohort, itself too; none without an instance."""
+        instance = self.instance_of[image]
+        same = self.of(self.cohort_of[image]) if instance else []
+        return [one for one in same if self.instance_of[one] == instance]
+
+    def holds_place(self, image: int) -> bool:
+        return self.images[image] not in (*GIVES_PLACE_UP, "duplicate-instance")
+
+    def take_over(self, cohort: str, lost: list[int]) -> None:
+        """Let the first duplicate of each of these be screened, if no copy is."""
+        for image in lost:
+            copies = self.copies(image)
+            duplicates = [one for one in copies if self.images[one] == "duplicate-instance"]
+            if self.images[image] in GIVES_PLACE_UP and not any(map(self.holds_place, copies)) and duplicates:
+                self.images[duplicates[0]] = "pending"
+
+    def skip_duplicates(self, cohort: str) -> None:
+        """Leave one copy of each instance to be screened: the one that is, or the first that waits."""
+        for image in self.of(cohort):
+            others = [one for one in self.copies(image) if one != image and self.holds_place(one)]
+            if self.images[image] == "pending" and any(
+                self.images[one] != "pending" or one < image for one in others
+            ):
+                self.images[image] = "duplicate-instance"
+
+    def close(self, cohort: str) -> None:
+        self.take_over(cohort, self.of(cohort))
+        unfinished = [
+            state for (its, _), (_, state) in self.ingests.items() if its == cohort and state != "ended"
+        ]
+        if not unfinished:
+            self.cohorts[cohort] = "ready"
+
+    def end_ingests(self, cohort: str) -> None:
+        for key, (token, _) in self.ingests.items():
+            if key[0] == cohort:
+                self.ingests[key] = token, "ended"
 
     def move(self, batch: ModelBatch, state: str) -> None:
         self.images.update(dict.fromkeys(batch.images, state))
@@ -120,30 +190,138 @@ class JobTable(RuleBasedStateMachine):
         self.table = ModelTable()
         #: Every claim there ever was: the dead ones are zombies.
         self.claims: list[Claim] = []
+        #: Every ingest that was ever begun, with its cohort and source; most are taken over or ended.
+        self.leases: list[tuple[IngestLease, Key]] = []
         self.names = count()
 
     # -- what the scheduler does
 
-    @rule(cohort=st.sampled_from(COHORTS), images=st.integers(1, 7))
-    def ingest(self, cohort: str, images: int) -> None:
-        with self.database.write() as session:
-            row = open_cohort(session, cohort, source="/data")
-            new = [NewImage(uri=f"/data/{next(self.names)}") for _ in range(images)]
-            assert add_images(session, row.id, new) == images
-            assert add_images(session, row.id, new) == 0
-            close_ingest(session, row.id)
-            ids = session.scalars(select(Image.id).where(Image.uri.in_([one.uri for one in new]))).all()
-        self.table.images.update(dict.fromkeys(ids, "pending"))
-        self.table.cohort_of.update(dict.fromkeys(ids, cohort))
-        self.table.cancelled.discard(cohort)
+    @rule(cohort=st.sampled_from(COHORTS), source=st.sampled_from(SOURCES))
+    def begin_ingest(self, cohort: str, source: str) -> None:
+        """Let a feeder begin, or take over from the one that feeds the same source."""
+        archived = self.table.cohorts.get(cohort) == "archived"
+        try:
+            with self.database.write() as session:
+                row = open_cohort(session, cohort, source=source)
+                lease = begin_ingest(session, row.id, source, owner="feeder", lease_seconds=3600)
+        except CohortArchived:
+            assert archived
+            return
+        assert not archived
+        self.table.cohorts[cohort] = "ingesting"
+        self.table.ingests[cohort, source] = lease.token, "running"
+        self.leases.append((lease, (cohort, source)))
 
-    def _has(self, cohort: str) -> bool:
-        return cohort in self.table.cohort_of.values()
+    def _some_lease(self, data: Any) -> tuple[IngestLease, Key, Refused]:
+        """Return an ingest, mostly one that goes on, and what it is refused with."""
+        held = [one for one in self.leases if self._refused(*one) is None]
+        late = not held or data.draw(st.integers(0, 4)) == 0
+        lease, key = data.draw(st.sampled_from(self.leases if late else held))
+        return lease, key, self._refused(lease, key)
+
+    def _refused(self, lease: IngestLease, key: Key) -> Refused:
+        of_state = {"archived": CohortArchived, "cancelled": CohortCancelled}
+        token, state = self.table.ingests[key]
+        if refused := of_state.get(self.table.cohorts[key[0]]):
+            return refused
+        if token != lease.token:
+            return IngestTakenOver
+        return CohortClosed if state == "ended" else None
+
+    def _as_feeder(self, refused: Refused, key: Key, do: Any) -> bool:
+        try:
+            with self.database.write() as session:
+                do(session)
+        except PneumoscreenError as error:
+            assert type(error) is refused
+            return False
+        assert refused is None, "rows were let in"
+        self.table.cohorts[key[0]], self.table.ingests[key] = (
+            "ingesting",
+            (self.table.ingests[key][0], "running"),
+        )
+        return True
+
+    @rule(cohort=st.sampled_from(COHORTS), instances=IMAGES)
+    def ingest(self, cohort: str, instances: list[str | None]) -> None:
+        """Take a source in, in one go."""
+        self.begin_ingest(cohort, SOURCES[0])
+        if self.table.cohorts[cohort] != "archived":
+            lease, key = self.leases[-1]
+            self._feed(lease, key, None, instances)
+            self._end(lease, key, None)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), instances=IMAGES)
+    def feed(self, data: Any, instances: list[str | None]) -> None:
+        self._feed(*self._some_lease(data), instances)
+
+    def _feed(self, lease: IngestLease, key: Key, refused: Refused, instances: list[str | None]) -> None:
+        new = [NewImage(uri=f"/data/{next(self.names)}", instance_uid=uid) for uid in instances]
+
+        def add(session: Session) -> None:
+            assert add_images(session, lease.cohort_id, new, ingest=lease) == len(new)
+            assert add_images(session, lease.cohort_id, new, ingest=lease) == 0
+
+        if not self._as_feeder(refused, key, add):
+            return
+        with self.database.read() as session:
+            uris = [one.uri for one in new]
+            rows = session.execute(select(Image.id, Image.instance_uid).where(Image.uri.in_(uris))).all()
+        for image, instance in sorted(rows, key=lambda row: row.id):
+            self.table.images[image], self.table.cohort_of[image] = "pending", key[0]
+            self.table.instance_of[image] = instance
+        self.table.skip_duplicates(key[0])
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def end_ingest(self, data: Any) -> None:
+        self._end(*self._some_lease(data))
+
+    def _end(self, lease: IngestLease, key: Key, refused: Refused) -> None:
+        if self._as_feeder(refused, key, lambda session: end_ingest(session, lease)):
+            self.table.ingests[key] = lease.token, "ended"
+            self.table.close(key[0])
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data())
+    def lose_ingest(self, data: Any) -> None:
+        """Let a feeder die, or seem to: its lease ends, and the sweeper finds it."""
+        lease, key, _ = self._some_lease(data)
+        token, state = self.table.ingests[key]
+        with self.database.write() as session:
+            session.execute(update(Ingest).where(Ingest.id == lease.ingest_id).values(lease_until=0.0))
+            assert expire_ingests(session) == (state == "running")
+        if state == "running":
+            self.table.ingests[key] = token, "broken-off"
+
+    @precondition(lambda self: any(state != "archived" for state in self.table.cohorts.values()))
+    @rule(data=st.data())
+    def archive(self, data: Any) -> None:
+        """Move a cohort's rows out; one that is not finished stays, and one that is gone."""
+        cohort = data.draw(st.sampled_from(sorted(self.table.cohorts)))
+        ended = all(self.table.images[image] in ENDED for image in self.table.of(cohort))
+        state = self.table.cohorts[cohort]
+        try:
+            with self.database.write() as session:
+                cohort_id = find_cohort(session, cohort).id
+                remove_rows(session, cohort_id, stamp(session, cohort_id), file="one", digest="0" * 64)
+        except CohortArchived:
+            assert state == "archived"
+        except CohortNotFinished:
+            assert state == "ingesting" or not ended
+        else:
+            assert ended
+            assert state in ("ready", "cancelled")
+            self.table.cohorts[cohort] = "archived"
+            for image in self.table.of(cohort):
+                del self.table.images[image], self.table.cohort_of[image], self.table.instance_of[image]
+            self.table.batches = {n: one for n, one in self.table.batches.items() if one.cohort != cohort}
 
     @precondition(lambda self: self.table.images)
     @rule(cohort=st.sampled_from(COHORTS))
     def dispatch(self, cohort: str) -> None:
-        if not self._has(cohort):
+        if cohort not in self.table.cohorts:
             return
         with self.database.write() as session:
             row = find_cohort(session, cohort)
@@ -153,20 +331,22 @@ class JobTable(RuleBasedStateMachine):
         under_way = [b for b in self.table.batches.values() if b.state in ("queued", "running")]
         free = IN_FLIGHT - sum(batch.cohort == cohort for batch in under_way)
         expected = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)][: max(free, 0)]
-        assert len(cut) == (0 if cohort in self.table.cancelled else len(expected))
+        assert len(cut) == (0 if self.table.cohorts[cohort] == "cancelled" else len(expected))
         for batch_id, images in zip(cut, expected, strict=False):
             self.table.batches[batch_id] = ModelBatch(cohort, images)
             self.table.move(self.table.batches[batch_id], "queued")
 
     @rule(cohort=st.sampled_from(COHORTS))
     def cancel(self, cohort: str) -> None:
-        if not self._has(cohort):
+        if cohort not in self.table.cohorts:
             return
         with self.database.write() as session:
             cancel(session, find_cohort(session, cohort))
-        self.table.cancelled.add(cohort)
-        for image, state in self.table.images.items():
-            if self.table.cohort_of[image] == cohort and state in ("pending", "queued"):
+        if self.table.cohorts[cohort] != "archived":
+            self.table.cohorts[cohort] = "cancelled"
+        self.table.end_ingests(cohort)
+        for image in self.table.of(cohort):
+            if self.table.images[image] in ("pending", "queued"):
                 self.table.images[image] = "cancelled"
         for batch in self.table.batches.values():
             if batch.cohort == cohort and batch.state == "queued":
@@ -174,19 +354,20 @@ class JobTable(RuleBasedStateMachine):
 
     @rule(cohort=st.sampled_from(COHORTS))
     def retry(self, cohort: str) -> None:
-        if not self._has(cohort):
+        if cohort not in self.table.cohorts:
             return
         with self.database.write() as session:
-            assert find_cohort(session, cohort).state in (CohortState.READY, CohortState.CANCELLED)
-            retry(session, find_cohort(session, cohort))
-        self.table.cancelled.discard(cohort)
-        for image, state in self.table.images.items():
-            if self.table.cohort_of[image] == cohort and state in (
-                "cancelled",
-                "corrupt-image",
-                "worker-lost",
-            ):
+            again = retry(session, find_cohort(session, cohort))
+        if self.table.cohorts[cohort] == "cancelled":
+            self.table.cohorts[cohort] = "ready"
+        waited = [image for image in self.table.of(cohort) if self.table.images[image] == "pending"]
+        for image in self.table.of(cohort):
+            if self.table.images[image] in AGAIN:
                 self.table.images[image] = "pending"
+        self.table.skip_duplicates(cohort)
+        self.table.take_over(cohort, self.table.of(cohort))
+        waits = [image for image in self.table.of(cohort) if self.table.images[image] == "pending"]
+        assert again == len(waits) - len(waited)
 
     @rule()
     def sweep(self) -> None:
@@ -240,12 +421,14 @@ class JobTable(RuleBasedStateMachine):
             for one, outcome in found.items()
             if outcome == "done"
         ]
-        problems = {"corrupt-image": CorruptImage, "not-chest": NotChest}
-        bad = [NotScreened(one, problems[outcome]()) for one, outcome in found.items() if outcome in problems]
+        bad = [NotScreened(one, PROBLEMS[outcome]()) for one, outcome in found.items() if outcome in PROBLEMS]
         self._as_holder(alive, lambda s: complete(s, taken, screened, bad, PROVENANCE, EFFORT))
         if alive:
             self.table.batches[self.table.leases.pop(taken.token)].state = "done"
             self.table.images.update(found)
+            cohort = self.table.cohort_of[taken.items[0].image_id]
+            if self.table.cohorts[cohort] != "cancelled":
+                self.table.take_over(cohort, list(found))
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
@@ -256,7 +439,7 @@ class JobTable(RuleBasedStateMachine):
             batch = self.table.batches[self.table.leases.pop(taken.token)]
             batch.attempts -= 1
             # Nothing of a cancelled cohort is handed out again.
-            state = "cancelled" if batch.cohort in self.table.cancelled else "queued"
+            state = "cancelled" if self.table.cohorts[batch.cohort] == "cancelled" else "queued"
             batch.state = state
             self.table.move(batch, state)
 
@@ -301,6 +484,15 @@ class JobTable(RuleBasedStateMachine):
         with self.database.read() as session:
             images = session.execute(select(Image.id, Image.state, Image.problem)).all()
             batches = session.execute(select(Batch.id, Batch.state)).all()
+            cohorts = session.execute(select(Cohort.id, Cohort.name, Cohort.state, Cohort.archived)).all()
+            ingests = session.execute(select(Ingest.cohort_id, Ingest.source, Ingest.state)).all()
+        names = {one.id: one.name for one in cohorts}
+        assert {
+            one.name: "archived" if one.archived else str(one.state) for one in cohorts
+        } == self.table.cohorts
+        assert {(names[one.cohort_id], one.source): str(one.state) for one in ingests} == {
+            key: state for key, (_, state) in self.table.ingests.items()
+        }
         assert {one.id: one.problem or str(one.state) for one in images} == self.table.images
         assert {one.id: str(one.state) for one in batches} == {
             number: batch.state for number, batch in self.table.batches.items()
@@ -315,7 +507,7 @@ class JobTable(RuleBasedStateMachine):
             with self.database.write() as session:
                 session.execute(update(Batch).where(Batch.lease_until.is_not(None)).values(lease_until=0.0))
                 expire(session)
-                for cohort in sorted(set(self.table.cohort_of.values())):
+                for cohort in self.table.cohorts:
                     cut_batches(session, find_cohort(session, cohort).id, batch_images=BATCH, in_flight=99)
                 queued = session.scalars(select(Batch.id).where(Batch.state == "queued")).all()
                 for batch_id in queued:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from db.audit import newest
 from db.cohorts import progress
 from db.engine import Database
 from db.migrate import upgrade
 from db.registry import ensure_champion
-from db.tables import ImageCount, Model
+from db.states import CohortState
+from db.tables import Cohort, Image, ImageCount, Ingest, Model
 from tests.conftest import postgres_url
+from tests.waiting import wait_for
 
 
 def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
@@ -91,7 +95,14 @@ def test_the_key_is_made_at_first_start_and_a_backup_warns_of_it(home: Path, tmp
         (["submit", "{empty}", "--cohort", "c"], "source-empty"),
         (["screen", "{empty}", "--out", "results.docx"], "output-format-unknown"),
         (["submit", "{phantoms}", "--cohort", "c", "--model", "resnet50-x"], "model-unknown"),
+        (["submit", "{phantoms}", "--cohort", " "], "cohort-name-invalid"),
+        (["submit", "{phantoms}", "--cohort", "a\nb"], "cohort-name-invalid"),
+        (["screen", "{phantoms}", "--cohort", "\x1b[2J"], "cohort-name-invalid"),
+        (["submit", "{phantoms}", "--cohort", "\udcff"], "cohort-name-invalid"),
+        (["submit", "{phantoms}", "--cohort", "c", "--priority", "3000000000"], "priority-out-of-range"),
+        (["submit", "{phantoms}", "--cohort", "c", "--model", "\udcff"], "model-unknown"),
         (["status", "nobody"], "cohort-unknown"),
+        (["status", "\udcff"], "cohort-unknown"),
         (["watch", "nobody"], "cohort-unknown"),
         (["retry", "nobody"], "cohort-unknown"),
         (["cancel", "nobody"], "cohort-unknown"),
@@ -235,3 +246,58 @@ def test_settings_come_from_the_environment_then_secrets_then_the_file(
     monkeypatch.setenv("PNEUMOSCREEN_BROKER_URL", "redis://environment/0")
     assert url() == "redis://environment/0"
     assert "environment" not in repr(BrokerSettings.read())
+
+
+@pytest.mark.usefixtures("champion")
+def test_names_of_an_earlier_version_are_shown_without_what_a_terminal_obeys(phantoms: Path) -> None:
+    name = "a\x1b]0;title\x07\u202eb[bold]"
+    database = Database()
+    with database.write() as session:
+        session.add(Cohort(name=name, source="/data", state=CohortState.READY))
+    database.close()
+    for arguments in (["status"], ["submit", str(phantoms / "png"), "--cohort", name], ["cancel", name]):
+        shown = run(*arguments).stdout
+        assert not set(shown) & set("\x1b\x07\u202e"), arguments
+        assert "a]0;titleb[bold]" in shown
+
+
+@pytest.mark.usefixtures("champion")
+def test_a_source_whose_name_is_no_text_goes_from_submit_to_results(phantoms: Path, tmp_path: Path) -> None:
+    source = os.fsdecode(os.fsencode(tmp_path) + b"/ward-\xff")
+    shutil.copytree(phantoms / "png", source)
+    run("submit", source, "--cohort", "trial")
+    run("status", "trial")
+    run("cancel", "trial")
+    run("results", "trial", "--out", str(tmp_path / "r.csv"), "--identifiers")
+    assert f"file://{tmp_path}/ward-%FF/" in (tmp_path / "r.csv").read_text()
+
+
+@pytest.mark.usefixtures("champion")
+def test_a_submit_that_was_killed_shows_as_broken_off_and_the_same_one_goes_on(
+    phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "1")
+    command = [sys.executable, "-m", "scheduler", "submit", str(phantoms), "--cohort", "trial"]
+    database = Database()
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    wait_for(lambda: images(database) > 0, seconds=60)
+    killed.kill()
+    killed.wait()
+    assert 0 < images(database) < 10, "it was not killed in the middle"
+    with database.write() as session:
+        session.execute(update(Ingest).values(lease_until=1.0))
+        session.execute(update(Image).values(state="skipped", problem="not-chest"))
+    assert "ingest broke off" in run("status").stdout
+    (status,) = json.loads(run("status", "--json").stdout)
+    assert (status["state"], status["ingest_broke_off"], status["finished"]) == ("ingesting", True, False)
+    told = " ".join(run("watch", "trial", expect=1).stderr.split())
+    assert "Give the same `submit` or `screen` again" in told
+    run("submit", str(phantoms), "--cohort", "trial")
+    (status,) = json.loads(run("status", "--json").stdout)
+    assert (status["state"], status["ingest_broke_off"], status["total"]) == ("ready", False, 10)
+    database.close()
+
+
+def images(database: Database) -> int:
+    with database.read() as session:
+        return session.scalars(select(func.count()).select_from(Image)).one()

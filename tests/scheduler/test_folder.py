@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from db.images import NewImage
-from db.roots import Roots
-from db.uri import uri_to_path
+from db.problems import PathTooLong
+from db.roots import EVERYWHERE, Roots
+from db.uri import LONGEST_URI, is_away, uri_to_path
 from scheduler.ingest.folder import FolderSource
 from scheduler.ingest.source import SourceMissing, SourceUnsupported
 
@@ -180,3 +183,87 @@ def test_a_file_is_noted_as_it_was_when_it_was_opened(tmp_path: Path, jpeg: byte
     status = (tmp_path / "a.jpg").stat()
     assert image is not None
     assert (entry.size, image.size, image.modified) == (100, len(jpeg), status.st_mtime)
+
+
+def descend(folder: Path, levels: int, name: str) -> int:
+    """Make folders in each other, however long their path becomes; return the deepest one, open."""
+    opened = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir(name, dir_fd=opened)
+        inner = os.open(name, os.O_RDONLY, dir_fd=opened)
+        os.close(opened)
+        opened = inner
+    return opened
+
+
+def write(folder: int, name: str, content: bytes) -> None:
+    with os.fdopen(os.open(name, os.O_WRONLY | os.O_CREAT, dir_fd=folder), "wb") as file:
+        file.write(content)
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Iterator[Path]:
+    """Give a folder whose contents may lie too deep for Python to remove."""
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    yield folder
+    subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(("levels", "name"), [(1200, "d"), (30, "d" * 100), (60, "d" * 100), (1500, "dd")])
+def test_images_too_deep_to_be_opened_get_a_row_each_and_hold_up_no_other(
+    deep: Path, jpeg: bytes, levels: int, name: str
+) -> None:
+    (deep / "z.jpg").write_bytes(jpeg)
+    bottom = descend(deep, levels, name)
+    for file in ("1.jpg", "2.jpg", "unnamed", ".hidden"):
+        write(bottom, file, jpeg)
+    os.close(bottom)
+    source = FolderSource(deep)
+    first, *others = source.walk()
+    assert (first.uri, first.problem) == (str(deep / "z.jpg"), None)
+    if levels * (len(name) + 1) < 2_500:  # a recursion's end, and not the path's
+        assert [(one.problem, one.size) for one in others] == [(None, len(jpeg))] * 2
+        assert source.ignored == 2
+        return
+    assert [one.problem for one in others] == ["path-too-long"] * 3
+    assert len({one.uri for one in others}) == 3
+    for one in others:
+        assert len(one.uri.encode()) <= LONGEST_URI
+        assert one.uri.startswith(str(deep))
+        with pytest.raises(PathTooLong):
+            EVERYWHERE.open_file(uri_to_path(one.uri))
+        with pytest.raises(PathTooLong):
+            Roots((str(deep),)).open_file(uri_to_path(one.uri))
+    assert [one.uri for one in FolderSource(deep).walk()] == [first.uri, *(one.uri for one in others)]
+
+
+def test_a_path_that_a_path_map_makes_too_long_has_its_own_code(deep: Path) -> None:
+    with pytest.raises(PathTooLong):
+        EVERYWHERE.open_file(deep / ("d/" * 2500) / "1.jpg")
+
+
+def test_a_link_to_a_folder_and_a_link_in_a_loop_are_passed_over(tmp_path: Path, jpeg: bytes) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").write_bytes(jpeg)
+    (tmp_path / "up").symlink_to(tmp_path)
+    (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
+    source = FolderSource(tmp_path)
+    assert [Path(one.uri).name for one in source.walk()] == ["1.jpg"]
+    assert source.ignored == 1
+
+
+def test_a_source_whose_name_is_no_text_is_described_by_one_that_can_be_stored(
+    tmp_path: Path, jpeg: bytes
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(jpeg)
+    source = FolderSource(folder)
+    assert source.described == f"file://{tmp_path}/%FF%FE"
+    (image,) = source.walk()
+    assert image.uri == source.described + "/1.jpg"
+    assert uri_to_path(image.uri).read_bytes() == jpeg
+    assert not is_away(source.described, {})
+    (folder / "1.jpg").unlink()
+    assert is_away(source.described, {})

@@ -20,17 +20,18 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from db.batches import cohorts_to_dispatch
-from db.cohorts import find_cohort
+from db.cohorts import cancel, find_cohort
 from db.engine import Database
-from db.nightly import claim_night, conclude_nights, find_night, history, now, walked
+from db.nightly import attach, claim_night, conclude_nights, find_night, history, now, walked
 from db.problems import FileUnreadable
 from db.registry import ensure_champion
 from db.roots import Roots
 from db.settings import SettingsInvalid
 from db.states import ImageState, NightState
-from db.tables import Batch, Cohort, Image, Model, NightlyRun, Prediction
+from db.tables import Batch, Cohort, Image, Ingest, Model, NightlyRun, Prediction
 from scheduler.archive import prune
 from scheduler.ingest.folder import FolderSource
 from scheduler.nightly.night import open_due, open_slots, ring_nights, run_now, walk_night
@@ -134,7 +135,15 @@ def test_windows_end_in_the_morning() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    ['cron = "61 * * * *"', 'cron = "0 0 30 2 *"', 'time_zone = "Mars/Base"', 'cohort = "{name}"', "x = 1"],
+    [
+        'cron = "61 * * * *"',
+        'cron = "0 0 30 2 *"',
+        'time_zone = "Mars/Base"',
+        'cohort = "{name}"',
+        'cohort = "{date}\\u001b[31m"',
+        "priority = 3000000000",
+        "x = 1",
+    ],
 )
 def test_a_schedule_that_cannot_be_used_is_refused_by_name(home: Path, wrong: str) -> None:
     home.mkdir()
@@ -174,6 +183,7 @@ def test_a_walk_that_was_killed_goes_on(with_champion: Database, ward: Nightly) 
             update(NightlyRun).values(state=NightState.INGESTING, lease_until=1.0, cohort_id=None)
         )
         session.execute(update(Cohort).values(state="ingesting"))
+        session.execute(update(Ingest).values(state="broken-off"))
     rung: list[int] = []
     assert ring_nights(with_champion, settings(ward), ListBell(rung)) == 1
     assert rung == [run_id]
@@ -184,6 +194,24 @@ def test_a_walk_that_was_killed_goes_on(with_champion: Database, ward: Nightly) 
         assert run.cohort_id is not None
         assert session.scalars(select(Cohort.state)).one() == "ready"
         assert session.scalars(select(func.count()).select_from(Image)).one() == 3
+
+
+def test_a_night_whose_cohort_is_cancelled_while_it_is_walked_stays_cancelled(
+    with_champion: Database, ward: Nightly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "1")
+    run_id = run_now(with_champion, ward)
+
+    def then_cancel(session: Session, cohort: Cohort, run: NightlyRun) -> None:
+        attach(session, cohort, run)
+        cancel(session, cohort)
+
+    monkeypatch.setattr("scheduler.nightly.night.attach", then_cancel)
+    assert walk_night(with_champion, settings(ward), run_id)
+    with with_champion.write() as session:
+        assert find_night(session, run_id).state is NightState.SCREENING
+        assert conclude_nights(session) == [run_id]
+        assert session.scalars(select(Cohort.state)).one() == "cancelled"
 
 
 def test_a_source_that_is_away_is_tried_until_the_window_ends(with_champion: Database, ward: Nightly) -> None:

@@ -5,21 +5,30 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from rich.console import Console
+from sqlalchemy import update
 
-from db.cohorts import CohortHasOtherModel, CohortUnknown, cancel, find_cohort, progress
+from db.cohorts import CohortHasOtherModel, CohortUnknown, cancel, find_cohort, open_cohort, progress
+from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.images import NewImage
-from db.ingests import CohortCancelled
+from db.ingests import CohortCancelled, begin_ingest
 from db.registry import ModelUnknown, NoChampion, import_model
-from db.tables import Model
+from db.tables import Image, Model
+from scheduler.dispatch import Sweeper
 from scheduler.ingest.folder import FolderSource
 from scheduler.ingest.source import Entry, Source, SourceEmpty, SourceUnreadable
 from scheduler.submit import default_cohort, submit
+from scheduler.watch import watch
 
 
 def take_in(database: Database, folder: Path, **more: object) -> tuple[int, int]:
@@ -87,11 +96,122 @@ def test_an_interrupted_submit_goes_on_where_it_stopped(
     with pytest.raises(KeyboardInterrupt):
         submit(database, Endless(database, break_at=35), name="trial")
     with database.read() as session:
-        assert (progress(session)[0].total, progress(session)[0].finished) == (30, False)
+        now = progress(session)[0]
+    assert (now.total, now.finished, now.ingest_broke_off) == (30, False, True)
     source = Endless(database)
     again = submit(database, source, name="trial")
     assert (again.found, again.new) == (99, 69)
     assert len(source.looked_at) == 69, "what the cohort holds was opened again"
+
+
+class Halting(Endless):
+    """A source that waits half way until it is told to go on."""
+
+    def __init__(self, described: str) -> None:
+        self.described = described
+        self.half_way, self.go_on = threading.Event(), threading.Event()
+
+    def entries(self) -> Iterator[Entry]:
+        for number in range(40):
+            yield Entry(f"{self.described}/{number}.png")
+
+    def look(self, entry: Entry) -> NewImage:
+        if Path(entry.uri).stem == "20":
+            self.half_way.set()
+            assert self.go_on.wait(60)
+        return NewImage(uri=entry.uri)
+
+
+@pytest.fixture
+def by_tens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a transaction hold ten images."""
+    monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "10")
+
+
+@pytest.mark.usefixtures("model", "by_tens")
+def test_a_feeder_that_ends_first_does_not_close_what_another_one_still_feeds(database: Database) -> None:
+    slow = Halting("/slow")
+    with ThreadPoolExecutor() as pool:
+        feeding = pool.submit(submit, database, slow, name="trial")
+        assert slow.half_way.wait(60)
+        submit(database, Endless(database), name="trial")
+        with database.read() as session:
+            now = progress(session)[0]
+        assert (now.state, now.finished, now.ingest_broke_off) == ("ingesting", False, False)
+        slow.go_on.set()
+        assert feeding.result().new == 40
+    with database.read() as session:
+        now = progress(session)[0]
+    assert (now.state, now.total) == ("ready", 139)
+
+
+@pytest.mark.usefixtures("model", "by_tens")
+def test_the_same_source_submitted_twice_at_once_is_taken_in_by_the_later_command(database: Database) -> None:
+    first, second = Halting("/data"), Halting("/data")
+    second.go_on.set()
+    with ThreadPoolExecutor() as pool:
+        feeding = pool.submit(submit, database, first, name="trial")
+        assert first.half_way.wait(60)
+        done = submit(database, second, name="trial")
+        first.go_on.set()
+        stopped = feeding.result()
+    assert (done.found, done.taken_over, stopped.taken_over) == (40, False, True)
+    assert "Another command takes the same source in" in stopped.as_text()
+    with database.read() as session:
+        now = progress(session)[0]
+    assert (now.state, now.total) == ("ready", 40)
+
+
+@pytest.mark.usefixtures("model", "by_tens")
+def test_a_feeder_keeps_its_lease_while_its_source_lets_it_wait(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.submit._LEASE_SECONDS", 1.0)
+    slow = Halting("/slow")
+    with ThreadPoolExecutor() as pool:
+        feeding = pool.submit(submit, database, slow, name="trial")
+        assert slow.half_way.wait(60)
+        for _ in range(8):
+            Sweeper(database).sweep()
+            time.sleep(0.25)
+        with database.read() as session:
+            broke_off = progress(session)[0].ingest_broke_off
+        slow.go_on.set()
+        feeding.result()
+    assert not broke_off
+
+
+@pytest.mark.usefixtures("model")
+def test_an_ingest_that_broke_off_is_waited_for_no_longer_than_its_images(
+    database: Database, by_tens: None
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        submit(database, Endless(database, break_at=35), name="trial")
+    with database.write() as session:
+        session.execute(update(Image).values(state="skipped", problem="not-chest"))
+        cohort_id = find_cohort(session, "trial").id
+    ended = watch(database, cohort_id, Console(stderr=True))
+    assert (ended.finished, ended.ingest_broke_off, ended.skipped) == (False, True, 30)
+
+
+@pytest.mark.usefixtures("model")
+def test_no_ingest_breaks_off_while_the_job_table_was_just_away(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database.write() as session:
+        cohort = open_cohort(session, "trial", source="/data")
+        begin_ingest(session, cohort.id, "/data", owner="host:1", lease_seconds=-1)
+    sweeper = Sweeper(database)
+    with monkeypatch.context() as patch:
+        patch.setattr("scheduler.dispatch.expire", Mock(side_effect=DatabaseFailed))
+        with pytest.raises(DatabaseFailed):
+            sweeper.sweep()
+    sweeper.sweep()
+    with database.read() as session:
+        assert not progress(session)[0].ingest_broke_off
+    Sweeper(database).sweep()
+    with database.read() as session:
+        assert progress(session)[0].ingest_broke_off
 
 
 def cannot_be_listed(patch: pytest.MonkeyPatch, folder: Path, error: OSError) -> None:
@@ -119,7 +239,8 @@ def test_a_folder_that_fails_while_it_is_walked_breaks_off_and_the_same_command_
     assert str(phantoms) not in str(caught.value)
     with database.read() as session:
         broken_off = progress(session)[0]
-    assert (broken_off.state, 0 < broken_off.total < 10) == ("ingesting", True)
+    assert (broken_off.state, broken_off.ingest_broke_off) == ("ingesting", True)
+    assert 0 < broken_off.total < 10
     assert take_in(database, phantoms) == (10, 10 - broken_off.total)
     with database.read() as session:
         assert progress(session)[0].state == "ready"

@@ -25,6 +25,7 @@ from db.registry import import_model, promote
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction, Source
 from scheduler.ingest.folder import FolderSource
+from scheduler.submit import submit as scheduler_submit
 from worker.imaging import PREPROCESSING
 from worker.learner import DeviceUnusable, Precision, ResidentLearner
 from worker.pipeline import Pipeline
@@ -483,3 +484,42 @@ def test_a_model_that_was_damaged_is_mended_by_importing_it_again(
     pause_is_over(database)
     Pipeline(database, WorkerSettings()).screen(batch_id)
     assert set(outcomes(database).values()) == {"done"}
+
+
+@pytest.mark.usefixtures("model")
+def test_an_intact_copy_is_screened_when_the_first_one_is_truncated(
+    database: Database, phantoms: Path, tmp_path: Path
+) -> None:
+    intact = next(path for path in sorted((phantoms / "dicom").rglob("*")) if path.is_file()).read_bytes()
+    names = {"a/1.dcm": intact[: len(intact) // 2], "b/1.dcm.filepart": intact, "c/1.dcm": intact}
+    for name, content in names.items():
+        (tmp_path / "inbox" / name).parent.mkdir(parents=True)
+        (tmp_path / "inbox" / name).write_bytes(content)
+    batch_id = submit_folder(database, tmp_path / "inbox")
+    (tmp_path / "inbox" / "b/1.dcm.filepart").unlink()  # the copy is complete, and has its name now
+    pipeline = Pipeline(database, WorkerSettings())
+    pipeline.screen(batch_id)
+    while batch_ids := cut(database):
+        for batch_id in batch_ids:
+            pipeline.screen(batch_id)
+    with database.read() as session:
+        (now,) = progress(session)
+    assert (now.done, now.problems) == (1, {"corrupt-image": 1, "file-vanished": 1})
+
+
+@pytest.mark.usefixtures("model")
+def test_a_source_whose_name_is_no_text_is_screened_and_waited_for(
+    database: Database, phantoms: Path, tmp_path: Path
+) -> None:
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/ward-\xff"))
+    shutil.copytree(phantoms / "png", source)
+    taken = scheduler_submit(database, FolderSource(source), name="trial")
+    (batch_id,) = cut(database)
+    pipeline = Pipeline(database, WorkerSettings())
+    away = source.rename(source.with_name("away"))
+    with pytest.raises(SourceAway):
+        pipeline.screen(batch_id)
+    away.rename(source)
+    pipeline.screen(batch_id)
+    with database.read() as session:
+        assert progress(session)[0].done == taken.new > 0
