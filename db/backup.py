@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import MetaData, Table, func, insert, select, text
 from sqlalchemy.orm import Session
 
+from db.audit import head
 from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
@@ -30,7 +31,7 @@ from db.model_card import CARD_FILE, WEIGHTS_FILE
 from db.private import create_private
 from db.settings import home
 
-_MANIFEST, _KEY = "manifest.json", "site.key"
+MANIFEST, _KEY = "manifest.json", "site.key"
 
 #: Rows in memory at a time.
 _CHUNK = 2_000
@@ -65,6 +66,8 @@ class Contents:
     models: list[str]
     #: Whether the key of the patients' pseudonyms is in it.
     has_key: bool
+    #: The newest digest of its audit log, by which `audit --verify --against` tells what came after.
+    audit_head: str | None = None
 
 
 def backup(database: Database, file: Path, *, with_key: bool = True) -> Contents:
@@ -99,6 +102,8 @@ def _write(database: Database, out: BinaryIO, *, with_key: bool) -> Contents:
         for table in tables:
             rows[table.name] = _write_table(archive, session, table)
         (registry,) = (table for table in tables if table.name == "models")
+        # An older version's audit log has no chain.
+        is_chained = any(table.name == "events" and "digest" in table.c for table in tables)
         models = sorted(session.scalars(select(registry.c.name)))
         for name in models:
             for part in (CARD_FILE, WEIGHTS_FILE):
@@ -114,9 +119,10 @@ def _write(database: Database, out: BinaryIO, *, with_key: bool) -> Contents:
             rows=rows,
             models=models,
             has_key=has_key,
+            audit_head=head(session) if is_chained else None,
         )
         manifest = {name: getattr(contents, name) for name in Contents.__dataclass_fields__}
-        _add(archive, _MANIFEST, io.BytesIO(json.dumps(manifest, indent=1).encode()))
+        _add(archive, MANIFEST, io.BytesIO(json.dumps(manifest, indent=1).encode()))
     return contents
 
 
@@ -177,7 +183,7 @@ def restore(database: Database, file: Path) -> Contents:
 
 
 def _read_manifest(archive: tarfile.TarFile) -> Contents:
-    return Contents(**json.loads(_member(archive, _MANIFEST).read()))
+    return Contents(**json.loads(_member(archive, MANIFEST).read()))
 
 
 def _member(archive: tarfile.TarFile, name: str) -> Any:

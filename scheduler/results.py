@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from db.audit import head
 from db.cohorts import CohortArchived, find_cohort
 from db.disk import needs_room
 from db.engine import Database
@@ -19,6 +20,7 @@ from db.events import record
 from db.private import create_private
 from db.results import ResultRow, cohort_results
 from scheduler.ingest.pseudonym import uid_pseudonym
+from scheduler.noted import AUDIT_HEAD
 
 COLUMNS = tuple(field.name for field in fields(ResultRow))
 
@@ -64,9 +66,10 @@ def write_results(database: Database, name: str, out: Path, *, identifiers: bool
             cohort = find_cohort(session, name)
             if cohort.archived is not None:
                 raise CohortArchived
+            noted = head(session)
             found = cohort_results(session, cohort, pseudonym=None if identifiers else uid_pseudonym)
             with create_private(partial) as file:
-                rows = _WRITERS[out.suffix.lower()](file, found)
+                rows = _WRITERS[out.suffix.lower()](file, found, noted)
         with database.write() as session:
             record(session, "results.export", f"cohort:{cohort.id}", rows=rows, identifiers=identifiers)
         partial.replace(out)
@@ -77,7 +80,8 @@ def write_results(database: Database, name: str, out: Path, *, identifiers: bool
     return rows
 
 
-def _write_csv(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
+def _write_csv(out: BinaryIO, rows: Iterator[ResultRow], _audit_head: str | None) -> int:
+    """Write a table, which has no place for anything but its rows."""
     count = 0
     with TextIOWrapper(out, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -92,8 +96,8 @@ def _as_text(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
-def _write_json(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
-    """Write an array of objects, a line each."""
+def _write_json(out: BinaryIO, rows: Iterator[ResultRow], _audit_head: str | None) -> int:
+    """Write an array of objects, a line each, which has no place for anything else either."""
     count = 0
     with TextIOWrapper(out, encoding="utf-8") as file:
         file.write("[")
@@ -103,12 +107,15 @@ def _write_json(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
     return count
 
 
-def _write_parquet(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
+def _write_parquet(out: BinaryIO, rows: Iterator[ResultRow], audit_head: str | None) -> int:
+    """Write a table, with the head of the audit log among the file's key-value metadata."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
     numbers = {"probability", "threshold", "type_probability"}
     schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in COLUMNS])
+    if audit_head is not None:
+        schema = schema.with_metadata({AUDIT_HEAD: audit_head})
     count = 0
     with ParquetWriter(out, schema) as writer:
         while chunk := [asdict(row) for row in islice(rows, _CHUNK)]:
@@ -117,7 +124,7 @@ def _write_parquet(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
     return count
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, Iterator[ResultRow]], int]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, Iterator[ResultRow], str | None], int]] = {
     ".csv": _write_csv,
     ".parquet": _write_parquet,
     ".json": _write_json,

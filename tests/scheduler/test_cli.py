@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
+from db.audit import seal
 from db.engine import Database
 from db.migrate import upgrade
 from db.registry import ensure_champion
@@ -202,3 +204,29 @@ def test_settings_come_from_the_environment_then_secrets_then_the_file(
     monkeypatch.setenv("PNEUMOSCREEN_BROKER_URL", "redis://environment/0")
     assert url() == "redis://environment/0"
     assert "environment" not in repr(BrokerSettings.read())
+
+
+@pytest.mark.usefixtures("champion")
+def test_an_audit_log_whose_end_was_cut_off_is_told_by_what_was_written_before(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    run("submit", str(phantoms), "--cohort", "trial")
+    table, backup, note, verified = (tmp_path / name for name in ("r.parquet", "b.tar", "n.txt", "v.txt"))
+    with Database().write() as session:
+        seal(session)
+    note.write_text(run("results", "trial", "--out", str(table)).stderr)
+    run("db", "backup", str(backup))
+    verified.write_text(run("audit", "--verify").stdout)
+    files = (table, note, backup, verified)
+    for file in files:
+        run("audit", "--verify", "--against", str(file))
+    (tmp_path / "nothing.txt").write_text(f"x{'f' * 64} is no digest")
+    for name in (".", "nothing.txt", "missing.txt"):
+        refused = run("audit", "--verify", "--against", str(tmp_path / name), expect=2)
+        assert "audit-head-missing" in refused.stderr
+    with Database().write() as session:
+        session.execute(text("DELETE FROM events"))
+    run("retry", "trial")
+    run("audit", "--verify")  # what is left holds
+    for file in files:
+        assert "audit-broken" in run("audit", "--verify", "--against", str(file), expect=2).stderr
