@@ -2,13 +2,14 @@
 
 An event is written with what it tells of, and sealed a few seconds later by whoever sweeps: transactions
 that run side by side need not wait for one another's place in the chain. Somebody who may write the whole
-table can make the chain anew; the newest digest, noted elsewhere, tells that too.
+table can make the chain anew, or cut off its end: a digest that was its head once, noted elsewhere, shows it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import select, text
@@ -60,21 +61,27 @@ def seal(session: Session) -> int:
     return len(new)
 
 
-def verify(session: Session, *, noted: str | None = None) -> Chain:
-    """Follow the chain from its beginning. `noted` is a digest that was its head once.
+def head(session: Session) -> str | None:
+    """Return the newest digest, which stands for every event up to it; None before the first."""
+    query = select(Event.digest).where(Event.sequence.is_not(None)).order_by(Event.sequence.desc()).limit(1)
+    return session.scalars(query).one_or_none()
 
-    Raises AuditBroken where an event does not fit, or `noted` is not in it.
+
+def verify(session: Session, *, noted: Collection[str] = ()) -> Chain:
+    """Follow the chain from its beginning. `noted` are digests that were its head once.
+
+    Raises AuditBroken if an event does not fit, or a noted digest is not in it.
     """
-    digest, sealed, seen = _BEGINNING, 0, noted is None
+    digest, sealed, missing = _BEGINNING, 0, set(noted)
     query = select(Event).where(Event.sequence.is_not(None)).order_by(Event.sequence)
     for event in session.scalars(query.execution_options(yield_per=1000)):
         sealed += 1
         digest = _digest(digest, sealed, event)
         if event.sequence != sealed or event.digest != digest:
             raise AuditBroken(f"at event {sealed} of the chain")
-        seen = seen or digest == noted
-    if not seen:
-        raise AuditBroken("the noted digest is not in the chain")
+        missing.discard(digest)
+    if missing:
+        raise AuditBroken("a noted digest is not in the chain")
     unsealed = len(session.scalars(select(Event.id).where(Event.sequence.is_(None))).all())
     return Chain(sealed=sealed, unsealed=unsealed, head=digest)
 

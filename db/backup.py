@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 from sqlalchemy import MetaData, Table, exists, insert, select, text
 from sqlalchemy.orm import Session
 
+from db.audit import head
 from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
@@ -35,7 +36,7 @@ from db.private import remove_partials, write_whole
 from db.settings import home
 from db.tables import Event, ImageCount
 
-_MANIFEST, _KEY = "manifest.json", "site.key"
+MANIFEST, _KEY = "manifest.json", "site.key"
 
 #: In the audit log; its newest event as long as nothing was done since.
 _RESTORE = "database.restore"
@@ -79,6 +80,8 @@ class Contents:
     models: list[str]
     #: Whether the key of the patients' pseudonyms is in it.
     has_key: bool
+    #: The newest digest of its audit log, by which `audit --verify --against` tells what came after.
+    audit_head: str | None = None
 
 
 def backup(database: Database, file: Path, *, with_key: bool = True) -> Contents:
@@ -108,6 +111,8 @@ def _write(database: Database, out: BinaryIO, *, with_key: bool) -> Contents:
         for table in tables:
             rows[table.name] = _write_table(archive, session, table)
         (registry,) = (table for table in tables if table.name == "models")
+        # An older version's audit log has no chain.
+        is_chained = any(table.name == "events" and "digest" in table.c for table in tables)
         models = sorted(session.scalars(select(registry.c.name)))
         for name in models:
             for part in (CARD_FILE, WEIGHTS_FILE):
@@ -123,9 +128,10 @@ def _write(database: Database, out: BinaryIO, *, with_key: bool) -> Contents:
             rows=rows,
             models=models,
             has_key=has_key,
+            audit_head=head(session) if is_chained else None,
         )
         manifest = {name: getattr(contents, name) for name in Contents.__dataclass_fields__}
-        _add(archive, _MANIFEST, io.BytesIO(json.dumps(manifest, indent=1).encode()))
+        _add(archive, MANIFEST, io.BytesIO(json.dumps(manifest, indent=1).encode()))
     return contents
 
 
@@ -231,7 +237,7 @@ def _fill(archive: tarfile.TarFile, database: Database, contents: Contents, back
 
 
 def _read_manifest(archive: tarfile.TarFile) -> Contents:
-    return Contents(**json.loads(_member(archive, _MANIFEST).read()))
+    return Contents(**json.loads(_member(archive, MANIFEST).read()))
 
 
 def _member(archive: tarfile.TarFile, name: str) -> Any:

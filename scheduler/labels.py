@@ -150,8 +150,7 @@ def _reference(row: dict[str, str], file: Path) -> tuple[str | None, str | None,
                 content = read_file(row["path"], limit=limit, roots=roots)
                 return hashlib.sha256(content).hexdigest(), None, row["path"]
             image = (file.parent / row["path"]).absolute()
-            roots.check(image)
-            with image.open("rb") as opened:
+            with roots.open_file(image) as opened:
                 return hashlib.file_digest(opened, "sha256").hexdigest(), None, path_to_uri(image)
         except (OSError, PneumoscreenError):
             raise ValueError("path cannot be read") from None

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from db.audit import head
 from db.cohorts import CohortArchived, find_cohort
 from db.disk import needs_room
 from db.engine import Database
@@ -20,6 +21,7 @@ from db.events import record
 from db.private import write_whole
 from db.results import ResultRow, cohort_results
 from scheduler.ingest.pseudonym import ensure_site_key, uid_pseudonyms
+from scheduler.noted import AUDIT_HEAD
 
 COLUMNS = tuple(field.name for field in fields(ResultRow))
 
@@ -68,9 +70,10 @@ def write_results(database: Database, name: str, out: Path, *, identifiers: bool
                 cohort = find_cohort(session, name)
                 if cohort.archived is not None:
                     raise CohortArchived
+                noted = head(session)
                 pseudonym = None if identifiers else uid_pseudonyms()
                 found = cohort_results(session, cohort, pseudonym=pseudonym)
-                rows = _WRITERS[out.suffix.lower()](file, found)
+                rows = _WRITERS[out.suffix.lower()](file, found, noted)
             with database.write() as session:
                 record(session, "results.export", f"cohort:{cohort.id}", rows=rows, identifiers=identifiers)
     except OSError as error:
@@ -78,7 +81,8 @@ def write_results(database: Database, name: str, out: Path, *, identifiers: bool
     return rows
 
 
-def _write_csv(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
+def _write_csv(out: BinaryIO, rows: Iterator[ResultRow], _audit_head: str | None) -> int:
+    """Write a table, which has no place for anything but its rows."""
     count = 0
     with _as_text_file(out) as file:
         writer = csv.writer(file)
@@ -103,8 +107,8 @@ def _as_text(cell: object) -> object:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
-def _write_json(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
-    """Write an array of objects, a line each."""
+def _write_json(out: BinaryIO, rows: Iterator[ResultRow], _audit_head: str | None) -> int:
+    """Write an array of objects, a line each, which has no place for anything else either."""
     count = 0
     with _as_text_file(out) as file:
         file.write("[")
@@ -114,12 +118,15 @@ def _write_json(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
     return count
 
 
-def _write_parquet(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
+def _write_parquet(out: BinaryIO, rows: Iterator[ResultRow], audit_head: str | None) -> int:
+    """Write a table, with the head of the audit log among the file's key-value metadata."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
     numbers = {"probability", "threshold", "type_probability"}
     schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in COLUMNS])
+    if audit_head is not None:
+        schema = schema.with_metadata({AUDIT_HEAD: audit_head})
     count = 0
     with ParquetWriter(out, schema) as writer:
         while chunk := [asdict(row) for row in islice(rows, _CHUNK)]:
@@ -128,7 +135,7 @@ def _write_parquet(out: BinaryIO, rows: Iterator[ResultRow]) -> int:
     return count
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, Iterator[ResultRow]], int]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, Iterator[ResultRow], str | None], int]] = {
     ".csv": _write_csv,
     ".parquet": _write_parquet,
     ".json": _write_json,

@@ -7,7 +7,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
-from pathlib import Path
+from enum import StrEnum
+from pathlib import Path, PurePath
 from types import MappingProxyType
 
 import numpy as np
@@ -41,7 +42,7 @@ class LabelledFolderUnreadable(PneumoscreenError):
 
 
 class TooFewLabelled(PneumoscreenError):
-    """A class has too few images, or too few patients, to hold a fifth out. Label more of it."""
+    """A class has too few images, or too few patients or folders, to hold a fifth out. Label more of it."""
 
     code = "too-few-labelled"
 
@@ -52,6 +53,29 @@ class ClassesUnknown(PneumoscreenError):
     code = "classes-unknown"
 
 
+class ToldBy(StrEnum):
+    """What an image's patient is known by."""
+
+    #: Patient ID (0010,0020) of the file's own header.
+    HEADER = "header"
+    #: The patient of an imported label or, as a pseudonym, of the cohort that the image is in.
+    LABEL = "label"
+    #: A file name as `person12_virus_34`.
+    NAME = "name"
+    #: The folder that the file is in.
+    FOLDER = "folder"
+    #: Nothing: the file counts as a patient of its own.
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A patient, as far as anything tells; equal keys are one patient."""
+
+    key: str
+    told_by: ToldBy
+
+
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
     """One image whose class is known."""
@@ -59,8 +83,8 @@ class LabelledImage:
     path: Path
     #: NORMAL, PNEUMONIA or, where it is known, the type of pneumonia.
     label: str
-    #: Images of one group (a patient) never stand on both sides of a split.
-    group: str
+    #: Images of one group never stand on both sides of a split.
+    group: Group
     #: What the file must really lie in when it is opened.
     roots: Roots = EVERYWHERE
 
@@ -85,7 +109,9 @@ def find_labelled(data: Path) -> list[LabelledImage]:
     LabelledFolderUnreadable: a comparison on a part of the images would pass for one on all of them.
     """
     return [
-        LabelledImage(path=path, label=_type(path, label), group=patient_group(path))
+        LabelledImage(
+            path=path, label=_type(path, label), group=patient_group(path.relative_to(data / label), label)
+        )
         for label in (*CLASSES, *TYPES)
         for path in _files(data / label)
     ]
@@ -113,13 +139,17 @@ def _type(path: Path, label: str) -> str:
     return next(name for name, said in TYPES.items() if said == person[2])
 
 
-def patient_group(path: Path) -> str:
-    """Return the patient that a file name tells, or the name itself where it tells none.
+def patient_group(path: PurePath, place: str) -> Group:
+    """Return the patient of a file by its path in a place: what its name tells, else the outermost folder.
 
-    The person number alone: bacterial and viral images of one number may be one patient.
+    The person number alone: bacterial and viral images of one number may be one patient. Folders of one name
+    are one patient, whatever class they are under. A file that lies in the place itself is one of its own.
     """
-    person = _PERSON.match(path.name)
-    return f"person{person[1]}" if person else path.stem
+    if person := _PERSON.match(path.name):
+        return Group(f"person{person[1]}", ToldBy.NAME)
+    if len(path.parts) > 1:
+        return Group(f"folder {path.parts[0]}", ToldBy.FOLDER)
+    return Group(f"file {place}/{path.stem}", ToldBy.NOTHING)
 
 
 def as_classes(images: Iterable[LabelledImage], classes: tuple[str, ...]) -> list[LabelledImage]:
@@ -176,7 +206,7 @@ def patients(
     keys: dict[str, int] = {}
     rows, columns = [], []
     for row, (image, digest) in enumerate(zip(images, digests, strict=True)):
-        for key in (f"group {image.group}", f"digest {digest}"):
+        for key in (f"group {image.group.key}", f"digest {digest}"):
             rows.append(row)
             columns.append(len(images) + keys.setdefault(key, len(keys)))
     for one, other in near:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from db.problems import ImageProblem
 from training.attributes import GROUP, read_attributes
-from training.dataset import LabelledImage
+from training.dataset import Group, LabelledImage, ToldBy
 from worker.decoders import Decoders
 from worker.imaging import SIDE, Limits, read_bytes
 
@@ -64,7 +64,9 @@ def read_pictures(images: Sequence[LabelledImage], decoders: Decoders) -> Pictur
                 continue
             pixels[len(found.images)] = picture.pixels
             group = file.attributes.pop(GROUP, None)
-            found.images.append(replace(image, group=f"patient {group}") if group else image)
+            found.images.append(
+                replace(image, group=Group(f"patient {group}", ToldBy.HEADER)) if group else image
+            )
             found.digests.append(picture.digest)
             found.attributes.append(file.attributes)
     return replace(found, pixels=pixels[: len(found.images)])

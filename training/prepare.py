@@ -94,6 +94,7 @@ class Prepared:
             held_out=dict(Counter(labels[index] for index in self.held_out)),
             unreadable=dict(Counter(problem.code for _, problem in self.pictures.unreadable)),
             duplicates=self.duplicates,
+            told_by=dict(Counter(str(image.group.told_by) for image in self.pictures.images)),
             leaked=int(np.isin(self.groups[self.held_out], self.groups[self.training]).sum()),
         )
 

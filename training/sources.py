@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from db.engine import Database
-from db.labels import LabelledFile, labelled_files
+from db.labels import labelled_files
 from db.private import write_whole
 from db.problems import ImageProblem, OutsideRoots
-from db.remote import read_file
+from db.remote import is_remote, read_file
 from db.roots import Roots, SourceOutsideRoots
 from db.settings import home
-from db.uri import locate
-from training.dataset import LabelledImage, find_labelled, patient_group
+from db.uri import locate, uri_to_path
+from training.dataset import Group, LabelledImage, ToldBy, find_labelled, patient_group
 from training.plan import Plan
 from worker.settings import WorkerSettings
 
@@ -43,10 +45,12 @@ def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
     if plan.use_labels:
         with database.read() as session:
             files = labelled_files(session)
-        for file in files:
-            if file.uri is not None and not file.contradicts:
-                with suppress(OutsideRoots):
-                    found.append(_image(file, *_at_hand(file.uri, roots)))
+        settled = [(file.uri, file) for file in files if file.uri is not None and not file.contradicts]
+        groups = _groups({uri: file.patient for uri, file in settled})
+        for uri, file in settled:
+            with suppress(OutsideRoots):
+                path, inside = _at_hand(uri, roots)
+                found.append(LabelledImage(path, file.class_name, groups[uri], inside))
     return found
 
 
@@ -77,9 +81,38 @@ def readings_by_digest(database: Database, plan: Plan) -> dict[str, Set[str]]:
         return {file.digest: set(file.readings.values()) for file in labelled_files(session) if file.digest}
 
 
-def _image(file: LabelledFile, path: Path, roots: Roots) -> LabelledImage:
-    group = f"patient {file.patient}" if file.patient else patient_group(path)
-    return LabelledImage(path=path, label=file.class_name, group=group, roots=roots)
+def _groups(patients: Mapping[str, str | None]) -> dict[str, Group]:
+    """Return the group of each URI, whose patient may be known.
+
+    For the others their place is the innermost folder of their server that holds all of them.
+    """
+    groups = {uri: Group(f"patient {patient}", ToldBy.LABEL) for uri, patient in patients.items() if patient}
+    places: dict[str, list[str]] = defaultdict(list)
+    for uri in patients.keys() - groups.keys():
+        group = patient_group(_path(uri), _server(uri))
+        if group.told_by is ToldBy.NAME:
+            groups[uri] = group
+        else:
+            places[_server(uri)].append(uri)
+    for server, uris in places.items():
+        paths = {uri: _path(uri) for uri in uris}
+        place = os.path.commonpath([path.parent for path in paths.values()])
+        for uri, path in paths.items():
+            group = patient_group(path.relative_to(place), f"{server}{place}")
+            groups[uri] = replace(group, key=f"{server}{place} {group.key}")
+    return groups
+
+
+def _server(uri: str) -> str:
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc}" if is_remote(uri) else ""
+
+
+def _path(uri: str) -> PurePath:
+    """Return where a file lies on its server or this machine, decoded; training reads no file by it."""
+    if not is_remote(uri):
+        return uri_to_path(uri)
+    return PurePosixPath("/", unquote(urlsplit(uri).path).lstrip("/"))
 
 
 def _at_hand(uri: str, roots: Roots) -> tuple[Path, Roots]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -32,17 +33,29 @@ def audit(
         str | None,
         typer.Option(help="With --verify: a digest that it printed before.", show_default=False),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --verify: a file that holds such digests: a backup, a Parquet export, a nightly "
+            "summary, or a text.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show who did what and when: submit, cancel, retry, export, promote, training, archives."""
     from db.audit import newest, seal
     from db.audit import verify as follow
+    from scheduler.noted import noted_heads
 
+    noted = {head} if head is not None else set()
+    if against is not None:
+        noted |= noted_heads(against)
     database = ready_database()
     if verify:
         with database.write() as session:
             # First, so that sealing does not cover what is wrong already.
-            follow(session, noted=head)
+            follow(session, noted=noted)
             seal(session)
             chain = follow(session)
         if as_json:

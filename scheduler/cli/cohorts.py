@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scheduler.cli.console import console, errors, print_json, print_table, say
+from scheduler.cli.console import console, errors, print_audit_head, print_json, print_table, say
 from scheduler.cli.pages import print_pages
 from scheduler.cli.ready import ready_database
 from scheduler.cli.runs import print_runs
@@ -159,10 +159,13 @@ def results(
     identifiers: Identifiers = False,
 ) -> None:
     """Write a cohort's results, a row per image; without identifiers unless they are asked for."""
+    from scheduler.noted import sealed_head
     from scheduler.results import write_results
 
-    rows = write_results(ready_database(), cohort, out, identifiers=identifiers)
+    database = ready_database()
+    rows = write_results(database, cohort, out, identifiers=identifiers)
     console.print(f"{rows} rows written. {DISCLAIMER}", markup=False)
+    print_audit_head(sealed_head(database))
 
 
 def print_problems(progress: Progress) -> None:

@@ -53,6 +53,12 @@ def print_table(
     console.print(table)
 
 
+def print_audit_head(digest: str | None) -> None:
+    """Print the digest that stands for the audit log so far, to be kept with what was written."""
+    if digest is not None:
+        errors.print(f"audit head: {digest}", soft_wrap=True)
+
+
 def printable(text: str) -> str:
     """Return text without what a terminal obeys (colours, titles, its clipboard, the direction of writing).
 

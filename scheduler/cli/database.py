@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from scheduler.cli.cohorts import AsJson
-from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.console import console, errors, print_audit_head, print_json, print_table
 from scheduler.cli.ready import ready_database
 
 File = Annotated[Path, typer.Argument(help="File of the backup.", show_default=False)]
@@ -96,6 +96,7 @@ def backup(
         print_json(asdict(contents))
     else:
         console.print(f"{sum(contents.rows.values())} rows and {len(contents.models)} models written.")
+        print_audit_head(contents.audit_head)
     errors.print(_WITH_KEY if contents.has_key else _WITHOUT_KEY)
 
 

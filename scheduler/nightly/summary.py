@@ -14,6 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from db.audit import head
 from db.engine import Database
 from db.nightly import claim_summary, conclude_nights, find_night, history, note_summary, now
 from db.nights import BANDS, NightFigures, night_figures
@@ -53,6 +54,8 @@ class Summary:
     compared: list[tuple[str, str, str]]
     #: Images screened in the nights before, oldest first, and tonight.
     trend: list[int]
+    #: The newest digest of the audit log, by which `audit --verify --against` finds what was changed since.
+    audit_head: str | None
 
     def as_text(self) -> str:
         """Return it as plain text."""
@@ -69,9 +72,14 @@ class Summary:
             *(f"{what} {tonight} (median of the last {len(self.trend) - 1} nights {before})"
               for what, tonight, before in self.compared),
             "",
+            *((f"audit head: {self.audit_head}",) if self.audit_head else ()),
             DISCLAIMER,
         ]  # fmt: skip
         return "\n".join(lines) + "\n"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the figures as plain JSON values, with the head of the audit log."""
+        return self.figures.as_json() | {"audit_head": self.audit_head}
 
     @property
     def headline(self) -> str:
@@ -112,7 +120,9 @@ class Summary:
         ]
 
 
-def make_summary(run: NightlyRun, figures: NightFigures, before: list[dict[str, Any]]) -> Summary:
+def make_summary(
+    run: NightlyRun, figures: NightFigures, before: list[dict[str, Any]], audit_head: str | None = None
+) -> Summary:
     """Put a night beside the nights before, the latest of them first."""
     zone = Nightly.model_validate(run.plan).zone
     return Summary(
@@ -125,6 +135,7 @@ def make_summary(run: NightlyRun, figures: NightFigures, before: list[dict[str, 
         figures=figures,
         compared=_compared(figures.as_json(), before),
         trend=[_screened(one) for one in (*reversed(before), figures.as_json())],
+        audit_head=audit_head,
     )
 
 
@@ -180,7 +191,7 @@ def summarise(database: Database, settings: NightlySettings, run_id: int) -> Non
             for one in history(session, run.name, limit=NIGHTS + 1)
             if one.summary is not None and one.slot < run.slot
         ][:NIGHTS]
-        summary = make_summary(run, figures, before)
+        summary = make_summary(run, figures, before, head(session))
         # An earlier try may have come half the way: what has gone out is not sent again.
         already = (run.summary or {}).get("sent", [])
         late = (run.finished_at or run.slot) + _PATIENCE
@@ -190,7 +201,7 @@ def summarise(database: Database, settings: NightlySettings, run_id: int) -> Non
         f"pneumoscreen, {summary.name}, {summary.slot}: {summary.headline}",
         summary.as_text(),
         page(summary),
-        figures.as_json() | {"run": run_id, "name": summary.name},
+        summary.as_json() | {"run": run_id, "name": summary.name},
         already=already,
     )
     noted = figures.as_json() | {"sent": [what for what, took in sent.items() if took]}
@@ -201,7 +212,7 @@ def summarise(database: Database, settings: NightlySettings, run_id: int) -> Non
 def _write(folder: Path, summary: Summary) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     stem = f"{summary.name}-{summary.run_id:06d}"
-    content = {"html": page(summary), "txt": summary.as_text(), "json": json.dumps(summary.figures.as_json())}
+    content = {"html": page(summary), "txt": summary.as_text(), "json": json.dumps(summary.as_json())}
     for suffix, text in content.items():
         with write_whole(folder / f"{stem}.{suffix}") as file:
             file.write(text.encode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import threading
 
 import pytest
@@ -29,7 +31,7 @@ def test_a_chain_that_nobody_touched_holds_and_goes_on(database: Database) -> No
     second = write_events(database, 2)
     assert first != second
     with database.read() as session:
-        chain = verify(session, noted=first)
+        chain = verify(session, noted={first})
         assert (chain.sealed, chain.unsealed, chain.head) == (5, 0, second)
         assert [event.subject for event in newest(session, limit=2)] == ["cohort:0", "cohort:1"]
         assert len(newest(session, subject="cohort:2")) == 1
@@ -63,7 +65,7 @@ def test_a_chain_made_anew_does_not_hold_the_digest_that_was_noted(database: Dat
     with database.read() as session:
         assert verify(session).sealed == 3
         with pytest.raises(AuditBroken, match="noted"):
-            verify(session, noted=noted)
+            verify(session, noted={noted})
 
 
 def test_the_end_cut_off_is_told_by_the_digest_that_was_noted(database: Database) -> None:
@@ -71,7 +73,7 @@ def test_the_end_cut_off_is_told_by_the_digest_that_was_noted(database: Database
     with database.write() as session:
         session.execute(text("DELETE FROM events WHERE sequence = 4"))
     with database.read() as session, pytest.raises(AuditBroken):
-        verify(session, noted=noted)
+        verify(session, noted={noted})
 
 
 def test_two_sweepers_and_writers_make_one_chain(database: Database) -> None:
@@ -96,3 +98,50 @@ def test_two_sweepers_and_writers_make_one_chain(database: Database) -> None:
     with database.write() as session:
         seal(session)
         assert verify(session).sealed == 40
+
+
+def actor(database: Database) -> str:
+    with database.write() as session:
+        record(session, "cohort.retry", "cohort:1")
+    with database.read() as session:
+        return newest(session, limit=1)[0].actor
+
+
+def test_the_real_user_is_named_and_whoever_the_environment_names_is_on_whose_behalf(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pwd.getpwuid(os.getuid()).pw_name
+    for name in ("SUDO_USER", "LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert actor(database) == real
+    monkeypatch.setenv("LOGNAME", real)
+    assert actor(database) == real
+    monkeypatch.setenv("USER", "maria")
+    assert actor(database) == f"{real} on behalf of maria"
+    monkeypatch.setenv("LOGNAME", "admin")
+    monkeypatch.setenv("SUDO_USER", "HOSPITAL\\otto")
+    assert actor(database) == f"{real} on behalf of HOSPITAL\\otto"
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("a\x1b]0;x\x07b", "a??0?x?b"),
+        ("x on behalf of y\n", "x?on?behalf?of?y?"),
+        ("a" * 5000, "a" * 64),
+        ("\udcff\u202e", "??"),
+    ],
+)
+def test_nothing_but_a_name_gets_into_the_audit_log_by_the_environment(
+    database: Database, monkeypatch: pytest.MonkeyPatch, said: str, kept: str
+) -> None:
+    monkeypatch.setattr("os.environ", {"LOGNAME": said})
+    assert actor(database).endswith(f" on behalf of {kept}")
+
+
+def test_a_user_without_a_name_is_known_by_number(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.environ", {})
+    monkeypatch.setattr("os.getuid", lambda: 4_000_123)
+    assert actor(database) == "uid 4000123"

@@ -138,7 +138,24 @@ def test_labels_by_path_are_trained_on_with_their_patients(
     a, b, c = (found[tmp_path / name] for name in ("a.png", "b.png", "c.png"))
     assert [image.label for image in (a, b, c)] == ["NORMAL", "VIRAL", "NORMAL"]
     assert a.group == b.group != c.group
-    assert "P7" not in a.group
+    assert "P7" not in a.group.key
+    assert (a.group.told_by, c.group.told_by) == ("label", "nothing")
+
+
+def test_labels_without_a_patient_group_by_the_folders_below_the_one_that_holds_them_all(
+    database: Database, home: Path, tmp_path: Path
+) -> None:
+    names = ("p1/1.png", "p1/late/2.png", "p2/1.png", "3.png", "p2/person7_virus_1.png")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    rows = [(name, "PNEUMONIA") for name in names]
+    import_labels(database, write(tmp_path / "r.csv", ("path", "class"), *rows))
+    plan = Plan(recipe=Plan.fields_of(find_recipe("clinical")), data=None, use_labels=True)
+    found = {str(image.path.relative_to(tmp_path)): image.group for image in labelled_images(database, plan)}
+    assert [found[name].told_by for name in names] == ["folder", "folder", "folder", "nothing", "name"]
+    assert found["p1/1.png"] == found["p1/late/2.png"]
+    assert len(set(found.values())) == 4
 
 
 def archive(database: Database, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
-from db.audit import newest
+from db.audit import newest, seal
 from db.cohorts import progress
 from db.engine import Database
 from db.migrate import upgrade
@@ -301,3 +301,29 @@ def test_a_submit_that_was_killed_shows_as_broken_off_and_the_same_one_goes_on(
 def images(database: Database) -> int:
     with database.read() as session:
         return session.scalars(select(func.count()).select_from(Image)).one()
+
+
+@pytest.mark.usefixtures("champion")
+def test_an_audit_log_whose_end_was_cut_off_is_told_by_what_was_written_before(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    run("submit", str(phantoms), "--cohort", "trial")
+    table, backup, note, verified = (tmp_path / name for name in ("r.parquet", "b.tar", "n.txt", "v.txt"))
+    with Database().write() as session:
+        seal(session)
+    note.write_text(run("results", "trial", "--out", str(table)).stderr)
+    run("db", "backup", str(backup))
+    verified.write_text(run("audit", "--verify").stdout)
+    files = (table, note, backup, verified)
+    for file in files:
+        run("audit", "--verify", "--against", str(file))
+    (tmp_path / "nothing.txt").write_text(f"x{'f' * 64} is no digest")
+    for name in (".", "nothing.txt", "missing.txt"):
+        refused = run("audit", "--verify", "--against", str(tmp_path / name), expect=2)
+        assert "audit-head-missing" in refused.stderr
+    with Database().write() as session:
+        session.execute(text("DELETE FROM events"))
+    run("retry", "trial")
+    run("audit", "--verify")  # what is left holds
+    for file in files:
+        assert "audit-broken" in run("audit", "--verify", "--against", str(file), expect=2).stderr

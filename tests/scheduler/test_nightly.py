@@ -36,8 +36,9 @@ from scheduler.archive import prune
 from scheduler.ingest.folder import FolderSource
 from scheduler.nightly.night import open_due, open_slots, ring_nights, run_now, walk_night
 from scheduler.nightly.schedule import Nightly, NightlySettings
-from scheduler.nightly.send import SendSettings
+from scheduler.nightly.send import SendSettings, send
 from scheduler.nightly.summary import conclude, summarise
+from scheduler.noted import noted_heads, sealed_head
 from scheduler.submit import submit
 from tests.bells import ListBell
 from tests.scheduler.test_submit import cannot_be_listed
@@ -296,7 +297,10 @@ def test_the_summary_says_what_the_night_came_to(
     run_id = run_now(with_champion, ward)
     walk_night(with_champion, settings(ward), run_id)
     screen(with_champion, run_id, [0.97, 0.2])
+    audit_head = sealed_head(with_champion)
     summarise(with_champion, settings(ward), run_id)
+    noted = [noted_heads(file) for file in (home / "nightly").iterdir()]
+    assert noted == [{audit_head}] * 3, "in the page, the text and the figures"
     with with_champion.write() as session:  # the night before
         session.execute(update(NightlyRun).values(created_at=0, finished_at=1))
         session.execute(update(Batch).values(finished_at=1))
@@ -645,7 +649,31 @@ def test_the_summary_is_sent_and_sent_again_where_that_failed(
     summarise(with_champion, settings(ward), run_id)
     hook.shutdown()
     assert json.loads(Hook.got[-1])["done"] == 3
+    assert "audit_head" in json.loads(Hook.got[-1])
     assert conclude(with_champion) == []
+
+
+def test_a_webhook_that_redirects_took_nothing_and_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Elsewhere(Hook):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+    hook = HTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=hook.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PNEUMOSCREEN_WEBHOOK_URL", f"http://127.0.0.1:{hook.server_port}/x")
+    assert send(SendSettings.read(), "s", "t", "h", {"done": 3}) == {"webhook": False}
+    hook.shutdown()
+    hook.server_close()
+    assert asked == []
 
 
 @pytest.mark.parametrize(("mail", "webhook"), [(0, 2), (2, 0)])

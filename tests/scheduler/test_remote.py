@@ -188,7 +188,7 @@ def test_a_url_leads_training_to_no_file_but_the_fetched_one(
         images = labelled_images(database, plan)
     assert not target.exists()
     assert [image.path.name for image in images] == ["planted.png", "person7_virus_1_x.png", "profile"]
-    assert [image.group for image in images] == ["planted", "person7", "profile"]
+    assert [image.group.told_by for image in images] == ["folder", "name", "nothing"]
     assert all(image.path.is_file() and image.path.is_relative_to(home / "fetched") for image in images)
 
 

@@ -185,6 +185,26 @@ def test_a_link_that_is_put_there_between_the_check_and_the_opening_is_not_follo
         read_picture(root / "ward" / "1.jpg", roots=Roots.read())
 
 
+def test_labels_follow_no_link_that_is_put_there_between_the_check_and_the_opening(
+    database: Database, root: Path, tmp_path: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = root / "1.jpg"
+    image.write_bytes(jpeg)
+    (tmp_path / "labels.csv").write_text(f"path,class\n{image},NORMAL\n")
+    real = os.path.realpath
+
+    def slow(path: str) -> str:
+        found = real(path)
+        if Path(path) == image:
+            image.unlink()
+            image.symlink_to(root.parent / "secret.jpg")
+        return found
+
+    monkeypatch.setattr(os.path, "realpath", slow)
+    assert [one.row for one in import_labels(database, tmp_path / "labels.csv", skip_bad=True).bad] == [2]
+    assert image.is_symlink()
+
+
 @contextmanager
 def redirecting_server(to: str, *, header: str = "Location") -> Iterator[str]:
     """Serve redirects from anywhere to an address."""

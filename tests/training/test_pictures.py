@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import training.pictures as module
-from training.dataset import LabelledImage
+from training.dataset import Group, LabelledImage, ToldBy
 from training.pictures import read_pictures
 from worker.decoders import Decoders
 from worker.settings import WorkerSettings
@@ -21,7 +21,7 @@ def test_what_a_header_says_is_read_from_the_bytes_that_are_decoded(
     images = []
     for name, file in kinds.items():
         (tmp_path / name).write_bytes(file.read_bytes())
-        images.append(LabelledImage(path=tmp_path / name, label="NORMAL", group=name))
+        images.append(LabelledImage(path=tmp_path / name, label="NORMAL", group=Group(name, ToldBy.NOTHING)))
     real = module.read_bytes
 
     def once(path: Path, *rest: object) -> object:
@@ -33,7 +33,9 @@ def test_what_a_header_says_is_read_from_the_bytes_that_are_decoded(
     with Decoders(WorkerSettings.read()) as decoders:
         pictures = read_pictures(images, decoders)
     assert [attributes.get("size") for attributes in pictures.attributes] == ["1 to 2 megapixels"] * 2
-    assert [image.group.split("-")[0] for image in pictures.images] == ["patient PHANTOM", "png"]
+    assert [(image.group.key.split("-")[0], image.group.told_by) for image in pictures.images] == [
+        ("patient PHANTOM", "header"), ("png", "nothing"),
+    ]  # fmt: skip
 
 
 def test_the_bytes_of_files_are_not_kept(labelled: Path, tmp_path: Path) -> None:
@@ -42,7 +44,11 @@ def test_the_bytes_of_files_are_not_kept(labelled: Path, tmp_path: Path) -> None
     for number in range(40):
         # What stands behind the picture belongs to the file.
         (tmp_path / f"{number}.png").write_bytes(content + bytes(4 << 20))
-        images.append(LabelledImage(path=tmp_path / f"{number}.png", label="NORMAL", group=str(number)))
+        images.append(
+            LabelledImage(
+                path=tmp_path / f"{number}.png", label="NORMAL", group=Group(str(number), ToldBy.NOTHING)
+            )
+        )
     with Decoders(WorkerSettings(decode_threads=2)) as decoders:
         tracemalloc.start()
         pictures = read_pictures(images, decoders)

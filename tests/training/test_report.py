@@ -63,6 +63,7 @@ def comparison() -> Comparison:
             held_out={"NORMAL": 50, "PNEUMONIA": 150},
             unreadable={"corrupt-image": 2},
             duplicates=3,
+            told_by={"name": 350, "nothing": 250},
             leaked=5,
         ),
         held_out=HeldOut(
@@ -149,6 +150,16 @@ def test_the_page_needs_nothing_else_and_names_no_file(comparison: Comparison, t
     assert "resnet50, thesis" in page
     assert "noise" in page
     assert "No backbone differs" in page or "More than noise separates" in page
+
+
+def test_the_page_says_what_patients_were_told_by(comparison: Comparison, tmp_path: Path) -> None:
+    page = write_report(build_report(comparison), tmp_path).read_text()
+    assert "the number in the file&#39;s name (350 images)" in page
+    assert "Whether several of those 250 are of one patient, nothing here tells." in page
+    known = replace(comparison, data=replace(comparison.data, told_by={"header": 600}))
+    page = write_report(build_report(known), tmp_path).read_text()
+    assert "Patients were told by the Patient ID in the file (600 images)." in page
+    assert "nothing here tells" not in page
 
 
 def test_random_weights_are_said_in_red(comparison: Comparison, tmp_path: Path) -> None:

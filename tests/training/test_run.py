@@ -65,6 +65,7 @@ def test_a_run_stores_candidates_reports_and_asks_the_gate(
     assert card.training["initial_weights_digest"] is None
     report = json.loads((finished.report.parent / "report.json").read_text())
     assert report["data"]["leaked"] == 0
+    assert report["data"]["told_by"] == {"nothing": 24, "name": 24}
     assert report["random_weights"] == ["resnet18"]
     with job_table.read() as session:
         assert find_run(session, run_id).state is RunState.DONE

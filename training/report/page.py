@@ -14,6 +14,15 @@ from training.measures import ALPHA
 from training.report.charts import COLOURS, Axes, Line, chart
 from training.report.findings import Findings
 
+#: What a patient is known by, as in `training.dataset.ToldBy`.
+_TOLD_BY = {
+    "header": "the Patient ID in the file",
+    "label": "the patient of the label or the cohort",
+    "name": "the number in the file's name",
+    "folder": "the folder that the file is in",
+    "nothing": "nothing, each file being a patient of its own",
+}
+
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
@@ -40,6 +49,7 @@ def page(findings: Findings) -> str:
     return template.render(
         r=findings,
         summary=summary(findings),
+        patients=_patients(findings["data"]["told_by"]),
         curves=[_curves(one) for one in findings["backbones"]],
         roc=_together(findings, "roc", Axes("ROC curves", "1 - specificity", "sensitivity")),
         precision_recall=_together(
@@ -84,6 +94,15 @@ def summary(findings: Findings) -> list[str]:
             f"{max(0.0, (baseline - 0.5) / gained):.0%} of what the network gains over chance could be "
             "brightness and framing, and may be lost in another hospital."
         )
+    return said
+
+
+def _patients(told_by: dict[str, int]) -> str:
+    """Return what the patients of the images were told by, with what that leaves open."""
+    counts = [f"{_TOLD_BY[one]} ({told_by[one]} images)" for one in _TOLD_BY if one in told_by]
+    said = f"Patients were told by {'; '.join(counts)}." if counts else ""
+    if alone := told_by.get("nothing"):
+        said += f" Whether several of those {alone} are of one patient, nothing here tells."
     return said
 
 
