@@ -25,10 +25,11 @@ from db.engine import Database
 from db.images import NewImage, add_images
 from db.leases import Effort, Provenance, Screened, claim, complete
 from db.migrate import upgrade
-from db.nightly import claim_night, conclude_nights, find_night, known_uris, open_now, walked
+from db.nightly import claim_night, conclude_nights, find_night, open_now, walked
 from db.nights import night_figures
 from db.results import cohort_results
 from db.runs import open_runs
+from db.seen import Stamp, seen_uris
 from db.settings import DatabaseSettings
 from db.tables import Cohort, Image, ImageCount, Table
 from scheduler.archive import prune
@@ -37,6 +38,7 @@ from scheduler.ingest.pseudonym import uid_pseudonyms
 from scheduler.metrics.broker import BrokerFigures
 from scheduler.metrics.collect import JobTableCollector
 from scheduler.settings import SchedulerSettings
+from tests.bells import ListBell
 from tests.conftest import postgres_url
 from tests.growth import grow
 
@@ -107,7 +109,7 @@ def poll(database: Database) -> None:
 
 
 def tick(database: Database) -> None:
-    dispatch(database, SchedulerSettings(), lambda _: None)
+    dispatch(database, SchedulerSettings(), ListBell())
     dispatch_runs(database, SchedulerSettings(), lambda _: None)
 
 
@@ -132,13 +134,13 @@ def page(database: Database, after: int) -> None:
 
 def night(database: Database) -> None:
     """Do all that a night does in the job table whose files are known."""
-    uris = [f"/data/{number}.dcm" for number in range(1, FILES + 1)]
+    listed = {f"/data/{number}.dcm": Stamp(None, None) for number in range(1, FILES + 1)}
     with database.write() as session:
         run_id = open_now(session, "ward", plan={}, window_ends=None)
         token = claim_night(session, run_id, lease_seconds=60)
     assert token is not None
     with database.read() as session:
-        assert len(known_uris(session, "ward", uris)) == FILES
+        assert len(seen_uris(session, "ward", listed)) == FILES
     with database.write() as session:
         walked(session, run_id, token, cohort_id=None)
     with database.write() as session:

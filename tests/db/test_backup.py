@@ -24,9 +24,9 @@ from db.images import NewImage, add_images
 from db.labels import Reading, add_readings
 from db.leases import Effort, NotScreened, Provenance, Screened, claim, complete
 from db.migrate import current_revision, head_revision, upgrade
-from db.nightly import known_uris
 from db.problems import CorruptImage
 from db.registry import ensure_champion, find_champion
+from db.seen import Stamp, seen_uris
 from db.settings import DatabaseSettings
 from db.tables import Batch, Cohort, Image, ImageCount, LabelClass, Prediction, Table
 from scheduler.archive import Archived, prune
@@ -202,7 +202,8 @@ def test_finished_cohorts_move_to_an_archive_and_stay_known(filled: Database, tm
         assert session.scalars(select(func.count()).select_from(Batch)).one() == 0
         (counts, _) = progress(session)
         assert (counts.total, counts.done, counts.failed, counts.archived) == (3, 2, 1, True)
-        assert known_uris(session, "ward", ["/data/0.dcm", "/data/9.dcm"]) == {"/data/0.dcm"}
+        listed = {uri: Stamp(None, None) for uri in ("/data/0.dcm", "/data/9.dcm")}
+        assert seen_uris(session, "ward", listed) == {"/data/0.dcm"}
     with pytest.raises(CohortArchived):
         write_results(filled, "done", tmp_path / "r.csv")
     with filled.write() as session, pytest.raises(CohortArchived):

@@ -26,6 +26,7 @@ from scheduler.nightly.night import ring_nights
 from scheduler.nightly.schedule import NightlySettings
 from scheduler.nightly.summary import conclude
 from scheduler.settings import SchedulerSettings
+from tests.bells import ListBell
 from tests.growth import grow
 from training.settings import TrainingSettings
 from training.trigger import trigger
@@ -35,10 +36,6 @@ SMALL, LARGE = 1_000, 20_000
 DEEPER = 1.25
 
 
-def no_ring(_: int) -> None:
-    raise AssertionError("nothing is to be rung for")
-
-
 def poll(database: Database) -> None:
     with database.read() as session:
         (large,) = progress(session, ["large"])
@@ -46,8 +43,8 @@ def poll(database: Database) -> None:
 
 
 def tick(database: Database) -> None:
-    assert dispatch(database, SchedulerSettings(), no_ring) == 0
-    assert dispatch_runs(database, SchedulerSettings(), no_ring) == 0
+    assert dispatch(database, SchedulerSettings(), ListBell()) == 0
+    assert dispatch_runs(database, SchedulerSettings(), ListBell()) == 0
 
 
 def sweep(database: Database) -> None:
@@ -64,7 +61,7 @@ def scrape(database: Database) -> None:
 
 
 def nights(database: Database) -> None:
-    assert ring_nights(database, NightlySettings(), no_ring) == 0
+    assert ring_nights(database, NightlySettings(), ListBell()) == 0
     assert conclude(database) == []
 
 
