@@ -1,0 +1,103 @@
+"""A model of the job table, as simply as it can be said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from db.leases import ATTEMPTS
+
+#: Cohort and source of an ingest.
+Key = tuple[str, str]
+#: With these an image leaves its instance to another copy.
+GIVES_PLACE_UP = ("corrupt-image", "worker-lost", "no-pixels")
+
+
+@dataclass
+class ModelBatch:
+    """A batch, as the model sees it."""
+
+    cohort: str
+    images: list[int]
+    state: str = "queued"
+    attempts: int = 0
+
+
+@dataclass
+class ModelTable:
+    """Cohorts, ingests, images, batches and leases."""
+
+    #: State or problem of each image, in the order of their rows.
+    images: dict[int, str] = field(default_factory=dict)
+    cohort_of: dict[int, str] = field(default_factory=dict)
+    instance_of: dict[int, str | None] = field(default_factory=dict)
+    #: ingesting, ready, cancelled or archived.
+    cohorts: dict[str, str] = field(default_factory=dict)
+    #: Token and state of the ingest of each cohort and source.
+    ingests: dict[Key, tuple[str, str]] = field(default_factory=dict)
+    batches: dict[int, ModelBatch] = field(default_factory=dict)
+    #: The batch of each lease that is held.
+    leases: dict[str, int] = field(default_factory=dict)
+
+    def lose(self, batch_id: int) -> None:
+        """Take a batch from its holder; its parts, if it is split, are found by `adopt`."""
+        batch = self.batches[batch_id]
+        self.leases = {token: held for token, held in self.leases.items() if held != batch_id}
+        if self.cohorts[batch.cohort] == "cancelled":
+            batch.state = "cancelled"
+            self.move(batch, "cancelled")
+        elif batch.attempts < ATTEMPTS:
+            batch.state = "queued"
+            self.move(batch, "queued")
+        elif len(batch.images) > 1:
+            batch.state = "split"
+            self.move(batch, "queued")
+        else:
+            batch.state = "done"
+            self.move(batch, "worker-lost")
+            self.take_over(batch.images)
+
+    def of(self, cohort: str) -> list[int]:
+        """Return a cohort's images."""
+        return [image for image, theirs in self.cohort_of.items() if theirs == cohort]
+
+    def copies(self, image: int) -> list[int]:
+        """Return the images of the same instance in the same cohort, itself too; none without an instance."""
+        instance = self.instance_of[image]
+        same = self.of(self.cohort_of[image]) if instance else []
+        return [one for one in same if self.instance_of[one] == instance]
+
+    def holds_place(self, image: int) -> bool:
+        return self.images[image] not in (*GIVES_PLACE_UP, "duplicate-instance")
+
+    def take_over(self, lost: list[int]) -> None:
+        """Let the first duplicate of each of these be screened, if no copy is."""
+        for image in lost:
+            copies = self.copies(image)
+            duplicates = [one for one in copies if self.images[one] == "duplicate-instance"]
+            if self.images[image] in GIVES_PLACE_UP and not any(map(self.holds_place, copies)) and duplicates:
+                self.images[duplicates[0]] = "pending"
+
+    def skip_duplicates(self, cohort: str) -> None:
+        """Leave one copy of each instance to be screened: the one that is, or the first that waits."""
+        for image in self.of(cohort):
+            others = [one for one in self.copies(image) if one != image and self.holds_place(one)]
+            if self.images[image] == "pending" and any(
+                self.images[one] != "pending" or one < image for one in others
+            ):
+                self.images[image] = "duplicate-instance"
+
+    def close(self, cohort: str) -> None:
+        self.take_over(self.of(cohort))
+        unfinished = [
+            state for (its, _), (_, state) in self.ingests.items() if its == cohort and state != "ended"
+        ]
+        if not unfinished:
+            self.cohorts[cohort] = "ready"
+
+    def end_ingests(self, cohort: str) -> None:
+        for key, (token, _) in self.ingests.items():
+            if key[0] == cohort:
+                self.ingests[key] = token, "ended"
+
+    def move(self, batch: ModelBatch, state: str) -> None:
+        self.images.update(dict.fromkeys(batch.images, state))
