@@ -87,6 +87,15 @@ def test_a_file_is_imported_once(database: Database, tmp_path: Path) -> None:
         assert new_since(session, 1e12) == 0
 
 
+def test_enough_new_labels_open_one_training_run(database: Database) -> None:
+    with database.write() as session:
+        add_readings(session, [reading("NORMAL", "A", "2026-01-01"), reading("VIRAL", "A", "2026-01-02")])
+    assert trigger(database, TrainingSettings(retrain_new_labels=2)) is None, "two readings of one image"
+    run_id = trigger(database, TrainingSettings(retrain_new_labels=1))
+    assert run_id is not None
+    assert trigger(database, TrainingSettings(retrain_new_labels=1)) is None
+
+
 def test_bad_rows_are_listed_and_nothing_is_imported(database: Database, tmp_path: Path) -> None:
     file = write(
         tmp_path / "r.csv",
