@@ -54,8 +54,6 @@ def done(system: System, name: str) -> Callable[[], bool]:
 def test_stale_messages_neither_hold_up_what_waits_nor_what_is_urgent(system: System) -> None:
     Stack().stop_process("worker")
     system.submit(64)
-    with system.database.read() as session:
-        wait_for(lambda: session.scalars(select(Batch.id)).first() is not None)
     wait_for(lambda: system.broker().llen(SCREEN) >= 4)
     fill(system, STALE)
     length = system.broker().llen(SCREEN)
