@@ -64,6 +64,7 @@ def comparison() -> Comparison:
             unreadable={"corrupt-image": 2},
             duplicates=3,
             leaked=5,
+            without_file=6,
         ),
         held_out=HeldOut(
             classes=("NORMAL", "PNEUMONIA"),
@@ -145,6 +146,7 @@ def test_the_page_needs_nothing_else_and_names_no_file(comparison: Comparison, t
     assert not re.search(r"/(home|tmp|work)/", page)
     assert "never a diagnosis" in page
     assert "alexnet" in page
+    assert "6 labelled images have no file" in page
     assert "0.99618" not in page  # the thesis' accuracy stands with its interval
     assert "resnet50, thesis" in page
     assert "noise" in page
