@@ -31,7 +31,7 @@ def trigger(database: Database, settings: TrainingSettings) -> int | None:
     if settings.retrain_new_labels == 0:
         return None
     with database.write() as session:
-        runs = [run for run in all_runs(session) if run.plan["use_labels"]]
+        runs = [run for run in all_runs(session) if run.plan.get("use_labels")]
         if any(_holds_back(session, run) for run in runs):
             return None
         since = _trained_until(session, runs)

@@ -65,6 +65,7 @@ def comparison() -> Comparison:
             duplicates=3,
             told_by={"name": 350, "nothing": 250},
             leaked=5,
+            without_file=6,
         ),
         held_out=HeldOut(
             classes=("NORMAL", "PNEUMONIA"),
@@ -146,6 +147,7 @@ def test_the_page_needs_nothing_else_and_names_no_file(comparison: Comparison, t
     assert not re.search(r"/(home|tmp|work)/", page)
     assert "never a diagnosis" in page
     assert "alexnet" in page
+    assert "6 labelled images have no file" in page
     assert "0.99618" not in page  # the thesis' accuracy stands with its interval
     assert "resnet50, thesis" in page
     assert "noise" in page
