@@ -67,7 +67,9 @@ class WorkerSettings(RoomSettings):
     #: Seconds without a sign of life after which a batch is given to another worker. A heartbeat
     #: is sent five times as often, so five in a row must be missed; longer delays the recovery.
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
-    #: Images in one forward pass. 16 fill two CPU cores; a GPU wants 64 to 256.
+    #: Images in each forward pass; a pass that is not full is filled up, so that an image has the same
+    #: probability whatever is screened beside it. 16 fill two CPU cores; a GPU wants 64 to 256. With another
+    #: number, as with another number of cores, probabilities may differ by about 0.000001.
     forward_images: Annotated[int, Field(ge=1)] = 16
     #: Threads that read files, each with a process that decodes them; 0 means one for each core.
     decode_threads: Annotated[int, Field(ge=0)] = 0
