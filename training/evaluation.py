@@ -13,13 +13,11 @@ from training.dataset import CLASSES, as_classes, find_labelled
 from training.measures import Measures, measure
 from training.pictures import read_pictures
 from worker.decoders import Decoders
-from worker.learner import ResidentLearner, positive_probability
+from worker.learner import Precision, ResidentLearner, positive_probability
 from worker.settings import WorkerSettings
 
 #: Images held in memory at a time, 150 kB each.
 _CHUNK = 256
-#: Images per forward pass.
-_FORWARD = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,13 +48,13 @@ def evaluate(
     positive: list[bool] = []
     probability: list[float] = []
     unreadable = 0
-    with Decoders(WorkerSettings.read()) as decoders:
+    settings = WorkerSettings.read()
+    with Decoders(settings) as decoders:
         while chunk := list(islice(labelled, _CHUNK)):
             pictures = read_pictures(chunk, decoders)
             unreadable += len(pictures.unreadable)
             positive += [image.label == POSITIVE for image in pictures.images]
-            for start in range(0, len(pictures.pixels), _FORWARD):
-                rows = learner.probabilities(pictures.pixels[start : start + _FORWARD])
-                probability += positive_probability(learner.card, rows).tolist()
+            rows = learner.probabilities(pictures.pixels, Precision.FP32, settings.forward_images)
+            probability += positive_probability(learner.card, rows).tolist()
     measures = measure(np.array(positive, dtype=bool), np.array(probability), learner.card.threshold)
     return Evaluation(model=learner.card.model_id, measures=measures, unreadable=unreadable)

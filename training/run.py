@@ -53,7 +53,8 @@ from training.report import build_report, write_report
 from training.settings import TrainingSettings
 from training.sources import labelled_images, labels_without_file, readings_by_digest
 from worker.allocator import keep_memory
-from worker.learner import ResidentLearner, best_device, positive_probability
+from worker.learner import Precision, ResidentLearner, best_device, positive_probability
+from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -386,11 +387,10 @@ class _Run:
             )
         except ModelPreprocessingMismatch as error:  # what replaces it is trained by this very run
             return incomparable(winner.model_id, champion.name, error)
-        parts = [
-            positive_probability(learner.card, learner.probabilities(held_out.pixels[start : start + 32]))
-            for start in range(0, len(held_out.pixels), 32)
-        ]
-        reigning = Verdict(champion.name, np.concatenate(parts).astype(np.float64), champion.threshold)
+        size = WorkerSettings.read().forward_images
+        rows = learner.probabilities(held_out.pixels, Precision.FP32, size)
+        probability = positive_probability(learner.card, rows).astype(np.float64)
+        reigning = Verdict(champion.name, probability, champion.threshold)
         return decide(
             Verdict(winner.model_id, pneumonia(winner, held_out), winner.threshold), reigning, held_out
         )

@@ -36,22 +36,8 @@ def native_bf16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def predict(learner: ResidentLearner, pixels: NDArray[np.uint8], *, adaptive: bool) -> list[Row]:
-    """Return a row for each of the pictures (N, 224, 224, 3).
-
-    Where `adaptive`, clear-cut pictures are left in bfloat16. Raises torch.OutOfMemoryError.
-    """
-    if not adaptive:
-        return [Row(row, Precision.FP32) for row in learner.probabilities(pixels)]
-    rows = [Row(row, Precision.BF16) for row in learner.probabilities(pixels, Precision.BF16)]
-    again = [index for index, row in enumerate(rows) if not _is_clear_cut(learner, row.values)]
-    if again:
-        for index, row in zip(again, learner.probabilities(pixels[again]), strict=True):
-            rows[index] = Row(row, Precision.FP32)
-    return rows
-
-
-def _is_clear_cut(learner: ResidentLearner, row: NDArray[np.float32]) -> bool:
+def is_clear_cut(learner: ResidentLearner, row: NDArray[np.float32]) -> bool:
+    """Tell whether class probabilities in bfloat16, (classes,), give the label of single precision."""
     found = _log_odds(float(positive_probability(learner.card, row[None])[0]))
     threshold = _log_odds(learner.card.threshold)
     return abs(found) >= CLEAR_LOG_ODDS and abs(found - threshold) >= MARGIN_LOG_ODDS

@@ -46,6 +46,10 @@ def device_errors() -> Iterator[None]:
         raise DeviceUnusable(str(error).partition("\n")[0]) from error
 
 
+#: Pictures in one forward pass, unless somebody says otherwise: the setting `forward_images`.
+PASS_IMAGES = 16
+
+
 class Precision(StrEnum):
     """The number format of the forward pass."""
 
@@ -134,14 +138,22 @@ class ResidentLearner:
         """What computes the probabilities: library, version and device, for the record of each prediction."""
         return f"torch-{torch.__version__}/{self.device.type}"
 
-    @torch.inference_mode()
     def probabilities(
-        self, pixels: NDArray[np.uint8], precision: Precision = Precision.FP32
+        self, pixels: NDArray[np.uint8], precision: Precision = Precision.FP32, size: int = PASS_IMAGES
     ) -> NDArray[np.float32]:
         """Return class probabilities (N, classes) as float32 for pixels (N, 224, 224, 3) as uint8.
 
-        Columns follow `card.classes`. Raises torch.OutOfMemoryError where the device has too little memory.
+        Columns follow `card.classes`. Each forward pass is of `size` pictures, the last one filled up with
+        black. Raises torch.OutOfMemoryError if the device has too little memory.
         """
+        count, missing = len(pixels), -len(pixels) % size
+        if missing:
+            pixels = np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), dtype=np.uint8)])
+        rows = [self._pass(pixels[start : start + size], precision) for start in range(0, len(pixels), size)]
+        return np.concatenate(rows)[:count]
+
+    @torch.inference_mode()
+    def _pass(self, pixels: NDArray[np.uint8], precision: Precision) -> NDArray[np.float32]:
         # A permuted NHWC array is a channels-last NCHW tensor already: nothing is copied.
         tensor = torch.from_numpy(pixels).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         inputs = normalise(tensor, self.card)

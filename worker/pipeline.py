@@ -11,9 +11,9 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
+from itertools import chain
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from db.database_errors import BLAMELESS, PASSING, DatabaseFailed
@@ -50,7 +50,6 @@ from db.roots import Roots
 from db.sources import Wait
 from db.uri import is_away, locate
 from worker.adaptive import Row, native_bf16
-from worker.adaptive import predict as predict_rows
 from worker.decoders import Decoders
 from worker.imaging import PREPROCESSING, Picture, read_bytes
 from worker.learner import (
@@ -61,6 +60,7 @@ from worker.learner import (
     peak_gpu_memory,
     positive_probability,
 )
+from worker.passes import Passes
 from worker.patience import patiently
 from worker.residents import Residents
 from worker.settings import WorkerSettings
@@ -70,6 +70,7 @@ log = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400.0
 
+Readable = tuple[Item, Picture]
 Decoded = tuple[Item, Picture | ImageProblem]
 
 
@@ -200,14 +201,16 @@ class Pipeline:
 
     def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat) -> None:
         learner = self.residents.get(claimed.model_id)
+        passes = Passes[Readable](learner, adaptive=self._adaptive, size=self._settings.forward_images)
         screened: list[Screened] = []
         problems: list[NotScreened] = []
         decoding, computing = Stopwatch(), Stopwatch()
-        for decoded in decoding.each(self._decode(claimed.items)):
+        for decoded in chain(decoding.each(self._decode(claimed.items)), (None,)):
             heartbeat.check()
-            self._check_source(claimed, decoded)
+            if decoded is not None:
+                self._check_source(claimed, decoded)
             with self._device, computing:
-                results = self._predict(learner, decoded)
+                results = self._predict(passes, decoded)
             screened += [result for result in results if isinstance(result, Screened)]
             problems += [result for result in results if isinstance(result, NotScreened)]
         effort = Effort(
@@ -229,16 +232,19 @@ class Pipeline:
             extra=ids(claimed) | {"screened": len(screened), "not_screened": len(problems)},
         )
 
-    def _predict(self, learner: ResidentLearner, decoded: list[Decoded]) -> list[Screened | NotScreened]:
-        """Return the outcome of each image. Raises DeviceUnusable.
+    def _predict(
+        self, passes: Passes[Readable], decoded: list[Decoded] | None
+    ) -> list[Screened | NotScreened]:
+        """Return the outcome of each image whose pass was full; of all others for None.
 
-        All inputs are of one shape and type: no image brings a device to fail, and none fails for it.
+        All inputs are of one shape and type: no image brings a device to fail, and none fails for it. Raises
+        DeviceUnusable.
         """
         try:
             with device_errors():
-                return predict(learner, decoded, adaptive=self._adaptive)
+                return predict(passes, decoded)
         except DeviceUnusable:
-            self.lost_gpu |= learner.device.type == "cuda"
+            self.lost_gpu |= passes.learner.device.type == "cuda"
             raise
 
     def _check_source(self, claimed: Claim, decoded: list[Decoded]) -> None:
@@ -311,20 +317,17 @@ def provenance(learner: ResidentLearner) -> Provenance:
     )
 
 
-def predict(
-    learner: ResidentLearner, decoded: list[Decoded], *, adaptive: bool
-) -> list[Screened | NotScreened]:
-    """Return the outcome of each image of one forward pass."""
-    problems = [
-        NotScreened(item.image_id, picture) for item, picture in decoded if isinstance(picture, ImageProblem)
-    ]
-    readable = [(item, picture) for item, picture in decoded if isinstance(picture, Picture)]
-    if not readable:
-        return [*problems]
-    rows = fitting_rows(learner, np.stack([picture.pixels for _, picture in readable]), adaptive=adaptive)
-    return problems + [
-        _outcome(learner, item, picture, row) for (item, picture), row in zip(readable, rows, strict=True)
-    ]
+def predict(passes: Passes[Readable], decoded: list[Decoded] | None) -> list[Screened | NotScreened]:
+    """Take decoded images up and return outcomes of those that are computed; of all others for None."""
+    if decoded is None:
+        done, problems = passes.finish(), []
+    else:
+        problems = [
+            NotScreened(item.image_id, found) for item, found in decoded if isinstance(found, ImageProblem)
+        ]
+        readable = [(item, found) for item, found in decoded if isinstance(found, Picture)]
+        done = passes.add((one, one[1].pixels) for one in readable)
+    return [*problems, *(_outcome(passes.learner, item, picture, row) for (item, picture), row in done)]
 
 
 def _outcome(
@@ -335,19 +338,20 @@ def _outcome(
     values = row.values
     if not np.isfinite(values).all():
         return NotScreened(item.image_id, BrokenModelOutput())
+    probability = float(positive_probability(learner.card, values[None])[0])
     return Screened(
         image_id=item.image_id,
-        probability=float(positive_probability(learner.card, values[None])[0]),
-        label=label_of(learner.card, values),
+        probability=probability,
+        label=label_of(learner.card, values, probability),
         types=types_of(learner.card, values),
         precision=row.precision,
         input_digest=picture.digest,
     )
 
 
-def label_of(card: ModelCard, row: NDArray[np.float32]) -> str:
-    """Return PNEUMONIA at or above the model's threshold, else the most probable other class."""
-    if float(positive_probability(card, row[None])[0]) >= card.threshold:
+def label_of(card: ModelCard, row: NDArray[np.float32], probability: float) -> str:
+    """Return PNEUMONIA if the stored probability reaches the threshold, else the likeliest other class."""
+    if probability >= card.threshold:
         return POSITIVE
     others = [index for index in range(len(row)) if index not in card.positive_columns]
     return card.classes[max(others, key=lambda index: float(row[index]))]
@@ -358,21 +362,3 @@ def types_of(card: ModelCard, row: NDArray[np.float32]) -> dict[str, float] | No
     if card.positives == (POSITIVE,):
         return None
     return {card.classes[index]: float(row[index]) for index in card.positive_columns}
-
-
-def fitting_rows(learner: ResidentLearner, pixels: NDArray[np.uint8], *, adaptive: bool) -> list[Row | None]:
-    """Return class probabilities per picture; where memory runs out, by ever smaller passes.
-
-    None stands for a picture that does not fit by itself.
-    """
-    try:
-        return [*predict_rows(learner, pixels, adaptive=adaptive)]
-    except torch.OutOfMemoryError:
-        if len(pixels) == 1:
-            return [None]
-    # Outside the handler: the error holds on to the memory of the failed pass.
-    torch.cuda.empty_cache()
-    half = len(pixels) // 2
-    return fitting_rows(learner, pixels[:half], adaptive=adaptive) + fitting_rows(
-        learner, pixels[half:], adaptive=adaptive
-    )

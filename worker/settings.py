@@ -73,7 +73,9 @@ class WorkerSettings(RoomSettings):
     #: Days after which images whose source, model or device is unavailable fail. A week: whatever breaks at
     #: the beginning of a long weekend is noticed and fixed before images fail that could be screened.
     wait_days: Annotated[float, Field(gt=0)] = 7.0
-    #: Images in one forward pass. 16 fill two CPU cores; a GPU wants 64 to 256.
+    #: Images in each forward pass; a pass that is not full is filled up, so that an image has the same
+    #: probability whatever is screened beside it. 16 fill two CPU cores; a GPU wants 64 to 256. With another
+    #: number, as with another number of cores, probabilities may differ by about 0.000001.
     forward_images: Annotated[int, Field(ge=1)] = 16
     #: Threads that read files, each with a process that decodes them; 0 means one for each core.
     decode_threads: Annotated[int, Field(ge=0)] = 0

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from deploy.models import default_model
-from worker.adaptive import native_bf16, predict
+from worker.adaptive import Row, native_bf16
 from worker.imaging import read_picture
 from worker.learner import Precision, ResidentLearner
+from worker.passes import Passes
 
 CPU = torch.device("cpu")
 
@@ -25,7 +26,9 @@ class Scripted(ResidentLearner):
         self.card = like.card.model_copy(update={"threshold": threshold})
         self.cheap, self.exact = cheap, exact
 
-    def probabilities(self, pixels: np.ndarray, precision: Precision = Precision.FP32) -> np.ndarray:
+    def probabilities(
+        self, pixels: np.ndarray, precision: Precision = Precision.FP32, size: int = 0
+    ) -> np.ndarray:
         """Return what was scripted for the pictures, which are their own numbers."""
         script = self.cheap if precision is Precision.BF16 else self.exact
         found = [script[int(number)] for number in pixels[:, 0, 0, 0]]
@@ -33,6 +36,13 @@ class Scripted(ResidentLearner):
         rows[:, self.card.positive_columns[0]] = found
         rows[:, 1 - self.card.positive_columns[0]] = 1 - rows[:, self.card.positive_columns[0]]
         return rows
+
+
+def predict(learner: ResidentLearner, pixels: np.ndarray, *, adaptive: bool) -> list[Row | None]:
+    """Return the rows of a batch's pictures in their order."""
+    passes = Passes[int](learner, adaptive=adaptive, size=16)
+    rows = dict([*passes.add(enumerate(pixels)), *passes.finish()])
+    return [rows[index] for index in range(len(pixels))]
 
 
 def numbered(count: int) -> np.ndarray:

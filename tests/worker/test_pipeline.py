@@ -32,10 +32,10 @@ from worker.pipeline import Pipeline
 from worker.settings import WorkerSettings
 
 
-def submit(database: Database, files: list[Path]) -> int:
+def submit(database: Database, files: list[Path], name: str = "trial") -> int:
     """Take files in and cut them into one batch."""
     with database.write() as session:
-        cohort = open_cohort(session, "trial", source="/data")
+        cohort = open_cohort(session, name, source="/data")
         add_images(session, cohort.id, [NewImage(uri=str(file)) for file in files])
         close_ingest(session, cohort.id)
         (batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
@@ -83,6 +83,49 @@ def test_a_prediction_holds_what_explains_it(database: Database, model: Model, f
         assert prediction.software
         assert prediction.input_digest == hashlib.sha256(files[0].read_bytes()).hexdigest()
         assert (prediction.label == "PNEUMONIA") == (prediction.probability >= model.threshold)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_label_never_contradicts_the_probability_that_is_stored(
+    database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database.read() as session:
+        threshold = session.scalars(select(Model.threshold)).one()
+    near = [np.float32(threshold)]
+    for _ in range(2):
+        near = [np.nextafter(near[0], np.float32(0)), *near, np.nextafter(near[-1], np.float32(1))]
+
+    def at_the_edge(self: ResidentLearner, pixels: np.ndarray, *_: object) -> np.ndarray:
+        rows = np.zeros((len(pixels), 2), dtype=np.float32)
+        column = self.card.positive_columns[0]
+        rows[:, column] = np.resize(near, len(pixels))
+        rows[:, 1 - column] = 1 - rows[:, column]
+        return rows
+
+    monkeypatch.setattr(ResidentLearner, "probabilities", at_the_edge)
+    Pipeline(database, WorkerSettings(precision="fp32")).screen(submit(database, files))
+    with database.read() as session:
+        found = session.execute(select(Prediction.probability, Prediction.label, Prediction.threshold)).all()
+    assert len({probability for probability, _, _ in found}) == len(near)
+    assert {label for _, label, _ in found} == {"NORMAL", "PNEUMONIA"}
+    assert all((probability >= edge) == (label == "PNEUMONIA") for probability, label, edge in found)
+
+
+@pytest.mark.usefixtures("model")
+def test_an_image_has_the_same_probability_alone_and_in_a_batch_with_bad_files(
+    database: Database, files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    pipeline = Pipeline(database, WorkerSettings(forward_images=4))
+    one, *others = (file for file in files if file.suffix in (".jpeg", ".png"))
+    batches = ([one], [*others[:3], tmp_path / "bad.png", one], [others[3], one])
+    for number, batch in enumerate(batches):
+        pipeline.screen(submit(database, batch, f"cohort-{number}"))
+    with database.read() as session:
+        query = select(Prediction.probability).join(Image).where(Image.uri == str(one))
+        found = session.scalars(query).all()
+    assert len(found) == 3
+    assert len(set(found)) == 1
 
 
 def test_the_probability_is_that_of_pneumonia_by_name(
@@ -150,10 +193,12 @@ def test_where_memory_runs_out_passes_shrink_and_an_image_too_large_fails_alone(
     real = ResidentLearner.probabilities
     culprit = read_picture(files[4]).pixels
 
-    def little_memory(self: ResidentLearner, pixels: np.ndarray, *precision: Precision) -> np.ndarray:
-        if len(pixels) > 3 or any(np.array_equal(one, culprit) for one in pixels):
+    def little_memory(
+        self: ResidentLearner, pixels: np.ndarray, precision: Precision, size: int
+    ) -> np.ndarray:
+        if size > 3 or any(np.array_equal(one, culprit) for one in pixels):
             raise torch.OutOfMemoryError
-        return real(self, pixels, *precision)
+        return real(self, pixels, precision, size)
 
     monkeypatch.setattr(ResidentLearner, "probabilities", little_memory)
     Pipeline(database, WorkerSettings()).screen(submit(database, files))
