@@ -86,7 +86,8 @@ def test_an_archived_cohort_takes_nothing_in(database: Database) -> None:
     end(database, lease)
     screen_all(database, lease.cohort_id)
     with database.write() as session:
-        remove_rows(session, lease.cohort_id, stamp(session, lease.cohort_id))
+        stamped = stamp(session, lease.cohort_id)
+        remove_rows(session, lease.cohort_id, stamped, file="a.parquet", digest="0" * 64)
     for shown in (lease, None):
         with pytest.raises(CohortArchived), database.write() as session:
             add_images(session, lease.cohort_id, [NewImage(uri="/a/2")], ingest=shown)

@@ -89,6 +89,9 @@ def test_a_file_is_imported_once(database: Database, tmp_path: Path) -> None:
 
 def test_enough_new_labels_open_one_training_run(database: Database) -> None:
     with database.write() as session:
+        cohort = open_cohort(session, "trial", source="/data")
+        add_images(session, cohort.id, [NewImage(uri="/data/a.dcm", instance_uid="1.2.3")])
+        session.execute(update(Image).values(digest=DIGEST))
         add_readings(session, [reading("NORMAL", "A", "2026-01-01"), reading("VIRAL", "A", "2026-01-02")])
     assert trigger(database, TrainingSettings(retrain_new_labels=2)) is None, "two readings of one image"
     run_id = trigger(database, TrainingSettings(retrain_new_labels=1))
