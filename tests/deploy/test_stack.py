@@ -353,7 +353,7 @@ def test_a_home_whose_path_cannot_be_written_down_has_its_own_code(
         patch.setenv("PNEUMOSCREEN_HOME", str(tmp_path / name))
         for command in ("status", "up", "down", "doctor"):
             assert "home-unusable" in cli(command, expect=2)
-    assert list(tmp_path.iterdir()) == [], "something was written"
+    assert list(tmp_path.iterdir()) == [home], "something was written"
 
 
 # -- the broker
