@@ -31,9 +31,9 @@ def make_key(folder: Path) -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give every test a data directory of its own with a `site.key`, and none of the user's settings."""
-    folder = tmp_path / "home"
+    folder = tmp_path_factory.mktemp("data") / "home"
     folder.mkdir(mode=0o700)
     make_key(folder)
     monkeypatch.setenv("PNEUMOSCREEN_HOME", str(folder))

@@ -147,7 +147,6 @@ def test_windows_end_in_the_morning() -> None:
     ],
 )
 def test_a_schedule_that_cannot_be_used_is_refused_by_name(home: Path, wrong: str) -> None:
-    home.mkdir()
     (home / "pneumoscreen.toml").write_text(f'[[nightly]]\nname = "ward"\nsource = "/x"\n{wrong}\n')
     with pytest.raises(SettingsInvalid, match="PNEUMOSCREEN_NIGHTLY"):
         NightlySettings.read()

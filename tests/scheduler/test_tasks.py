@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -66,9 +65,7 @@ def test_walks_leave_threads_for_everything_else(caplog: pytest.LogCaptureFixtur
         tasks._walks.release(taken)
     assert "nightly run 1 is rung for again" in caplog.text
     (keeper,) = (
-        one
-        for one in programs(Path(), StackSettings(), Ports(flower=1, metrics=2))
-        if one.name == "housekeeping"
+        one for one in programs(StackSettings(), Ports(flower=1, metrics=2)) if one.name == "housekeeping"
     )
     threads = next(int(word.partition("=")[2]) for word in keeper.command if "concurrency" in word)
     assert taken < threads
