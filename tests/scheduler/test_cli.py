@@ -224,8 +224,9 @@ def test_doctor_and_evaluate_find_a_champion_of_another_preprocessing(home: Path
     findings = {one["check"]: one for one in json.loads(run("doctor", "--json", expect=2).stdout)}
     assert findings["model"]["found"] == "model-preprocessing-mismatch"
     assert "another/2" in findings["model"]["mend"]
-    (tmp_path / "data" / "NORMAL").mkdir(parents=True)
-    (tmp_path / "data" / "PNEUMONIA").mkdir()
+    for label in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        (tmp_path / "data" / label / "1.png").write_bytes(b"any")
     said = run("evaluate", str(tmp_path / "data"), expect=2).stderr
     assert "model-preprocessing-mismatch" in said
 
@@ -249,7 +250,10 @@ def test_settings_come_from_the_environment_then_secrets_then_the_file(
 
 
 @pytest.mark.usefixtures("champion")
-def test_names_of_an_earlier_version_are_shown_without_what_a_terminal_obeys(phantoms: Path) -> None:
+def test_names_of_an_earlier_version_are_shown_without_what_a_terminal_obeys(
+    phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     name = "a\x1b]0;title\x07\u202eb[bold]"
     database = Database()
     with database.write() as session:
@@ -287,6 +291,7 @@ def test_a_submit_that_was_killed_shows_as_broken_off_and_the_same_one_goes_on(
     with database.write() as session:
         session.execute(update(Ingest).values(lease_until=1.0))
         session.execute(update(Image).values(state="skipped", problem="not-chest"))
+    monkeypatch.setenv("COLUMNS", "200")
     assert "ingest broke off" in run("status").stdout
     (status,) = json.loads(run("status", "--json").stdout)
     assert (status["state"], status["ingest_broke_off"], status["finished"]) == ("ingesting", True, False)
