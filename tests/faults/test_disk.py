@@ -144,7 +144,7 @@ def test_full_while_a_model_is_saved(
     monkeypatch.setenv("PNEUMOSCREEN_MODELS_FOLDER", str(models))
     disk.fill()
     assert "error [disk-full]" in command("models", "import", str(other_artefact), expect=2)
-    assert list(models.iterdir()) == [], "a part of a model was left"
+    assert list(models.glob("*")) == [], "a part of a model was left"
     assert count(job_table, Model) == 1
     weights = (other_artefact / WEIGHTS_FILE).read_bytes()
     with pytest.raises(DiskFull):
