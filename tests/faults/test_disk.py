@@ -23,6 +23,7 @@ from db.registry import champion, ensure_champion, import_model
 from db.states import BatchState
 from db.tables import Batch, Image, Model, Prediction
 from scheduler.ingest import open_source
+from scheduler.ingest.pseudonym import ensure_site_key
 from scheduler.results import write_results
 from scheduler.submit import submit
 from tests.faults.disk import Disk, small_disk
@@ -98,6 +99,7 @@ def test_full_while_images_are_taken_in(
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "20")
     submitting = ("submit", str(x_rays), "--cohort", "trial")
+    ensure_site_key(job_table)  # it has been started before
     disk.fill()
     said = command(*submitting, expect=2)
     assert "error [database-full]" in said
