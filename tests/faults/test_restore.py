@@ -15,10 +15,11 @@ from pydantic import SecretStr
 from sqlalchemy import MetaData, inspect, select
 
 from db.backup import DatabaseNotEmpty, RestoreKeyDiffers, backup, restore
+from db.counts import compare, count_images
 from db.engine import Database
 from db.model_card import CARD_FILE, WEIGHTS_FILE
 from db.settings import DatabaseSettings
-from db.tables import Event, Table
+from db.tables import Event, ImageCount, Table
 from scheduler.ingest import open_source
 from scheduler.ingest.pseudonym import SiteKeyMissing, ensure_site_key
 from scheduler.submit import submit
@@ -68,10 +69,18 @@ Held = dict[str, list[tuple[object, ...]]]
 
 def held(database: Database) -> Held:
     with database.read() as session:
-        return {
+        rows: Held = {
             table.name: [tuple(row) for row in session.execute(select(table).order_by(*table.primary_key))]
             for table in Table.metadata.sorted_tables
+            if table.name != ImageCount.__tablename__
         }
+        # PostgreSQL keeps a counter in more rows or fewer, by when they were last added up; the sum is one.
+        counts = count_images(session)
+        assert compare(session) == []
+    rows[ImageCount.__tablename__] = sorted(
+        (cohort_id, *key, count) for cohort_id, of in counts.items() for key, count in of.items()
+    )
+    return rows
 
 
 class Site:

@@ -59,10 +59,12 @@ def test_a_job_table_without_room_takes_the_rest_once_there_is(
 ) -> None:
     """Fill the database by its number of pages, which needs no disk of its own."""
     monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "4")
+    with job_table.write() as session:
+        cohort_id = open_cohort(session, "large", source="/data").id
     limit_pages(job_table, room=0)
     with pytest.raises(DatabaseFull), job_table.write() as session:
         submitted = [NewImage(uri=f"/data/{'x' * 200}/{number}") for number in range(2000)]
-        add_images(session, 1, submitted)
+        add_images(session, cohort_id, submitted)
     limit_pages(job_table, room=10_000)
     taken = submit(job_table, open_source(str(phantoms)), name="trial")
     assert (taken.found, taken.new) == (10, 10)
