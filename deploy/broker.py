@@ -9,7 +9,7 @@ USER = "pneumoscreen"
 
 #: What Celery needs, and nothing that administers the server; as in `deploy/make-secrets.sh`. Of Lua what
 #: kombu needs for its own scripts.
-RIGHTS = "~* &* +@all -@admin -@dangerous -@scripting +evalsha +script|load +info +keys"
+RIGHTS = "~* &* +@all -@admin -@dangerous -@scripting +evalsha +script|exists +script|load +info +keys"
 
 
 def valkey_config(port: int, password: str, memory_mib: int) -> str:

@@ -25,7 +25,7 @@ keep pneumoscreen_broker_url "rediss://pneumoscreen:$(cat valkey_password)@$brok
 # What Celery needs, and nothing that administers the server; as in deploy/broker.py. Of Lua what kombu needs for
 # its own scripts.
 keep valkey.acl "user default off
-user pneumoscreen on >$(cat valkey_password) ~* &* +@all -@admin -@dangerous -@scripting +evalsha +script|load +info +keys
+user pneumoscreen on >$(cat valkey_password) ~* &* +@all -@admin -@dangerous -@scripting +evalsha +script|exists +script|load +info +keys
 "
 if [ ! -s valkey.crt ]; then
     openssl req -x509 -newkey rsa:3072 -nodes -days 3650 -subj "/CN=pneumoscreen CA" \
