@@ -1,28 +1,44 @@
-"""A large cohort under faults at random: `make soak`. A model that does nothing; everything else is real."""
+"""A large cohort under faults at random, with nightly runs and pruning beside it: `make soak`.
+
+The model does nothing; everything else is real.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
+import subprocess
+import sys
+import threading
 import time
-from collections import defaultdict
-from contextlib import suppress
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from pyarrow.parquet import read_table
 from redis.exceptions import RedisError
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from db.states import TERMINAL
+from db.cohorts import progress
+from db.database_errors import DatabaseFailed
+from db.engine import Database
+from db.settings import config_file
+from db.states import ImageState
+from db.tables import Image, NightlyRun, Prediction
 from deploy.stack import Stack
 from scheduler.ingest import open_source
 from scheduler.submit import submit
+from tests.faults.invariant import check
 from tests.faults.postgres import Postgres, own_postgres
 from tests.faults.system import System, running_system
 from tests.faults.workers import OwnWorker
+from tests.waiting import wait_for
 
 IMAGES = int(os.environ.get("SOAK", "10000"))
 LEASE = 10
@@ -95,39 +111,127 @@ def memory(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
 
 
+class Nights:
+    """A nightly schedule whose folder gets new images all the time, and a user who prunes what has ended."""
+
+    def __init__(self, database: Database, folder: Path, archive: Path) -> None:
+        self.database, self.folder, self.archive = database, folder, archive
+        self.names: list[str] = []
+        self.pruned = 0
+        folder.mkdir()
+        config_file().write_text(
+            f'[[nightly]]\nname = "ward"\nsource = "{folder}"\ncohort = "ward-{{date}}-{{time}}"\n'
+        )
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._feed), threading.Thread(target=self._prune)]
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """Run them for as long as the block lasts."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join()
+
+    def _feed(self) -> None:
+        for number in count():
+            image = PIL.Image.fromarray(np.full((96, 96), number % 250, dtype=np.uint8))
+            # A name that is not an image's until the file is whole.
+            image.save(partial := self.folder / f"{number}.partial", "PNG")
+            partial.rename(self.folder / f"{number}.png")
+            self.names.append(f"{number}.png")
+            if number % 5 == 0:
+                self.command("nightly", "run", "ward")
+            if self._stop.wait(1):
+                return
+
+    def _prune(self) -> None:
+        while not self._stop.wait(5):
+            self.pruned += self.command("db", "prune", str(self.archive), "--days", "0") == 0
+
+    @staticmethod
+    def command(*words: str) -> int:
+        """Run a command as a user does; a database that is down makes it fail with a code."""
+        done = subprocess.run(
+            [sys.executable, "-m", "scheduler", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode
+
+    def finish(self) -> None:
+        """Take in what is left, and wait until every night has ended."""
+        wait_for(lambda: self.command("nightly", "run", "ward") == 0)
+        wait_for(self._ended, 300)
+
+    def _ended(self) -> bool:
+        with self.database.read() as session:
+            return all(run.summarised_at is not None for run in session.scalars(select(NightlyRun)))
+
+
+def every_prediction(database: Database, archive: Path) -> Counter[str]:
+    """Count predictions by file, in the job table and in the archives together."""
+    with database.read() as session:
+        found = Counter(session.scalars(select(Image.uri).join(Prediction, Prediction.image_id == Image.id)))
+    for file in archive.glob("*.parquet"):
+        rows = read_table(file, columns=["source", "state", "probability"]).to_pylist()
+        assert all(row["state"] == ImageState.DONE and row["probability"] is not None for row in rows)
+        found.update(row["source"] for row in rows)
+    return found
+
+
 @pytest.mark.bench
 def test_a_soak(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(11)
-    folder = tmp_path / "x-rays"
+    folder, archive = tmp_path / "x-rays", tmp_path / "archive"
     link_images(folder)
     with (
         own_postgres() as server,
-        running_system(server.url, artefact, folder, monkeypatch, LEASE_SECONDS=LEASE) as system,
+        running_system(
+            server.url, artefact, folder, monkeypatch, LEASE_SECONDS=LEASE, NIGHTLY_SECONDS=1
+        ) as system,
     ):
         Stack().stop_process("worker")
-        system.images = IMAGES
         start = time.monotonic()
         assert submit(system.database, open_source(str(folder)), name="trial").new == IMAGES
         taken_in = time.monotonic()
         faults = Faults(system, server)
+        nights = Nights(system.database, tmp_path / "ward", archive)
         held: dict[str, list[int]] = defaultdict(list)
         try:
-            while system.count(*TERMINAL) < IMAGES:
-                time.sleep(draw.uniform(5, 20))
-                faults.one(draw)
-                for process in Stack().processes():
-                    held[process.name].append(memory(process.pid))
-                held["screening worker"].append(memory(faults.worker.pid))
-                assert time.monotonic() - taken_in < 60 + IMAGES / 50, "it takes too long"
-            ended = time.monotonic()
+            with nights.beside():
+                while ended_images(system.database) < IMAGES:
+                    time.sleep(draw.uniform(5, 20))
+                    faults.one(draw)
+                    for process in Stack().processes():
+                        held[process.name].append(memory(process.pid))
+                    held["screening worker"].append(memory(faults.worker.pid))
+                    assert time.monotonic() - taken_in < 60 + IMAGES / 50, "it takes too long"
+                ended = time.monotonic()
+            nights.finish()
         finally:
             faults.worker.end()
-        system.end()
+        check(system.database, ended=True)
+        expected = {
+            str(file) for file in [*folder.rglob("*.png"), *(nights.folder / one for one in nights.names)]
+        }
+        assert every_prediction(system.database, archive) == Counter(expected), (
+            "an image is lost or there twice"
+        )
         with system.database.read() as session:
             size = session.scalars(text("SELECT pg_database_size(current_database())")).one() / IMAGES
     print(
         f"\n{IMAGES} images taken in in {taken_in - start:.0f} s, screened in {ended - taken_in:.0f} s "
         f"({IMAGES / (ended - taken_in):.0f}/s); faults {dict(faults.done)}; {size:.0f} bytes an image; "
+        f"{len(nights.names)} images by night, {len(list(archive.iterdir()))} archives of "
+        f"{nights.pruned} prunings; "
         f"MiB, second and last third: { ({name: thirds(of) for name, of in held.items()}) }"
     )
     assert size < _MOST_BYTES
@@ -135,6 +239,13 @@ def test_a_soak(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         middle, last = thirds(of)
         # A short run is over before every process is warm.
         assert len(of) < 12 or last <= 1.2 * middle + 30, f"{name} grows"
+
+
+def ended_images(database: Database) -> int:
+    """Return how many images of the cohort have ended, or 0 while the database is down."""
+    with suppress(DatabaseFailed), database.read() as session:
+        return progress(session, ["trial"])[0].ended
+    return 0
 
 
 def thirds(values: list[int]) -> tuple[int, int]:
