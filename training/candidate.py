@@ -16,7 +16,7 @@ from db.model_card import ModelCard, digest_of, model_id_of
 from training.backbones import IMAGENET_MEAN, IMAGENET_STD
 from training.calibration import calibrate
 from training.dataset import positives
-from training.fit import Fitted, logits
+from training.fit import Fitted, logits, training_precision
 from training.measures import measure
 from training.prepare import Prepared
 from training.recipe import Recipe
@@ -87,6 +87,7 @@ def _provenance(
         "initial_weights_digest": initial_digest,
         "epochs": [asdict(epoch) for epoch in fitted.epochs],
         "device": best_device().type,
+        "precision": training_precision(best_device()),
         "threads": torch.get_num_threads(),
         "software": software(),  # type: ignore[dict-item]
     }

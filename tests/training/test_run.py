@@ -18,7 +18,7 @@ from db.runs import RunNotOpen, find_run, reopen_run
 from db.states import ModelState, RunState
 from db.tables import Event, TrainingResult
 from training.dataset import LabelledFolderMissing
-from training.fit import TooFewForBatch
+from training.fit import Autocast, TooFewForBatch
 from training.gate import Decision, Verdict
 from training.outcome import HeldOut
 from training.prepare import TooFewImages
@@ -48,6 +48,18 @@ def kill_in_epoch(number: int) -> Callable[[Step], None]:
             raise KeyboardInterrupt
 
     return on_step
+
+
+def test_a_machine_that_imitates_bfloat16_trains_in_single_precision(
+    job_table: Database, labelled: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Autocast) -> None:
+        raise AssertionError("bfloat16 was imitated")
+
+    monkeypatch.setattr("training.fit.native_bf16", lambda _: False)
+    monkeypatch.setattr(Autocast, "before_batch", fail)
+    (outcome,) = train(job_table, start(job_table, CLINICAL, labelled)).outcomes
+    assert read_card(job_table.models_folder / outcome.model_id).training["precision"] == "fp32"
 
 
 def test_a_run_stores_candidates_reports_and_asks_the_gate(
