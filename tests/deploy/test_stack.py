@@ -77,7 +77,15 @@ def is_in(user: subprocess.Popen[str]) -> bool:
 
 
 def supervisords() -> list[int]:
-    return [one.pid for one in left() if one.name == "supervisord"]
+    """Return them without their children that have yet to become a process of the stack."""
+    pids = {one.pid for one in left() if one.name == "supervisord"}
+    return sorted(pid for pid in pids if parent(pid) not in pids)
+
+
+def parent(pid: int) -> int | None:
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/status").read_text().split("PPid:")[1].split()[0])
+    return None
 
 
 # -- several users

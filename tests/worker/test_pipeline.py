@@ -507,6 +507,7 @@ def test_a_model_of_another_preprocessing_screens_nothing_and_its_cohort_says_so
             assert progress(session)[0].waits_for == "model-preprocessing-mismatch"
             assert session.scalars(select(Prediction)).all() == []
             assert set(outcomes(database).values()) == {"queued"}
+    pause_is_over(database)
     Pipeline(database, WorkerSettings()).screen(batch_id)
     assert set(outcomes(database).values()) == {"done"}
 
@@ -565,6 +566,7 @@ def test_a_source_whose_name_is_no_text_is_screened_and_waited_for(
     with pytest.raises(SourceAway):
         pipeline.screen(batch_id)
     away.rename(source)
+    pause_is_over(database)
     pipeline.screen(batch_id)
     with database.read() as session:
         assert progress(session)[0].done == taken.new > 0
