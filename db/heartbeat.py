@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.leases import LeaseLost
+from db.jobs.claims import LeaseLost
 
 log = logging.getLogger(__name__)
 

@@ -259,7 +259,7 @@ class Image(Table):
     #: SHA-256 of the file as it was screened.
     digest: Mapped[str | None] = mapped_column(String(64))
     state: Mapped[ImageState] = mapped_column(_states(ImageState))
-    #: Why it was skipped or failed: a code of `db.problems`.
+    #: Why it was skipped or failed: a code of `db.jobs.problems`.
     problem: Mapped[str | None] = mapped_column(String(32))
     #: How often a worker has taken it up.
     attempts: Mapped[int] = mapped_column(default=0)
@@ -269,7 +269,7 @@ class Image(Table):
 class ImageCount(Table):
     """How many images of a cohort are in one state, with one problem: the sum over the shards.
 
-    Triggers on `images` keep it, whoever changes an image; `db.counts` reads it.
+    Triggers on `images` keep it, whoever changes an image; `db.jobs.counts` reads it.
     """
 
     __tablename__ = "image_counts"
@@ -287,7 +287,7 @@ class ImageCount(Table):
     #: Without a foreign key: its check would wait for whoever holds the cohort's row, and deadlock with them.
     cohort_id: Mapped[int] = mapped_column(primary_key=True)
     state: Mapped[ImageState] = mapped_column(_states(ImageState), primary_key=True)
-    #: A code of `db.problems`; empty if there is none.
+    #: A code of `db.jobs.problems`; empty if there is none.
     problem: Mapped[str] = mapped_column(String(32), primary_key=True)
     #: 0 for what was folded. On PostgreSQL each statement appends its changes under a number of its own.
     shard: Mapped[int] = mapped_column(BigInteger, primary_key=True)
@@ -295,7 +295,7 @@ class ImageCount(Table):
 
 
 class BatchTotal(Table):
-    """What batches came to that ended in one state. A row only ever grows; `db.totals` adds to it."""
+    """What batches came to that ended in one state. A row only ever grows; `db.queries.totals` adds to it."""
 
     __tablename__ = "batch_totals"
 
@@ -355,7 +355,7 @@ class LabelClass(StrEnum):
 
 
 class Label(Table):
-    """One reading of one image by one reader. Rows are only ever added: `db.labels` says which hold."""
+    """One reading of one image by one reader. Rows are only added: `db.training.labels` says which hold."""
 
     __tablename__ = "labels"
     __table_args__ = (
@@ -511,7 +511,7 @@ class Site(Table):
 
 
 class Event(Table):
-    """The audit log: who did what and when. Rows are only ever added, and chained by `db.audit`."""
+    """The audit log: who did what and when. Rows are only ever added, and chained by `db.audit.chain`."""
 
     __tablename__ = "events"
     __table_args__ = (Index("uq_events_sequence", "sequence", unique=True),)

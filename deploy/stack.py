@@ -14,16 +14,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from db.atomic import create_private
 from db.errors import PneumoscreenError
-from db.private import create_private
 from db.settings import ENV_PREFIX, config_file, home, secrets_folder
 from deploy.broker import USER, valkey_config
 from deploy.control import Control, StackHung, StackNotRunning, check_folder
+from deploy.flower.settings import FlowerSettings
 from deploy.processes import MARK, Marked, marked, stop_marked
 from deploy.programs import Ports, programs, supervisor_config
 from deploy.settings import StackSettings
 from deploy.users import Users
-from scheduler.flower.settings import FlowerSettings
 from scheduler.metrics.settings import MetricsSettings
 
 #: Seconds that the stack may take to come up: mostly torch and the model, from a cold disk.

@@ -16,7 +16,7 @@ import scheduler
 import training
 import worker
 from db.errors import PneumoscreenError
-from db.problems import ImageFailed, ImageSkipped, every_problem
+from db.jobs.problems import ImageFailed, ImageSkipped, every_problem
 from db.settings import ENV_PREFIX, RoomSettings
 from scheduler.cli import app
 
@@ -117,10 +117,10 @@ def _command_errors(kind: type[PneumoscreenError]) -> Iterator[type[Pneumoscreen
 
 
 def _import_everything() -> None:
-    """Import every module, so that every class is known."""
+    """Import every module, so that every class is known; not what only runs as a program."""
     for room in (db, worker, training, scheduler, deploy):
         for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
-            if ".migrations" not in module.name and not module.name.endswith("__main__"):
+            if ".migrations" not in module.name and not module.name.endswith(("__main__", "flowerconfig")):
                 importlib.import_module(module.name)
 
 

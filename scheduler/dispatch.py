@@ -6,17 +6,17 @@ import logging
 import math
 import time
 
-from db.audit import seal
-from db.batches import batches_to_ring, cohorts_to_dispatch, count_queued, cut_batches, mark_rung
-from db.counts import fold
+from db.audit.chain import seal
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.ingests import expire_ingests
-from db.leases import any_lapsed, expire
-from db.runs import count_queued_runs, expire_runs, mark_runs_rung, runs_to_ring
-from db.totals import count_ended
-from scheduler.doorbell import Bell, ring_for
+from db.jobs.batches import batches_to_ring, cohorts_to_dispatch, count_queued, cut_batches, mark_rung
+from db.jobs.claims import any_lapsed, expire
+from db.jobs.counts import fold
+from db.jobs.ingests import expire_ingests
+from db.queries.totals import count_ended
+from db.training.runs import count_queued_runs, expire_runs, mark_runs_rung, runs_to_ring
 from scheduler.settings import SchedulerSettings
+from worker.broker.notify import Bell, ring_for
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.labels import Reading, add_readings, known_instances, labelled_files
-from db.remote import is_remote, read_file
-from db.roots import Roots
 from db.tables import LabelClass
-from db.uri import path_to_uri
+from db.training.labels import Reading, add_readings, known_instances, labelled_files
 from scheduler.ingest.pseudonym import ensure_site_key, pseudonym
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
+from worker.files.remote import is_remote, read_file
+from worker.files.roots import Roots
+from worker.files.url import path_to_uri
 from worker.settings import WorkerSettings
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")

@@ -10,21 +10,22 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from db.cohorts import CohortUnknown, find_cohort, open_cohort
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.heartbeat import Heartbeat
-from db.images import add_images, held_uris
-from db.ingests import IngestLease, IngestTakenOver, begin_ingest, break_off, end_ingest, keep_ingest
-from db.registry import champion, find_model
-from db.sources import take_source
+from db.jobs.cohorts import CohortUnknown, find_cohort, open_cohort
+from db.jobs.images import add_images, held_uris
+from db.jobs.ingests import IngestLease, IngestTakenOver, begin_ingest, break_off, end_ingest, keep_ingest
+from db.jobs.sources import take_source
+from db.models.registry import champion, find_model
 from db.tables import Cohort
-from db.uri import is_too_long, root_of
-from scheduler.doorbell import ask_for_batches
+from db.text import is_too_long
 from scheduler.ingest.chunks import chunks
 from scheduler.ingest.pseudonym import ensure_site_key, place_pseudonym
 from scheduler.ingest.source import Entry, Source, SourceEmpty, SourceUnreadable
 from scheduler.settings import SchedulerSettings
+from worker.broker.notify import ask_for_batches
+from worker.files.url import root_of
 
 #: Files looked up in the job table at a time.
 LOOKUP = 1000

@@ -14,12 +14,11 @@ from kombu.exceptions import OperationalError
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
-from scheduler.doorbell import QueueBell
-from scheduler.nightly.night import open_due, ring_nights, walk_night
+from scheduler.nightly.run import open_due, ring_nights, walk_night
 from scheduler.nightly.schedule import NightlySettings
 from scheduler.nightly.summary import conclude, summarise
 from scheduler.settings import SchedulerSettings
-from worker.app import (
+from worker.broker.app import (
     DISPATCH,
     HOUSEKEEPING,
     INGEST,
@@ -33,6 +32,7 @@ from worker.app import (
     TRIGGER,
     app,
 )
+from worker.broker.notify import QueueBell
 
 __all__ = [
     "BATCHES", "NIGHTS", "RUNS", "app", "dispatch_batches", "ingest_night", "nightly", "sweep_leases",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from db.cohorts import Progress as CohortProgress
-from db.cohorts import progress
 from db.engine import Database
+from db.jobs.cohorts import Progress as CohortProgress
+from db.jobs.cohorts import progress
 from db.tables import Cohort
 
 if TYPE_CHECKING:

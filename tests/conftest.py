@@ -13,11 +13,11 @@ import pytest
 from pydantic import SecretStr
 
 from db.engine import Database
-from db.migrate import upgrade
-from db.model_card import ModelCard, digest_of
-from db.registry import ensure_champion
+from db.models.card import ModelCard, digest_of
+from db.models.registry import ensure_champion
 from db.settings import DatabaseSettings
 from db.tables import Model
+from db.upkeep.migrate import upgrade
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
@@ -89,9 +89,9 @@ def write_random_model(parent: Path, seed: int) -> Path:
     """Write a ResNet-18 with random weights: a real model, small and of no use."""
     import torch
 
-    from worker.artifact import pack_weights, write_artifact
     from worker.imaging import PREPROCESSING
-    from worker.learner import build_network
+    from worker.runtime.torch import build_network
+    from worker.runtime.weights import pack_weights, write_artifact
 
     torch.manual_seed(seed)
     weights = pack_weights(build_network("resnet18", 2).state_dict())
@@ -143,7 +143,7 @@ def job_table(home: Path, artefact: Path) -> Database:
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write two phantoms of each kind: JPEG, PNG, 16-bit PNG, CR and DX."""
-    from deploy.phantom import write_phantoms
+    from worker.phantoms import write_phantoms
 
     folder = tmp_path_factory.mktemp("phantoms")
     write_phantoms(folder, 10)

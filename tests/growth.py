@@ -5,9 +5,9 @@ from __future__ import annotations
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from db.counts import fold
 from db.engine import Database
-from db.totals import count_ended
+from db.jobs.counts import fold
+from db.queries.totals import count_ended
 
 #: Of each this many images, one is failed; of the rest, one is skipped.
 _FAILED, _SKIPPED = 20, 19

@@ -26,17 +26,17 @@ from redis.exceptions import ResponseError
 from sqlalchemy import func, select
 
 from db.engine import Database
-from db.migrate import upgrade
-from db.registry import ensure_champion
+from db.models.registry import ensure_champion
 from db.settings import secrets_folder
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Prediction, TrainingResult, TrainingRun
-from deploy.phantom import write_phantoms
+from db.upkeep.migrate import upgrade
 from deploy.stack import Stack
 from tests.conftest import postgres_url
 from tests.installation import Valkey, make_secrets, point, settings
 from tests.waiting import wait_for
-from worker.app import QUEUES
+from worker.broker.app import QUEUES
+from worker.phantoms import write_phantoms
 
 CLI = [sys.executable, "-m", "scheduler"]
 

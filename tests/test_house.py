@@ -19,33 +19,24 @@ ALLOWED = {
     "db": (),
     "worker": ("db",),
     "training": ("db", "worker"),
-    "scheduler": ("db", "worker.app", "worker.dicom_header", "worker.quiet", "worker.settings"),
+    "scheduler": ("db", "worker.broker", "worker.files", "worker.settings"),
     "scheduler.cli": (
-        "db",
-        "worker.app",
-        "worker.dicom_header",
-        "worker.quiet",
-        "worker.settings",
-        "scheduler",
-        "deploy",
+        "db", "worker.broker", "worker.files", "worker.settings", "worker.phantoms", "scheduler", "deploy",
         "training",
     ),
-    "deploy": (
-        "db.errors",
-        "db.private",
-        "db.settings",
-        "scheduler.flower.settings",
-        "scheduler.metrics.settings",
-    ),
+    "deploy": ("db.errors", "db.atomic", "db.settings", "scheduler.metrics.settings"),
     # What Flower runs when it starts.
-    "deploy.flower.flowerconfig": ("db.private", "db.settings", "scheduler.flower"),
-}
+    "deploy.flower.restrictions": ("worker.broker", "scheduler.metrics.broker"),
+}  # fmt: skip
 
 #: Libraries that are not for a room.
 FORBIDDEN = {
     "db": ("torch", "celery", "fastai"),
     "scheduler": ("torch", "fastai", "torchvision"),
     "worker.imaging": ("torch", "fastai"),
+    "worker.broker": ("torch", "fastai"),
+    "worker.files": ("torch", "fastai"),
+    "worker.decoding": ("torch", "fastai"),
     "deploy": ("torch", "fastai", "celery", "sqlalchemy"),
 }
 

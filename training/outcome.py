@@ -87,7 +87,7 @@ class DataSummary:
     unreadable: dict[str, int]
     #: Images that are a byte-for-byte or near copy of another one.
     duplicates: int
-    #: Images by what tells their patient, as in `training.dataset.ToldBy`.
+    #: Images by what tells their patient, as in `training.data.dataset.ToldBy`.
     told_by: dict[str, int]
     #: Images of training patients among the held-out ones: 0 where the split is by patient.
     leaked: int

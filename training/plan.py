@@ -9,8 +9,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from db.errors import PneumoscreenError
-from training.backbones import BACKBONES
-from training.dataset import CLASSES
+from training.data.dataset import CLASSES
+from training.fitting.backbones import BACKBONES
 from training.recipe import Recipe, RecipeName
 
 

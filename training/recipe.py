@@ -33,7 +33,7 @@ class Recipe:
     batch_size: int
     #: Patients and duplicates on one side of the split; otherwise images at random, as in the thesis.
     grouped: bool
-    #: Augmentation that breaks shortcuts (`training.augment`).
+    #: Augmentation that breaks shortcuts (`training.data.augment`).
     augmented: bool
     #: Rare classes weigh as much as common ones.
     balanced: bool

@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
+from db.atomic import write_whole
+from db.audit.events import record
 from db.database_errors import DatabaseFailed
 from db.disk import DiskFull, is_full
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.events import record
 from db.heartbeat import Heartbeat
-from db.leases import LeaseLost
-from db.model_card import ModelPreprocessingMismatch
-from db.private import write_whole
-from db.registry import (
+from db.jobs.claims import LeaseLost
+from db.models.card import ModelPreprocessingMismatch
+from db.models.registry import (
     find_champion,
     find_model,
     import_model,
@@ -36,24 +36,24 @@ from db.registry import (
     registered_card,
     still_reigns,
 )
-from db.runs import RunNotOpen, claim_run, find_run, finish_run, keep_run, note_progress, note_result
 from db.settings import home
 from db.states import RunState
 from db.tables import TrainingResult
-from training.backbones import RANDOM_WEIGHTS, InitialWeights, check_backbone, find_initial_weights
-from training.baseline import thumbnail_baseline
-from training.candidate import software, write_candidate
-from training.dataset import positives
-from training.fit import fit_backbone
-from training.gate import Decision, Verdict, decide, incomparable, outdated
+from db.training.runs import RunNotOpen, claim_run, find_run, finish_run, keep_run, note_progress, note_result
+from training.data.dataset import positives
+from training.data.prepare import Prepared, prepare
+from training.data.sources import labelled_images, labels_without_file, readings_by_digest
+from training.evaluation.promotion import Decision, Verdict, decide, incomparable, outdated
+from training.fitting.backbones import RANDOM_WEIGHTS, InitialWeights, check_backbone, find_initial_weights
+from training.fitting.baseline import thumbnail_baseline
+from training.fitting.candidate import software, write_candidate
+from training.fitting.fit import fit_backbone
 from training.outcome import BackboneOutcome, Comparison, EpochResult, FailedBackbone, HeldOut, pneumonia
 from training.plan import Plan
-from training.prepare import Prepared, prepare
 from training.report import build_report, write_report
 from training.settings import TrainingSettings
-from training.sources import labelled_images, labels_without_file, readings_by_digest
-from worker.allocator import keep_memory
-from worker.learner import Precision, ResidentLearner, best_device, positive_probability
+from worker.runtime.allocator import keep_memory
+from worker.runtime.torch import Precision, ResidentLearner, best_device, positive_probability
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)

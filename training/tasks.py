@@ -11,7 +11,7 @@ from celery.signals import worker_shutting_down
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from worker.app import TRAIN, TRIGGER, app
+from worker.broker.app import TRAIN, TRIGGER, app
 
 __all__ = ["app", "train_run", "trigger_run"]
 
@@ -35,8 +35,8 @@ def _database() -> Database:
 def train_run(run_id: int) -> None:
     """Take a training run up, or do nothing where it is not there to be taken: doubled messages are."""
     # Here, not above: an idle training worker holds no torch.
-    from db.leases import LeaseLost
-    from db.runs import RunNotOpen
+    from db.jobs.claims import LeaseLost
+    from db.training.runs import RunNotOpen
     from training.run import Interrupted, Step, train
 
     def go_on(_: Step) -> None:

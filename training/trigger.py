@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from db.engine import Database
-from db.labels import added_since, labelled_files
-from db.nightly import now
-from db.registry import find_champion
-from db.runs import all_runs, open_run
+from db.models.registry import find_champion
+from db.nights.runs import now
 from db.states import RunState
 from db.tables import TrainingRun
+from db.training.labels import added_since, labelled_files
+from db.training.runs import all_runs, open_run
 from training.plan import Plan
 from training.recipe import RECIPES, RecipeName
 from training.settings import TrainingSettings

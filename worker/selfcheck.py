@@ -33,7 +33,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _decoders() -> dict[str, bool]:
-    from worker.imaging.decoders import available_decoders
+    from worker.decoding.codecs import available_decoders
 
     return available_decoders()
 

@@ -14,13 +14,13 @@ from kombu.exceptions import OperationalError
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.registry import find_champion
-from worker.allocator import keep_memory
-from worker.app import DISPATCH, SCREEN_BATCH, app
+from db.models.registry import find_champion
+from worker.broker.app import DISPATCH, SCREEN_BATCH, app
+from worker.runtime.allocator import keep_memory
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
-    from worker.pipeline import Pipeline
+    from worker.screening.batch import Pipeline
 
 __all__ = ["app", "screen_batch"]
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 @functools.cache
 def _pipeline() -> Pipeline:
     """Return this process' pipeline; made in the process that uses it, never before a fork."""
-    from worker.pipeline import Pipeline
+    from worker.screening.batch import Pipeline
 
     return Pipeline(Database(), WorkerSettings.read())
 

@@ -3,11 +3,11 @@
 Everything that differs from site to site is in the settings.
 """
 
-from db.private import keep_private
+from db.atomic import keep_private
 from db.settings import SettingsInvalid, home
-from scheduler.flower.close import close, redact
-from scheduler.flower.settings import FlowerSettings
-from scheduler.flower.state import is_ours_alone
+from deploy.flower.restrictions import close, redact
+from deploy.flower.settings import FlowerSettings
+from deploy.flower.state import is_ours_alone
 
 keep_private()
 _settings = FlowerSettings.read()

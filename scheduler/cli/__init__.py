@@ -14,23 +14,14 @@ from typing import NoReturn
 
 import typer
 
+from db.atomic import keep_private
 from db.disk import DiskFull, is_full
 from db.errors import PneumoscreenError
-from db.private import keep_private
-from scheduler.cli import (
-    audit,
-    cohorts,
-    database,
-    labels,
-    models,
-    nightly,
-    registry,
-    screening,
-    stack,
-    training,
-)
+from scheduler.cli.models import evaluate, registry, training
 from scheduler.cli.signals import Ended
-from worker.quiet import silence_libraries
+from scheduler.cli.study import cohorts, labels, nightly, screening
+from scheduler.cli.system import audit, database, stack
+from worker.files.silence import silence_libraries
 
 #: Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration.
 EXIT_FAILED_IMAGES = 1
@@ -65,7 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (screening, stack, cohorts, models, nightly, training, registry, labels, database, audit):
+for room in (screening, stack, cohorts, evaluate, nightly, training, registry, labels, database, audit):
     room.add_to(app)
 
 

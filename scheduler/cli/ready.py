@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from db.database_errors import DatabaseUnreachable
 from db.engine import Database
-from db.migrate import upgrade
+from db.upkeep.migrate import upgrade
 
 
 def ready_database(*, with_champion: bool = False) -> Database:
@@ -19,7 +19,7 @@ def ready_database(*, with_champion: bool = False) -> Database:
     except OSError as error:  # SQLite's folder
         raise DatabaseUnreachable(type(error).__name__) from None
     if with_champion:
-        from db.registry import ensure_champion
+        from db.models.registry import ensure_champion
         from deploy.models import default_model
         from scheduler.ingest.pseudonym import ensure_site_key
 

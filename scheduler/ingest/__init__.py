@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from db.remote import is_remote
-from db.roots import Roots
 from scheduler.ingest.source import Source
+from worker.files.remote import is_remote
+from worker.files.roots import Roots
 
 
 def open_source(where: str) -> Source:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from db.problems import CorruptImage, FileUnreadable, FileVanished
+from db.jobs.problems import CorruptImage, FileUnreadable, FileVanished
 from scheduler.ingest.pseudonym import pseudonym
-from worker.dicom_header import read_elements
+from worker.files.dicom_header import read_elements
 
 #: Media Storage Directory Storage (PS3.4 B.5): a DICOMDIR, an index of files and no image.
 DICOMDIR = "1.2.840.10008.1.3.10"

@@ -10,14 +10,14 @@ from functools import partial
 from io import BufferedReader, FileIO
 from pathlib import Path
 
-from db.images import NewImage
-from db.problems import EmptyFile, FileUnreadable, ImageProblem, OutsideRoots
-from db.roots import EVERYWHERE, Roots, SourceOutsideRoots
-from db.tree import walk_files
-from db.uri import path_to_uri, uri_to_path
+from db.jobs.images import NewImage
+from db.jobs.problems import EmptyFile, FileUnreadable, ImageProblem, OutsideRoots
 from scheduler.ingest.dicom import Identity, read_identity
 from scheduler.ingest.look import START_BYTES, is_expected, is_hidden, look, not_readable
 from scheduler.ingest.source import Entry, Source, SourceMissing, SourceUnreadable, SourceUnsupported
+from worker.files.roots import EVERYWHERE, Roots, SourceOutsideRoots
+from worker.files.tree import walk_files
+from worker.files.url import path_to_uri, uri_to_path
 
 
 class FolderSource(Source):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from posixpath import splitext
 
-from db.images import NewImage
-from db.problems import FileUnreadable, FileVanished, ImageProblem, OutsideRoots, PathTooLong
-from db.uri import is_too_long, shortened
+from db.jobs.images import NewImage
+from db.jobs.problems import FileUnreadable, FileVanished, ImageProblem, OutsideRoots, PathTooLong
+from db.text import is_too_long
 from scheduler.ingest.dicom import DICOMDIR, Identity
-from worker.dicom_header import MAGIC, PREAMBLE
+from worker.files.dicom_header import MAGIC, PREAMBLE
+from worker.files.url import shortened
 
 #: Files with these endings are taken for images, whatever is in them: a broken one gets a row.
 RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp"})

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from db.atomic import write_whole
 from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.private import write_whole
 from db.settings import home
-from db.site import holds_pseudonyms, key_fingerprint, note_key, replace_key
+from db.upkeep.site_key import holds_pseudonyms, key_fingerprint, note_key, replace_key
 
 _KEY_BYTES = 32
 

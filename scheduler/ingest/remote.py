@@ -10,14 +10,14 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from db.errors import PneumoscreenError
-from db.images import NewImage
-from db.problems import CorruptImage, EmptyFile, OutsideRoots
-from db.remote import RemoteFile, check_url, list_files, read_start
-from db.roots import EVERYWHERE, Roots, SourceOutsideRoots
+from db.jobs.images import NewImage
+from db.jobs.problems import CorruptImage, EmptyFile, OutsideRoots
 from scheduler.ingest.dicom import Identity, read_identity
 from scheduler.ingest.look import DICOM_SUFFIXES, RASTER_SUFFIXES, START_BYTES, is_expected, look, suffix_of
 from scheduler.ingest.source import Entry, Source, SourceMissing, SourceUnreadable
-from worker.dicom_header import HEAD_BYTES
+from worker.files.dicom_header import HEAD_BYTES
+from worker.files.remote import RemoteFile, check_url, list_files, read_start
+from worker.files.roots import EVERYWHERE, Roots, SourceOutsideRoots
 
 #: Threads that look: the answer of a distant server takes its time. An SSH server takes few connections at
 #: once (OpenSSH's MaxStartups).

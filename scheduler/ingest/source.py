@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from db.errors import PneumoscreenError
-from db.images import NewImage
-from db.problems import ImageProblem
+from db.jobs.images import NewImage
+from db.jobs.problems import ImageProblem
 from scheduler.ingest.chunks import chunks
 
 #: Groups of files that each thread has before it while the one that leads waits for the first of them.

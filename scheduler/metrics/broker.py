@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from worker.app import QUEUES, make_app
+from worker.broker.app import QUEUES, make_app
 
 #: Where kombu's Redis transport keeps messages that a worker has taken and not acknowledged.
 UNACKED = "unacked"

@@ -11,12 +11,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
-from db import figures
-from db.counts import count_images
 from db.engine import Database
+from db.jobs.counts import count_images
+from db.queries import figures
+from db.queries.totals import batch_totals
 from db.settings import home
 from db.states import BatchState
-from db.totals import batch_totals
 from scheduler.metrics.broker import BrokerFigures
 
 PREFIX = "pneumoscreen"

@@ -13,7 +13,7 @@ from prometheus_client.exposition import make_wsgi_app
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.migrate import current_revision, head_revision
+from db.upkeep.migrate import current_revision, head_revision
 from scheduler.metrics.broker import BrokerFigures, ask_broker
 from scheduler.metrics.collect import JobTableCollector
 

@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from db.cohorts import PRIORITIES, CohortNameInvalid, check_name
 from db.errors import PneumoscreenError
+from db.jobs.cohorts import PRIORITIES, CohortNameInvalid, check_name
 from db.settings import RoomSettings
 
 

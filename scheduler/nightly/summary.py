@@ -14,12 +14,12 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from db.audit import head
+from db.atomic import write_whole
+from db.audit.chain import head
 from db.engine import Database
-from db.nightly import claim_summary, conclude_nights, find_night, history, note_summary, now
-from db.nights import BANDS, NightFigures, night_figures
-from db.private import write_whole
-from db.problems import every_problem
+from db.jobs.problems import every_problem
+from db.nights.figures import BANDS, NightFigures, night_figures
+from db.nights.runs import claim_summary, conclude_nights, find_night, history, note_summary, now
 from db.settings import home
 from db.tables import NightlyRun
 from scheduler.disclaimer import DISCLAIMER

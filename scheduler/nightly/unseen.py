@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from db.engine import Database
-from db.images import NewImage
-from db.seen import Stamp, note_seen, seen_uris
+from db.jobs.images import NewImage
+from db.nights.seen import Stamp, note_seen, seen_uris
 from scheduler.ingest.chunks import chunks
 from scheduler.ingest.look import is_hidden
 from scheduler.ingest.source import Entry, Source

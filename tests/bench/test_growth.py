@@ -18,22 +18,22 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import SecretStr
 from sqlalchemy import delete, text, update
 
-from db.batches import cut_batches
-from db.cohorts import close_ingest, find_cohort, open_cohort, progress
-from db.counts import compare
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.leases import Effort, Provenance, Screened, claim, complete
-from db.migrate import upgrade
-from db.nightly import claim_night, conclude_nights, find_night, open_now, walked
-from db.nights import night_figures
-from db.results import cohort_results
-from db.runs import open_runs
-from db.seen import Stamp, seen_uris
+from db.jobs.batches import cut_batches
+from db.jobs.claims import Effort, Provenance, Screened, claim, complete
+from db.jobs.cohorts import close_ingest, find_cohort, open_cohort, progress
+from db.jobs.counts import compare
+from db.jobs.images import NewImage, add_images
+from db.nights.figures import night_figures
+from db.nights.runs import claim_night, conclude_nights, find_night, open_now, walked
+from db.nights.seen import Stamp, seen_uris
+from db.queries.results import cohort_results
 from db.settings import DatabaseSettings
 from db.tables import Cohort, Image, ImageCount, Table
-from scheduler.archive import prune
+from db.training.runs import open_runs
+from db.upkeep.migrate import upgrade
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
+from scheduler.exports.archive import prune
 from scheduler.ingest.pseudonym import uid_pseudonyms
 from scheduler.metrics.broker import BrokerFigures
 from scheduler.metrics.collect import JobTableCollector

@@ -20,16 +20,16 @@ import pytest
 from sqlalchemy import func, select
 
 from db.engine import Database
-from db.migrate import upgrade
-from db.registry import ensure_champion
+from db.models.registry import ensure_champion
 from db.states import ImageState
 from db.tables import Image
+from db.upkeep.migrate import upgrade
 from deploy.models import default_model
 from deploy.stack import Stack
-from scheduler.cli.running import start_stack, workers_answer
+from scheduler.cli.system.running import start_stack, workers_answer
 from scheduler.ingest.folder import FolderSource
 from scheduler.submit import submit
-from worker.app import make_app
+from worker.broker.app import make_app
 
 POOLS = {
     "solo": ["--pool=solo"],

@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import func, select
 
 from db.engine import Database
-from db.migrate import upgrade
-from db.model_card import ModelCard, read_card
-from db.registry import ensure_champion
+from db.models.card import ModelCard, read_card
+from db.models.registry import ensure_champion
 from db.states import ImageState
 from db.tables import Batch, Cohort, Image, Prediction
+from db.upkeep.migrate import upgrade
 from deploy.models import default_model
 from deploy.stack import Stack
-from scheduler.cli.running import start_stack, workers_answer
+from scheduler.cli.system.running import start_stack, workers_answer
 from scheduler.ingest.folder import FolderSource
 from scheduler.submit import submit
 
@@ -34,8 +34,8 @@ pytestmark = [pytest.mark.bench, pytest.mark.shared]
 
 def fastai_learner(folder: Path, files: list[Path]) -> tuple[object, object]:
     """Build what a fastai user has after `load_learner`: nothing tuned."""
-    from worker.artifact import read_weights
-    from worker.learner import build_network
+    from worker.runtime.torch import build_network
+    from worker.runtime.weights import read_weights
     from worker.torchvision_pair import import_torchvision
 
     import_torchvision()

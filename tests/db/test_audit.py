@@ -9,9 +9,9 @@ import threading
 import pytest
 from sqlalchemy import text
 
-from db.audit import AuditBroken, newest, seal, verify
+from db.audit.chain import AuditBroken, newest, seal, verify
+from db.audit.events import record
 from db.engine import Database
-from db.events import record
 
 
 def write_events(database: Database, count: int) -> str:

@@ -15,23 +15,23 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from db.backup import BackupUnreadable, BackupUnwritable, DatabaseNotEmpty, backup, restore
-from db.batches import cut_batches
-from db.cohorts import CohortArchived, close_ingest, find_cohort, open_cohort, progress, retry
-from db.counts import compare, count_images
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.labels import Reading, add_readings
-from db.leases import Effort, NotScreened, Provenance, Screened, claim, complete
-from db.migrate import current_revision, head_revision, upgrade
-from db.problems import CorruptImage
-from db.registry import ensure_champion, find_champion
-from db.seen import Stamp, seen_uris
+from db.jobs.batches import cut_batches
+from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete
+from db.jobs.cohorts import CohortArchived, close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.counts import compare, count_images
+from db.jobs.images import NewImage, add_images
+from db.jobs.problems import CorruptImage
+from db.models.registry import ensure_champion, find_champion
+from db.nights.seen import Stamp, seen_uris
 from db.settings import DatabaseSettings
 from db.tables import Batch, Cohort, Image, ImageCount, LabelClass, Prediction, Table
-from scheduler.archive import Archived, prune
+from db.training.labels import Reading, add_readings
+from db.upkeep.backup import BackupUnreadable, BackupUnwritable, DatabaseNotEmpty, backup, restore
+from db.upkeep.migrate import current_revision, head_revision, upgrade
+from scheduler.exports.archive import Archived, prune
+from scheduler.exports.results import OutputUnwritable, write_results
 from scheduler.ingest.pseudonym import ensure_site_key
-from scheduler.results import OutputUnwritable, write_results
 
 
 def screen(session: Session, batch_id: int, *, bad: int) -> None:
@@ -213,7 +213,7 @@ def test_finished_cohorts_move_to_an_archive_and_stay_known(filled: Database, tm
 
 def after_reading(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
     """Do something once, when the rows were read and before they are deleted."""
-    import scheduler.archive as module
+    import scheduler.exports.archive as module
 
     real = module._write
 

@@ -8,11 +8,9 @@ from collections import Counter
 import pytest
 from sqlalchemy import func, select
 
-from db.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, forget_rings, mark_rung
-from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.leases import (
+from db.jobs.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, forget_rings, mark_rung
+from db.jobs.claims import (
     ATTEMPTS,
     Claim,
     Effort,
@@ -26,9 +24,11 @@ from db.leases import (
     give_back,
     keep,
 )
-from db.problems import CorruptImage
-from db.registry import NoChampion
-from db.sources import Wait
+from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.images import NewImage, add_images
+from db.jobs.problems import CorruptImage
+from db.jobs.sources import Wait
+from db.models.registry import NoChampion
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 

@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import event, select, update
 from sqlalchemy.orm import ORMExecuteState, Session
 
-from db.archive import CohortNotFinished, remove_rows, stamp
-from db.batches import cut_batches
-from db.cohorts import (
+from db.engine import Database
+from db.jobs.batches import cut_batches
+from db.jobs.claims import ATTEMPTS, expire
+from db.jobs.cohorts import (
     PRIORITIES,
     CohortArchived,
     CohortNameInvalid,
@@ -23,10 +24,9 @@ from db.cohorts import (
     progress,
     retry,
 )
-from db.engine import Database
-from db.leases import ATTEMPTS, expire
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image
+from db.upkeep.archive import CohortNotFinished, remove_rows, stamp
 from tests.db.test_batches import cut, finish, held, lose, submit
 from tests.faults.invariant import check
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, func, insert, select, text, update
 
-from db.batches import cut_batches
 from db.clock import database_now
-from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
-from db.counts import Difference, compare, count_images, fold, recount
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.leases import Effort, NotScreened, Provenance, Screened, claim, complete, expire, give_back
-from db.problems import CorruptImage
+from db.jobs.batches import cut_batches
+from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete, expire, give_back
+from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.counts import Difference, compare, count_images, fold, recount
+from db.jobs.images import NewImage, add_images
+from db.jobs.problems import CorruptImage
+from db.queries.totals import batch_totals, count_ended
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, ImageCount, Model
-from db.totals import batch_totals, count_ended
-from scheduler.archive import prune
+from scheduler.exports.archive import prune
 
 IMAGES = 20
 
@@ -300,7 +300,7 @@ def test_of_two_sweeps_at_once_one_adds_a_batch_up(database: Database, cohort_id
 def test_a_cohort_that_is_cancelled_hands_nothing_out_by_its_counters(
     database: Database, cohort_id: int
 ) -> None:
-    from db.batches import cohorts_to_dispatch
+    from db.jobs.batches import cohorts_to_dispatch
 
     with database.write() as session:
         assert cohorts_to_dispatch(session) == [cohort_id]

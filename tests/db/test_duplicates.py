@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import pytest
 from sqlalchemy import select, update
 
-from db.archive import stamp
-from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.leases import Claim, NotScreened, complete, expire
-from db.problems import CorruptImage, FileVanished, ImageProblem, LateralView, NoPixels
+from db.jobs.claims import Claim, NotScreened, complete, expire
+from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.images import NewImage, add_images
+from db.jobs.problems import CorruptImage, FileVanished, ImageProblem, LateralView, NoPixels
 from db.states import ImageState
 from db.tables import Batch, Image
+from db.upkeep.archive import stamp
 from tests.db.test_batches import EFFORT, PROVENANCE, cut, finish, held
 from tests.faults.invariant import check
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select, text
 
-from db.cohorts import open_cohort
 from db.database_errors import DatabaseReadOnly
 from db.engine import Database
+from db.jobs.cohorts import open_cohort
 from db.tables import Cohort, Event
 
 

@@ -11,18 +11,18 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import SecretStr
 from sqlalchemy import event, select, text, update
 
-from db.cohorts import find_cohort, progress
-from db.counts import fold
 from db.engine import Database
-from db.migrate import upgrade
-from db.results import cohort_results
+from db.jobs.cohorts import find_cohort, progress
+from db.jobs.counts import fold
+from db.queries.results import cohort_results
 from db.settings import DatabaseSettings
 from db.states import ImageState
 from db.tables import Image, ImageCount
+from db.upkeep.migrate import upgrade
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
 from scheduler.metrics.broker import BrokerFigures
 from scheduler.metrics.collect import JobTableCollector
-from scheduler.nightly.night import ring_nights
+from scheduler.nightly.run import ring_nights
 from scheduler.nightly.schedule import NightlySettings
 from scheduler.nightly.summary import conclude
 from scheduler.settings import SchedulerSettings

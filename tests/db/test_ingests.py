@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select, update
 
-from db.archive import cohorts_to_archive, remove_rows, stamp
-from db.cohorts import CohortArchived, cancel, close_ingest, find_cohort, open_cohort, progress, retry
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.ingests import (
+from db.jobs.claims import LeaseLost
+from db.jobs.cohorts import CohortArchived, cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.images import NewImage, add_images
+from db.jobs.ingests import (
     CohortCancelled,
     CohortClosed,
     IngestLease,
@@ -20,9 +20,9 @@ from db.ingests import (
     expire_ingests,
     keep_ingest,
 )
-from db.leases import LeaseLost
 from db.states import CohortState, IngestState
 from db.tables import Image, Ingest
+from db.upkeep.archive import cohorts_to_archive, remove_rows, stamp
 from tests.db.test_batches import cut, finish, held
 from tests.faults.invariant import check
 

@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, update
 
-from db.cohorts import open_cohort
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.labels import Reading, add_readings, labelled_files, new_since
-from db.nightly import now
-from db.runs import find_run, open_run
+from db.jobs.cohorts import open_cohort
+from db.jobs.images import NewImage, add_images
+from db.nights.runs import now
 from db.states import CohortState, ImageState, RunState
 from db.tables import Cohort, Image, LabelClass
-from scheduler.archive import prune
+from db.training.labels import Reading, add_readings, labelled_files, new_since
+from db.training.runs import find_run, open_run
+from scheduler.exports.archive import prune
 from scheduler.labels import LabelRowsBad, LabelsUnreadable, import_labels
+from training.data.sources import labelled_images, labels_without_file
 from training.plan import Plan
 from training.recipe import find_recipe
 from training.settings import TrainingSettings
-from training.sources import labelled_images, labels_without_file
 from training.trigger import trigger
 
 DIGEST = "ab" * 32

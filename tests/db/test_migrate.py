@@ -9,14 +9,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import MetaData, inspect, select, text
 
-from db.cohorts import progress
-from db.counts import compare
 from db.engine import Database
-from db.leases import expire
-from db.migrate import DatabaseTooNew, current_revision, head_revision, upgrade
+from db.jobs.claims import expire
+from db.jobs.cohorts import progress
+from db.jobs.counts import compare
+from db.queries.totals import batch_totals
 from db.states import BatchState
 from db.tables import Table
-from db.totals import batch_totals
+from db.upkeep.migrate import DatabaseTooNew, current_revision, head_revision, upgrade
 
 
 def test_migrations_make_the_tables_that_the_code_describes(empty_database: Database) -> None:

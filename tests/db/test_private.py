@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from db.private import write_whole
+from db.atomic import write_whole
 
 
 @pytest.fixture

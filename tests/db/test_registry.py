@@ -15,14 +15,14 @@ from sqlalchemy import func, select
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.model_card import (
+from db.models.card import (
     CARD_FILE,
     WEIGHTS_FILE,
     ModelDigestMismatch,
     ModelInvalid,
     ModelPreprocessingMismatch,
 )
-from db.registry import (
+from db.models.registry import (
     ModelDiffers,
     ModelUnknown,
     NothingToRollBack,
@@ -218,7 +218,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from sqlalchemy import event
 from db.engine import Database
-from db.registry import import_model
+from db.models.registry import import_model
 from db.settings import DatabaseSettings
 database = Database(DatabaseSettings(database_url=SecretStr(sys.argv[1])))
 event.listen(database.engine, "commit", lambda _: os.kill(os.getpid(), signal.SIGKILL))
@@ -259,7 +259,7 @@ def test_a_model_of_another_preprocessing_is_neither_imported_nor_promoted(
     with database.write() as session:
         promote(session, other.name)
         promote(session, model.name)
-    monkeypatch.setattr("db.model_card.PREPROCESSING", "another/2")
+    monkeypatch.setattr("db.models.card.PREPROCESSING", "another/2")
     with pytest.raises(ModelPreprocessingMismatch) as refused:
         import_model(database, other_artefact)
     assert "another/2" in str(refused.value)

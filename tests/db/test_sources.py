@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select, update
 
-from db.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.leases import claim, give_back, most_urgent
-from db.problems import SourceAway
-from db.sources import Wait, take_source
+from db.jobs.claims import claim, give_back, most_urgent
+from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.images import NewImage, add_images
+from db.jobs.problems import SourceAway
+from db.jobs.sources import Wait, take_source
 from db.tables import Batch, Cohort, Source
 from tests.db.test_batches import cut, finish, held, queued_batches, submit
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
-from db.cohorts import open_cohort
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.images import NewImage, add_images
+from db.jobs.cohorts import open_cohort
+from db.jobs.images import NewImage, add_images
 
 
 @pytest.mark.parametrize(

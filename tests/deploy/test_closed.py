@@ -18,11 +18,11 @@ from redis.exceptions import AuthenticationError
 from redis.retry import Retry
 
 from db.engine import Database
-from db.migrate import upgrade
-from db.registry import ensure_champion
+from db.models.registry import ensure_champion
 from db.settings import secrets_folder
+from db.upkeep.migrate import upgrade
 from deploy.stack import Stack
-from scheduler.cli.running import start_stack, workers_answer
+from scheduler.cli.system.running import start_stack, workers_answer
 from tests.waiting import wait_for
 
 #: A connection that listens, and an address on this machine alone, in the kernel's words.

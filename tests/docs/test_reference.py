@@ -35,7 +35,7 @@ def test_every_command_has_an_example(reference: ModuleType) -> None:
 
 def test_every_code_is_used_once_and_says_what_to_do(reference: ModuleType) -> None:
     from db.errors import PneumoscreenError
-    from db.problems import every_problem
+    from db.jobs.problems import every_problem
 
     reference.codes()
     errors = [*every_problem().values(), *set(reference._command_errors(PneumoscreenError))]

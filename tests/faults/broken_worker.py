@@ -15,7 +15,7 @@ from celery.signals import worker_init
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from worker.app import SCREEN
+from worker.broker.app import SCREEN
 from worker.tasks import app, load_champion
 
 __all__ = ["app"]
@@ -32,9 +32,9 @@ def die(*_: Any) -> None:
 
 def die_at_the_write_back(moment: str) -> None:
     """Die when everything has been written and not yet committed, or right after the commit."""
-    import worker.pipeline
+    import worker.screening.batch
 
-    really = worker.pipeline.complete
+    really = worker.screening.batch.complete
 
     @functools.wraps(really)
     def complete(session: Session, *args: Any) -> None:
@@ -42,7 +42,7 @@ def die_at_the_write_back(moment: str) -> None:
         session.flush()
         event.listen(session, moment, die)
 
-    worker.pipeline.complete = complete
+    worker.screening.batch.complete = complete
 
 
 def die_between_pop_and_bookkeeping() -> None:
@@ -62,22 +62,22 @@ def die_between_pop_and_bookkeeping() -> None:
 
 
 def predict_slowly() -> None:
-    import worker.pipeline
+    import worker.screening.batch
 
-    really = worker.pipeline.predict
+    really = worker.screening.batch.predict
 
     def predict(*args: Any, **kwargs: Any) -> Any:
         time.sleep(SLOWLY)
         return really(*args, **kwargs)
 
-    worker.pipeline.predict = predict
+    worker.screening.batch.predict = predict
 
 
 def predict_nothing() -> None:
     """Take no time for forward passes: every probability is the same."""
     import numpy as np
 
-    from worker.learner import ResidentLearner
+    from worker.runtime.torch import ResidentLearner
 
     def probabilities(self: ResidentLearner, pixels: Any, *_: Any) -> Any:
         return np.full((len(pixels), len(self.card.classes)), 1 / len(self.card.classes), dtype=np.float32)
@@ -89,7 +89,7 @@ def lose_the_gpu() -> None:
     """Fail in every forward pass, as a process does after an error of its GPU."""
     import torch
 
-    from worker.learner import ResidentLearner
+    from worker.runtime.torch import ResidentLearner
 
     def probabilities(self: ResidentLearner, *_: Any) -> Any:
         self.device = torch.device("cuda")

@@ -14,7 +14,7 @@ import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from deploy.phantom import write_phantoms
+from worker.phantoms import write_phantoms
 
 #: What every word that is planted begins with.
 WORD = "qzcanary"

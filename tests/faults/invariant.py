@@ -8,11 +8,12 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from db.cohorts import progress
-from db.counts import compare
-from db.duplicates import gives_place_up
 from db.engine import Database
-from db.problems import DuplicateInstance, every_problem
+from db.jobs.cohorts import progress
+from db.jobs.counts import compare
+from db.jobs.duplicates import gives_place_up
+from db.jobs.problems import DuplicateInstance, every_problem
+from db.queries.totals import batch_totals
 from db.states import (
     IN_FLIGHT,
     TERMINAL,
@@ -23,7 +24,6 @@ from db.states import (
     ImageState,
 )
 from db.tables import Batch, Event, Image, Ingest, Prediction
-from db.totals import batch_totals
 
 PROBLEMS = every_problem()
 

@@ -18,14 +18,14 @@ from sqlalchemy import func, select
 
 import deploy.stack
 from db.engine import Database
-from db.migrate import upgrade
-from db.registry import ensure_champion
+from db.models.registry import ensure_champion
 from db.settings import DatabaseSettings, secrets_folder
 from db.states import TERMINAL, BatchState
 from db.tables import Batch, Image, Prediction
+from db.upkeep.migrate import upgrade
 from deploy.broker import valkey_config
 from deploy.stack import Stack
-from scheduler.cli.running import start_stack, workers_answer
+from scheduler.cli.system.running import start_stack, workers_answer
 from scheduler.ingest import open_source
 from scheduler.submit import submit
 from tests.faults.invariant import check

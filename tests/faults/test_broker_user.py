@@ -27,18 +27,18 @@ import scheduler.tasks
 import training.tasks
 import worker.tasks
 from db.engine import Database
-from db.migrate import upgrade
-from db.registry import ensure_champion
+from db.models.registry import ensure_champion
 from db.settings import secrets_folder
 from db.states import ImageState
 from db.tables import Image
+from db.upkeep.migrate import upgrade
 from deploy.stack import Stack
-from scheduler.cli.running import start_stack, workers_answer
+from scheduler.cli.system.running import start_stack, workers_answer
 from scheduler.ingest import open_source
 from scheduler.submit import submit
 from tests.waiting import wait_for
-from worker.app import DISPATCH, SCREEN_BATCH, make_app
-from worker.doorman import refusal
+from worker.broker.app import DISPATCH, SCREEN_BATCH, make_app
+from worker.broker.consumer import refusal
 from worker.settings import BrokerSettings
 
 #: With every task of ours.

@@ -16,16 +16,16 @@ from pydantic import SecretStr
 from sqlalchemy import select
 
 from db.engine import Database
-from db.migrate import upgrade
-from db.nightly import now
-from db.registry import ensure_champion
+from db.models.registry import ensure_champion
+from db.nights.runs import now
 from db.settings import DatabaseSettings
 from db.tables import Batch, Event, Prediction
+from db.upkeep.migrate import upgrade
 from deploy.stack import Stack
 from tests.conftest import postgres_url
 from tests.faults.system import LEASE, System, running_system
 from tests.waiting import wait_for
-from worker.app import DISPATCH, HOUSEKEEPING, make_app
+from worker.broker.app import DISPATCH, HOUSEKEEPING, make_app
 
 HOUR = 3600
 _LIBRARIES = (

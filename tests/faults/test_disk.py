@@ -14,24 +14,24 @@ import PIL.Image
 import pytest
 from sqlalchemy import func, select
 
-from db.batches import new_batch
 from db.disk import DiskFull
 from db.engine import Database
-from db.migrate import upgrade
-from db.model_card import CARD_FILE, WEIGHTS_FILE, read_card
-from db.registry import champion, ensure_champion, import_model
+from db.jobs.batches import new_batch
+from db.models.card import CARD_FILE, WEIGHTS_FILE, read_card
+from db.models.registry import champion, ensure_champion, import_model
 from db.states import BatchState
 from db.tables import Batch, Image, Model, Prediction
+from db.upkeep.migrate import upgrade
+from scheduler.exports.results import write_results
 from scheduler.ingest import open_source
 from scheduler.ingest.pseudonym import ensure_site_key
-from scheduler.results import write_results
 from scheduler.submit import submit
 from tests.faults.disk import Disk, small_disk
 from tests.faults.invariant import check
 from tests.faults.system import running_system
 from tests.waiting import wait_for
-from worker.artifact import write_artifact
-from worker.pipeline import Pipeline
+from worker.runtime.weights import write_artifact
+from worker.screening.batch import Pipeline
 from worker.settings import WorkerSettings
 
 IMAGES = 300

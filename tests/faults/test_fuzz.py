@@ -22,17 +22,17 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL
 
-from db.cohorts import progress
 from db.engine import Database
-from db.problems import ImageProblem, every_problem
+from db.jobs.cohorts import progress
+from db.jobs.problems import ImageProblem, every_problem
 from scheduler.ingest import open_source
 from scheduler.ingest.dicom import read_identity
 from scheduler.submit import submit
 from tests.faults.invariant import check
 from tests.worker.test_pipeline import try_again
-from worker.decoders import Decoders
+from worker.decoding.codecs import available_decoders
+from worker.decoding.pool import Decoders
 from worker.imaging import Picture
-from worker.imaging.decoders import available_decoders
 from worker.settings import WorkerSettings
 
 TRIES = int(os.environ.get("FUZZ", "2000"))

@@ -19,23 +19,10 @@ from hypothesis.stateful import (
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from db.archive import CohortNotFinished, remove_rows, stamp
-from db.batches import cut_batches
-from db.cohorts import CohortArchived, cancel, find_cohort, open_cohort, retry
-from db.counts import fold
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.images import NewImage, add_images
-from db.ingests import (
-    CohortCancelled,
-    CohortClosed,
-    IngestLease,
-    IngestTakenOver,
-    begin_ingest,
-    end_ingest,
-    expire_ingests,
-)
-from db.leases import (
+from db.jobs.batches import cut_batches
+from db.jobs.claims import (
     PARTS,
     Claim,
     Effort,
@@ -49,8 +36,21 @@ from db.leases import (
     give_back,
     keep,
 )
-from db.problems import CorruptImage, NoPixels, NotChest
+from db.jobs.cohorts import CohortArchived, cancel, find_cohort, open_cohort, retry
+from db.jobs.counts import fold
+from db.jobs.images import NewImage, add_images
+from db.jobs.ingests import (
+    CohortCancelled,
+    CohortClosed,
+    IngestLease,
+    IngestTakenOver,
+    begin_ingest,
+    end_ingest,
+    expire_ingests,
+)
+from db.jobs.problems import CorruptImage, NoPixels, NotChest
 from db.tables import Batch, Cohort, Image, ImageCount, Ingest, Model, Table
+from db.upkeep.archive import CohortNotFinished, remove_rows, stamp
 from tests.faults.invariant import check
 from tests.faults.model_table import Key, ModelBatch, ModelTable
 

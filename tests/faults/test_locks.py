@@ -14,20 +14,20 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, make_url, select
 
-from db.batches import cut_batches
-from db.cohorts import progress
 from db.engine import Database
-from db.migrate import upgrade
-from db.registry import ensure_champion
+from db.jobs.batches import cut_batches
+from db.jobs.cohorts import progress
+from db.models.registry import ensure_champion
 from db.settings import DatabaseSettings
 from db.states import BatchState
 from db.tables import Batch
+from db.upkeep.migrate import upgrade
 from scheduler.dispatch import Sweeper
 from scheduler.ingest import open_source
 from scheduler.submit import submit
 from tests.conftest import postgres_url
 from tests.faults.invariant import check
-from worker.pipeline import Pipeline
+from worker.screening.batch import Pipeline
 from worker.settings import WorkerSettings
 
 #: What a role may take for a statement, and how long somebody else's lock lasts: longer than a lease.
@@ -108,9 +108,9 @@ def test_a_lock_that_outlasts_a_lease_fails_no_image(
             except Exception as error:
                 refused.append(str(error))
 
-    import worker.pipeline
+    import worker.screening.batch
 
-    really = worker.pipeline.predict
+    really = worker.screening.batch.predict
 
     def predict(*args: object, **kwargs: object) -> object:
         # The lock comes when the batch is held and its results are not yet written.
@@ -119,7 +119,7 @@ def test_a_lock_that_outlasts_a_lease_fails_no_image(
         computed.set()
         return really(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(worker.pipeline, "predict", predict)
+    monkeypatch.setattr(worker.screening.batch, "predict", predict)
     sweeping = threading.Thread(target=sweep)
     sweeping.start()
     try:

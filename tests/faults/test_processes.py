@@ -21,13 +21,13 @@ from sqlalchemy import func, select
 from db.states import TERMINAL, BatchState
 from db.tables import Batch
 from deploy.stack import Stack
-from scheduler.cli.running import start_stack
+from scheduler.cli.system.running import start_stack
 from scheduler.ingest import open_source
 from scheduler.submit import submit
 from tests.faults.invariant import check
 from tests.faults.system import IMAGES, LEASE, SOONER_ON_POSTGRESQL, TIMES, System
 from tests.waiting import wait_for
-from worker.app import SCREEN_BATCH, make_app
+from worker.broker.app import SCREEN_BATCH, make_app
 
 
 @SOONER_ON_POSTGRESQL

@@ -14,12 +14,12 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import MetaData, inspect, select
 
-from db.backup import DatabaseNotEmpty, RestoreKeyDiffers, backup, restore
-from db.counts import compare, count_images
 from db.engine import Database
-from db.model_card import CARD_FILE, WEIGHTS_FILE
+from db.jobs.counts import compare, count_images
+from db.models.card import CARD_FILE, WEIGHTS_FILE
 from db.settings import DatabaseSettings
 from db.tables import Event, ImageCount, Table
+from db.upkeep.backup import DatabaseNotEmpty, RestoreKeyDiffers, backup, restore
 from scheduler.ingest import open_source
 from scheduler.ingest.pseudonym import SiteKeyMissing, ensure_site_key
 from scheduler.submit import submit

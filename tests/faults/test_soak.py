@@ -25,9 +25,9 @@ from pyarrow.parquet import read_table
 from redis.exceptions import RedisError
 from sqlalchemy import select, text
 
-from db.cohorts import progress
 from db.database_errors import DatabaseFailed
 from db.engine import Database
+from db.jobs.cohorts import progress
 from db.settings import config_file
 from db.states import ImageState
 from db.tables import Image, NightlyRun, Prediction

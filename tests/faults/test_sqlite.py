@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from db.batches import cohorts_to_dispatch
-from db.cohorts import open_cohort
 from db.database_errors import DatabaseFull, DatabaseReadOnly
 from db.engine import Database
-from db.images import NewImage, add_images
+from db.jobs.batches import cohorts_to_dispatch
+from db.jobs.cohorts import open_cohort
+from db.jobs.images import NewImage, add_images
 from db.settings import DatabaseSettings
 from scheduler.ingest import open_source
 from scheduler.submit import submit

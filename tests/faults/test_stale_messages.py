@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 from sqlalchemy import select
 
-from db.cohorts import progress
+from db.jobs.cohorts import progress
 from db.states import BatchState
 from db.tables import Batch
 from deploy.stack import Stack
@@ -21,7 +21,7 @@ from tests.faults.invariant import check
 from tests.faults.system import System
 from tests.faults.workers import own_worker
 from tests.waiting import wait_for
-from worker.app import SCREEN
+from worker.broker.app import SCREEN
 
 #: What two hours without a worker used to leave behind.
 STALE = 50_000

@@ -10,24 +10,24 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import select
 
-from db.batches import cut_batches
-from db.cohorts import close_ingest, open_cohort
 from db.database_errors import DatabaseUnreachable
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.leases import claim
-from db.migrate import upgrade
-from db.registry import ensure_champion
+from db.jobs.batches import cut_batches
+from db.jobs.claims import claim
+from db.jobs.cohorts import close_ingest, open_cohort
+from db.jobs.images import NewImage, add_images
+from db.models.registry import ensure_champion
 from db.settings import DatabaseSettings
 from db.states import BatchState
 from db.tables import Batch, Prediction
+from db.upkeep.migrate import upgrade
 from scheduler import dispatch
 from scheduler.dispatch import Sweeper
 from tests.conftest import postgres_url
 from tests.faults.invariant import check
 from tests.faults.postgres import socket_of, through
 from tests.faults.proxy import Proxy
-from worker.pipeline import Pipeline
+from worker.screening.batch import Pipeline
 from worker.settings import WorkerSettings
 
 

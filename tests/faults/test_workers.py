@@ -7,7 +7,7 @@ import signal
 import pytest
 from sqlalchemy import func, select
 
-from db.cohorts import progress
+from db.jobs.cohorts import progress
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Prediction
 from deploy.stack import Stack
@@ -16,7 +16,7 @@ from tests.faults.invariant import check
 from tests.faults.system import QUICK, SOONER_ON_SQLITE, TIMES, System
 from tests.faults.workers import own_worker
 from tests.waiting import wait_for
-from worker.app import SCREEN
+from worker.broker.app import SCREEN
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from contextlib import contextmanager, suppress
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.batches import cut_batches
-from db.cohorts import close_ingest, open_cohort
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.leases import Effort, LeaseLost, Provenance, Screened, claim, complete, expire, give_back, keep
+from db.jobs.batches import cut_batches
+from db.jobs.claims import Effort, LeaseLost, Provenance, Screened, claim, complete, expire, give_back, keep
+from db.jobs.cohorts import close_ingest, open_cohort
+from db.jobs.images import NewImage, add_images
 from db.states import BatchState
 from db.tables import Batch
 

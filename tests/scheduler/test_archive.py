@@ -10,17 +10,17 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, select, update
 
-from db.audit import newest
-from db.cohorts import close_ingest, find_cohort, open_cohort
+from db.audit.chain import newest
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.migrate import upgrade
-from db.problems import CorruptImage
+from db.jobs.cohorts import close_ingest, find_cohort, open_cohort
+from db.jobs.images import NewImage, add_images
+from db.jobs.problems import CorruptImage
 from db.settings import DatabaseSettings
 from db.states import ImageState
 from db.tables import Cohort, Image
-from scheduler.archive import ArchiveDamaged, prune
-from scheduler.results import OutputUnwritable, write_results
+from db.upkeep.migrate import upgrade
+from scheduler.exports.archive import ArchiveDamaged, prune
+from scheduler.exports.results import OutputUnwritable, write_results
 
 
 def take_in(database: Database, name: str, images: int) -> None:
@@ -80,7 +80,7 @@ def test_a_file_is_named_after_its_cohort_whatever_that_is_called(
 def test_a_file_that_has_the_name_is_never_replaced(
     job_table: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import scheduler.archive as module
+    import scheduler.exports.archive as module
 
     monkeypatch.setattr(module, "_file_name", lambda _: "same.parquet")
     (tmp_path / "same.parquet").write_bytes(b"somebody else's")
@@ -95,7 +95,7 @@ def test_a_file_that_has_the_name_is_never_replaced(
 def test_an_archive_that_does_not_read_back_deletes_no_row(
     job_table: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    import scheduler.archive as module
+    import scheduler.exports.archive as module
 
     real = module._write
 
@@ -136,7 +136,7 @@ def test_the_audit_log_names_the_file_of_an_archive(database: Database, tmp_path
 def test_two_exports_to_one_file_at_once_are_whole_and_each_says_what_it_wrote(
     job_table: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
-    import scheduler.results as module
+    import scheduler.exports.results as module
 
     take_in(job_table, "long", 40)
     take_in(job_table, "short", 3)

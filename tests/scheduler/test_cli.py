@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, text, update
 
-from db.audit import newest, seal
-from db.cohorts import progress
+from db.audit.chain import newest, seal
 from db.engine import Database
-from db.migrate import upgrade
-from db.registry import ensure_champion
+from db.jobs.cohorts import progress
+from db.models.registry import ensure_champion
 from db.states import CohortState
 from db.tables import Cohort, Image, ImageCount, Ingest, Model
+from db.upkeep.migrate import upgrade
 from tests.conftest import postgres_url
 from tests.waiting import wait_for
 

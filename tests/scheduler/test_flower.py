@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.flower.state import is_ours_alone
+from deploy.flower.state import is_ours_alone
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from db.images import NewImage
-from db.problems import PathTooLong
-from db.roots import EVERYWHERE, Roots
-from db.uri import LONGEST_URI, is_away, uri_to_path
+from db.jobs.images import NewImage
+from db.jobs.problems import PathTooLong
+from db.text import LONGEST_URI
 from scheduler.ingest.folder import FolderSource
 from scheduler.ingest.source import SourceMissing, SourceUnsupported
+from worker.files.roots import EVERYWHERE, Roots
+from worker.files.url import is_away, uri_to_path
 
 
 def walk(folder: Path) -> dict[str, NewImage]:

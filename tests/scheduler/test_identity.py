@@ -74,7 +74,7 @@ def test_a_file_that_inflates_to_a_gigabyte_takes_no_memory_at_ingest(tmp_path: 
 
 @pytest.mark.parametrize("end", [200, 300, 330])
 def test_a_deflated_header_that_is_cut_off_is_a_problem_or_an_identity(end: int) -> None:
-    from db.problems import ImageProblem
+    from db.jobs.problems import ImageProblem
 
     try:
         read_identity(BytesIO(deflated()[:end]))

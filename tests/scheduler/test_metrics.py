@@ -12,13 +12,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text, update
 
-from db.batches import cut_batches
-from db.cohorts import close_ingest, open_cohort
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.leases import Effort, NotScreened, Provenance, Screened, claim, complete
-from db.problems import CorruptImage
-from db.registry import ensure_champion
+from db.jobs.batches import cut_batches
+from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete
+from db.jobs.cohorts import close_ingest, open_cohort
+from db.jobs.images import NewImage, add_images
+from db.jobs.problems import CorruptImage
+from db.models.registry import ensure_champion
 from db.tables import Cohort, Image
 from scheduler.metrics.broker import BrokerFigures, ask_broker
 from scheduler.metrics.serve import WSGIServer, _Quiet, _Server, make_metrics_app

@@ -22,26 +22,26 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from db.batches import cohorts_to_dispatch
-from db.cohorts import cancel, find_cohort
 from db.engine import Database
-from db.nightly import attach, claim_night, conclude_nights, find_night, history, now, walked
-from db.problems import FileUnreadable
-from db.registry import ensure_champion
-from db.roots import Roots
+from db.jobs.batches import cohorts_to_dispatch
+from db.jobs.cohorts import cancel, find_cohort
+from db.jobs.problems import FileUnreadable
+from db.models.registry import ensure_champion
+from db.nights.runs import attach, claim_night, conclude_nights, find_night, history, now, walked
 from db.settings import SettingsInvalid
 from db.states import ImageState, NightState
 from db.tables import Batch, Cohort, Image, Ingest, Model, NightlyRun, Prediction
-from scheduler.archive import prune
+from scheduler.exports.archive import prune
+from scheduler.exports.noted_heads import noted_heads, sealed_head
 from scheduler.ingest.folder import FolderSource
-from scheduler.nightly.night import open_due, open_slots, ring_nights, run_now, walk_night
+from scheduler.nightly.run import open_due, open_slots, ring_nights, run_now, walk_night
 from scheduler.nightly.schedule import Nightly, NightlySettings
 from scheduler.nightly.send import SendSettings, send
 from scheduler.nightly.summary import conclude, summarise
-from scheduler.noted import noted_heads, sealed_head
 from scheduler.submit import submit
 from tests.bells import ListBell
 from tests.scheduler.test_submit import cannot_be_listed
+from worker.files.roots import Roots
 
 DAY = 86_400.0
 MADRID = Nightly(name="ward", source="/x", cron="30 2 * * *", time_zone="Europe/Madrid", until=dt.time(7))
@@ -206,7 +206,7 @@ def test_a_night_whose_cohort_is_cancelled_while_it_is_walked_stays_cancelled(
         attach(session, cohort, run)
         cancel(session, cohort)
 
-    monkeypatch.setattr("scheduler.nightly.night.attach", then_cancel)
+    monkeypatch.setattr("scheduler.nightly.run.attach", then_cancel)
     assert walk_night(with_champion, settings(ward), run_id)
     with with_champion.write() as session:
         assert find_night(session, run_id).state is NightState.SCREENING

@@ -10,26 +10,26 @@ from pathlib import Path
 
 import pytest
 
-import db.remote
-from db.batches import cut_batches
-from db.cohorts import close_ingest, open_cohort
+import worker.files.remote
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.images import NewImage, add_images
-from db.labels import Reading, add_readings
-from db.problems import FileUnreadable, FileVanished, OutsideRoots
-from db.remote import is_there, list_files, read_file, read_start
-from db.roots import Roots
+from db.jobs.batches import cut_batches
+from db.jobs.cohorts import close_ingest, open_cohort
+from db.jobs.images import NewImage, add_images
+from db.jobs.problems import FileUnreadable, FileVanished, OutsideRoots
 from db.tables import Image, LabelClass
-from db.uri import is_away
+from db.training.labels import Reading, add_readings
 from scheduler.ingest import open_source
 from scheduler.labels import import_labels
 from tests.scheduler.remotes import SftpServer, make_ssh_user
+from training.data.sources import labelled_images
 from training.plan import Plan
 from training.recipe import find_recipe
-from training.sources import labelled_images
+from worker.files.remote import is_there, list_files, read_file, read_start
+from worker.files.roots import Roots
+from worker.files.url import is_away
 from worker.imaging import read_picture
-from worker.pipeline import Pipeline
+from worker.screening.batch import Pipeline
 from worker.settings import WorkerSettings
 
 
@@ -97,7 +97,7 @@ def outside() -> Iterator[Server]:
 @pytest.fixture
 def inside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """Run a server with a folder of two images that are not there, and make it the only root."""
-    monkeypatch.setattr("db.remote._PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("worker.files.remote._PAUSES", (0.01, 0.01))
     with running("a.jpg", "b.dcm", "ward/") as server:
         monkeypatch.setenv("PNEUMOSCREEN_SOURCE_ROOTS", f'["{server.url}/trial"]')
         yield server
@@ -228,7 +228,7 @@ def test_what_lies_outside_is_not_asked_whether_it_is_there_and_not_waited_for(
 def test_roots_with_a_user_and_with_a_name_in_another_script_hold_what_lies_in_them() -> None:
     from yarl import URL
 
-    from db.connections import _is_inside, _spellings, _without_users
+    from worker.files.connections import _is_inside, _spellings, _without_users
 
     roots = _without_users(Roots(("https://reader@host/x", "https://krankenhäuser.example/x")))
     for url in ("https://host/x/a.jpg", "https://krankenhäuser.example/x/a name.jpg"):
@@ -250,9 +250,9 @@ def s3_inside(inside: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PNEUMOSCREEN_SOURCE_ROOTS", '["s3://trial"]')
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
-    db.remote._shared.cache_clear()
+    worker.files.remote._shared.cache_clear()
     yield inside
-    db.remote._shared.cache_clear()
+    worker.files.remote._shared.cache_clear()
 
 
 @pytest.mark.parametrize("status", [301, 307])
@@ -274,7 +274,7 @@ def test_links_on_an_sftp_server_lead_out_of_no_root(
     tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.setattr("db.remote._PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("worker.files.remote._PAUSES", (0.01, 0.01))
     folder, secret = tmp_path / "images", tmp_path / "secret"
     for place in (folder, secret):
         place.mkdir()

@@ -18,20 +18,20 @@ from sqlalchemy import select
 
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanished
-from db.remote import RemoteUrlInvalid, check_url, list_files, read_file, read_start
-from db.roots import Roots
+from db.jobs.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanished
 from db.tables import Image, NightlyRun
-from db.uri import locate
 from scheduler.ingest import open_source
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
 from scheduler.labels import import_labels
-from scheduler.nightly.night import run_now, walk_night
+from scheduler.nightly.run import run_now, walk_night
 from scheduler.nightly.schedule import Nightly, NightlySettings
 from tests.scheduler.remotes import SftpServer, WebServer, make_ssh_user, s3_server, web_server
+from training.data.sources import labelled_images
 from training.plan import Plan
 from training.recipe import find_recipe
-from training.sources import labelled_images
+from worker.files.remote import RemoteUrlInvalid, check_url, list_files, read_file, read_start
+from worker.files.roots import Roots
+from worker.files.url import locate
 from worker.imaging import Limits, read_picture
 
 
@@ -243,7 +243,7 @@ def test_a_file_over_the_limit_is_refused(url: str) -> None:
 
 
 def test_a_server_that_stumbles_is_asked_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("db.remote._PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("worker.files.remote._PAUSES", (0.01, 0.01))
     with web_server(study) as address:
         uri = next(image.uri for image in open_source(address).walk() if image.uri.endswith(".png"))
         WebServer.failures = 2
@@ -284,7 +284,7 @@ def test_an_sftp_server_with_another_key_is_not_talked_to(
 def test_a_cut_sftp_connection_is_made_again(
     sftp: SftpServer, study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("db.remote._PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("worker.files.remote._PAUSES", (0.01, 0.01))
     address = f"sftp://reader@127.0.0.1:{sftp.port}{study}"
     uri = next(image.uri for image in open_source(address).walk() if image.uri.endswith(".png"))
     assert read_picture(uri).digest
@@ -314,7 +314,7 @@ def test_addresses_that_could_mean_anything_else_are_refused(url: str) -> None:
 
 
 def test_a_server_that_is_not_there_is_an_error_with_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("db.remote._PAUSES", (0.01, 0.01))
+    monkeypatch.setattr("worker.files.remote._PAUSES", (0.01, 0.01))
     with pytest.raises(PneumoscreenError) as caught:
         list(open_source("http://127.0.0.1:9/study").walk())
     assert caught.value.code == "source-unreadable"

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import String, cast, select, update
 
-from db.audit import newest
-from db.batches import cut_batches
-from db.cohorts import close_ingest, find_cohort, open_cohort
+from db.audit.chain import newest
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.leases import Effort, NotScreened, Provenance, Screened, claim, complete
-from db.problems import CorruptImage
-from db.results import cohort_results
+from db.jobs.batches import cut_batches
+from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete
+from db.jobs.cohorts import close_ingest, find_cohort, open_cohort
+from db.jobs.images import NewImage, add_images
+from db.jobs.problems import CorruptImage
+from db.queries.results import cohort_results
 from db.tables import Image
-from deploy.phantom import write_phantoms
+from scheduler.exports.results import COLUMNS, OutputFormatUnknown, OutputUnwritable, write_results
 from scheduler.ingest.folder import FolderSource
 from scheduler.ingest.pseudonym import (
     SiteKeyUnusable,
@@ -29,8 +29,8 @@ from scheduler.ingest.pseudonym import (
     pseudonym,
     uid_pseudonym,
 )
-from scheduler.results import COLUMNS, OutputFormatUnknown, OutputUnwritable, write_results
 from tests.conftest import make_key
+from worker.phantoms import write_phantoms
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_csv_json_and_parquet_say_the_same(finished: Database, model: object, tm
 def test_pages_together_are_the_whole_and_a_page_begins_after_any_image(
     finished: Database, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    monkeypatch.setattr("db.results.PAGE", page)
+    monkeypatch.setattr("db.queries.results.PAGE", page)
     with finished.write() as session:  # its rows lie between those of the first
         other = open_cohort(session, "other", source="/data")
         add_images(session, other.id, [NewImage(uri="/data/b.png")])

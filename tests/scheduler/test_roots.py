@@ -13,25 +13,25 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from db.batches import cut_batches
-from db.cohorts import close_ingest, open_cohort
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.problems import FileUnreadable, FileVanished, OutsideRoots
-from db.remote import RemoteUrlInvalid, check_url
-from db.roots import Roots, SourceOutsideRoots
+from db.jobs.batches import cut_batches
+from db.jobs.cohorts import close_ingest, open_cohort
+from db.jobs.images import NewImage, add_images
+from db.jobs.problems import FileUnreadable, FileVanished, OutsideRoots
 from db.settings import SettingsInvalid
 from db.tables import Image
 from scheduler.ingest import open_source
 from scheduler.labels import import_labels
 from tests.scheduler.remotes import web_server
-from training.pictures import read_pictures
+from training.data.pictures import read_pictures
+from training.data.sources import labelled_images
 from training.plan import Plan
 from training.recipe import find_recipe
-from training.sources import labelled_images
-from worker.decoders import Decoders
+from worker.decoding.pool import Decoders
+from worker.files.remote import RemoteUrlInvalid, check_url
+from worker.files.roots import Roots, SourceOutsideRoots
 from worker.imaging import read_picture
-from worker.pipeline import Pipeline
+from worker.screening.batch import Pipeline
 from worker.settings import WorkerSettings
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select
 
-from db.cohorts import find_cohort
 from db.engine import Database
-from db.labels import Reading, add_readings
+from db.jobs.cohorts import find_cohort
 from db.tables import Image, LabelClass, Site, Study
+from db.training.labels import Reading, add_readings
+from scheduler.exports.results import write_results
 from scheduler.ingest import open_source
 from scheduler.ingest.pseudonym import (
     SiteKeyDiffers,
@@ -22,7 +23,6 @@ from scheduler.ingest.pseudonym import (
     new_site_key,
     pseudonym,
 )
-from scheduler.results import write_results
 from scheduler.submit import submit
 from tests.conftest import make_key
 

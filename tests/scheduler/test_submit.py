@@ -17,12 +17,12 @@ import pytest
 from rich.console import Console
 from sqlalchemy import update
 
-from db.cohorts import CohortHasOtherModel, CohortUnknown, cancel, find_cohort, open_cohort, progress
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.images import NewImage
-from db.ingests import CohortCancelled, begin_ingest
-from db.registry import ModelUnknown, NoChampion, import_model
+from db.jobs.cohorts import CohortHasOtherModel, CohortUnknown, cancel, find_cohort, open_cohort, progress
+from db.jobs.images import NewImage
+from db.jobs.ingests import CohortCancelled, begin_ingest
+from db.models.registry import ModelUnknown, NoChampion, import_model
 from db.tables import Image, Model
 from scheduler.dispatch import Sweeper
 from scheduler.ingest.folder import FolderSource

@@ -12,7 +12,7 @@ from deploy.programs import Ports, programs
 from deploy.settings import StackSettings
 from scheduler import tasks
 from tests.waiting import wait_for
-from worker.app import app
+from worker.broker.app import app
 
 
 def test_ticks_that_come_during_one_amount_to_one_more() -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from db.engine import Database
-from db.runs import open_run
+from db.training.runs import open_run
 from training.plan import Plan
 from training.recipe import Recipe
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from training.backbones import (
+from training.fitting.backbones import (
     BACKBONES,
     RANDOM_WEIGHTS,
     BackboneUnknown,

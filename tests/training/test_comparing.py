@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from training.comparing import Answers, compare_all, delong, mcnemar
+from training.evaluation.paired import Answers, compare_all, delong, mcnemar
 
 
 def simulated(n: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.dataset import (
+from training.data.dataset import (
     Group,
     LabelledFolderMissing,
     LabelledFolderUnreadable,

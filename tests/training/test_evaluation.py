@@ -9,13 +9,13 @@ import pytest
 import typer
 
 from db.engine import Database
-from db.migrate import upgrade
-from db.model_card import CARD_FILE
-from db.registry import ensure_champion
-from training.evaluation import evaluate
+from db.models.card import CARD_FILE
+from db.models.registry import ensure_champion
+from db.upkeep.migrate import upgrade
+from training.evaluation.evaluate import evaluate
 from training.recipe import RecipeUnknown, find_recipe
 from worker.imaging import PREPROCESSING
-from worker.learner import ResidentLearner, build_network
+from worker.runtime.torch import ResidentLearner, build_network
 
 
 def test_unreadable_images_are_counted_and_left_out(labelled: Path, artefact: Path, tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_unreadable_images_are_counted_and_left_out(labelled: Path, artefact: Pa
 def test_a_card_that_is_swapped_after_import_changes_no_evaluation(
     labelled: Path, artefact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from scheduler.cli.models import evaluate as command
+    from scheduler.cli.models.evaluate import evaluate as command
 
     database = Database()
     upgrade(database)

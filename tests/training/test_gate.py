@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.gate import Decision, Verdict, decide
+from training.evaluation.promotion import Decision, Verdict, decide
 from training.outcome import HeldOut
 
 N = 600

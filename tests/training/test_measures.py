@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from training.calibration import fit_temperature
-from training.measures import area_under_roc, measure, operating_point, proportion
+from training.evaluation.calibration import fit_temperature
+from training.evaluation.measures import area_under_roc, measure, operating_point, proportion
 
 
 def test_wilsons_interval_is_that_of_the_literature() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import training.pictures as module
-from training.dataset import Group, LabelledImage, ToldBy
-from training.pictures import read_pictures
-from worker.decoders import Decoders
+import training.data.pictures as module
+from training.data.dataset import Group, LabelledImage, ToldBy
+from training.data.pictures import read_pictures
+from worker.decoding.pool import Decoders
 from worker.settings import WorkerSettings
 
 

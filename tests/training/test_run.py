@@ -12,19 +12,19 @@ import pytest
 from sqlalchemy import select
 
 from db.engine import Database
-from db.model_card import CARD_FILE, read_card
-from db.registry import find_champion, find_model, import_model, promote
-from db.runs import RunNotOpen, find_run, reopen_run
+from db.models.card import CARD_FILE, read_card
+from db.models.registry import find_champion, find_model, import_model, promote
 from db.states import ModelState, RunState
 from db.tables import Event, TrainingResult
-from training.dataset import LabelledFolderMissing
-from training.fit import Autocast, TooFewForBatch
-from training.gate import Decision, Verdict
+from db.training.runs import RunNotOpen, find_run, reopen_run
+from training.data.dataset import LabelledFolderMissing
+from training.data.prepare import TooFewImages
+from training.evaluation.promotion import Decision, Verdict
+from training.fitting.fit import Autocast, TooFewForBatch
 from training.outcome import HeldOut
-from training.prepare import TooFewImages
 from training.recipe import RECIPES, RecipeName
 from training.run import Finished, Step, run_folder, train
-from worker.learner import ResidentLearner, positive_probability
+from worker.runtime.torch import ResidentLearner, positive_probability
 
 #: What the fixtures of these names do.
 Draw = Callable[..., None]
@@ -56,7 +56,7 @@ def test_a_machine_that_imitates_bfloat16_trains_in_single_precision(
     def fail(_: Autocast) -> None:
         raise AssertionError("bfloat16 was imitated")
 
-    monkeypatch.setattr("training.fit.native_bf16", lambda _: False)
+    monkeypatch.setattr("training.fitting.fit.native_bf16", lambda _: False)
     monkeypatch.setattr(Autocast, "before_batch", fail)
     (outcome,) = train(job_table, start(job_table, CLINICAL, labelled)).outcomes
     assert read_card(job_table.models_folder / outcome.model_id).training["precision"] == "fp32"

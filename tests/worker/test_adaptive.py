@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from deploy.models import default_model
-from worker.adaptive import Row, native_bf16
 from worker.imaging import read_picture
-from worker.learner import Precision, ResidentLearner
-from worker.passes import Passes
+from worker.runtime.passes import Passes
+from worker.runtime.precision import Row, native_bf16
+from worker.runtime.torch import Precision, ResidentLearner
 
 CPU = torch.device("cpu")
 

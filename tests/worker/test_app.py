@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from db.problems import CorruptImage
-from worker.app import QUEUES, SCREEN_BATCH, app, make_app
-from worker.logs import set_format
+from db.jobs.problems import CorruptImage
+from worker.broker.app import QUEUES, SCREEN_BATCH, app, make_app
+from worker.broker.logs import set_format
+from worker.broker.task import TaskFailed
 from worker.settings import BrokerSettings, BrokerUrlInvalid
-from worker.task import TaskFailed
 
 
 def test_the_application_imports_no_torch() -> None:
-    code = "import worker.app, worker.tasks, sys; assert not {'torch', 'fastai'} & set(sys.modules)"
+    code = "import worker.broker.app, worker.tasks, sys; assert not {'torch', 'fastai'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -47,20 +47,20 @@ def test_a_batch_goes_to_the_screening_queue_as_its_id_alone() -> None:
 def test_logs_are_json_where_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_LOG_FORMAT", "json")
     lines = io.StringIO()
-    logger = logging.Logger("worker.pipeline")
+    logger = logging.Logger("worker.screening.batch")
     logger.addHandler(logging.StreamHandler(lines))
     set_format(logger)
     logger.info("batch %d: %d screened", 7, 16, extra={"cohort": 3, "batch": 7})
     record = json.loads(lines.getvalue())
     assert (record["message"], record["cohort"], record["batch"]) == ("batch 7: 16 screened", 3, 7)
-    assert (record["level"], record["logger"]) == ("INFO", "worker.pipeline")
+    assert (record["level"], record["logger"]) == ("INFO", "worker.screening.batch")
     assert datetime.fromisoformat(record["time"]).tzinfo is not None
 
 
 @pytest.mark.parametrize("process", ["celeryd_init", "beat_init"])
 def test_what_celerys_processes_write_is_for_their_owner_alone(process: str) -> None:
     code = (
-        "import os, resource; os.umask(0); import worker.app; from celery import signals;"
+        "import os, resource; os.umask(0); import worker.broker.app; from celery import signals;"
         f"signals.{process}.send(sender='screen@here', instance=None, conf=None, options={{}});"
         "print(os.umask(0), resource.getrlimit(resource.RLIMIT_CORE)[0])"
     )
@@ -136,7 +136,7 @@ def test_a_broker_url_that_can_be_read_is_taken(url: str) -> None:
     assert BrokerSettings(broker_url=SecretStr(url)).url == url
 
 
-@pytest.mark.parametrize("application", ["worker.app", "scheduler.tasks"])
+@pytest.mark.parametrize("application", ["worker.broker.app", "scheduler.tasks"])
 def test_celery_does_not_print_a_password_that_is_not_encoded(
     application: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,13 +21,13 @@ import pytest
 from sqlalchemy import select
 
 from db.engine import Database
-from db.problems import CorruptImage, DecoderCrashed, DecoderMemory, DecoderTimeout, ImageProblem
+from db.jobs.problems import CorruptImage, DecoderCrashed, DecoderMemory, DecoderTimeout, ImageProblem
 from db.tables import Image
 from tests.waiting import wait_for
 from tests.worker.test_pipeline import submit
-from worker.decoders import Decoders, DecodersUnusable
+from worker.decoding.pool import Decoders, DecodersUnusable
 from worker.imaging import read_picture
-from worker.pipeline import Pipeline
+from worker.screening.batch import Pipeline
 from worker.settings import WorkerSettings
 
 #: Loaded before a decoder's modules: does what a decoder in C might, on an image that asks for it.
@@ -185,7 +185,7 @@ def test_a_hanging_decoder_dies_with_its_worker(tmp_path: Path) -> None:
     (tmp_path / "hang.png").write_bytes(png("hang"))
     code = (
         "import sys, pathlib;"
-        "from worker.decoders import Decoders; from worker.settings import WorkerSettings;"
+        "from worker.decoding.pool import Decoders; from worker.settings import WorkerSettings;"
         "d = Decoders(WorkerSettings(decode_threads=1));"
         "d.submit(pathlib.Path(sys.argv[1]).read_bytes).result()"
     )
@@ -248,7 +248,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_modules_in_a_folder_of_images_are_not_imported(decoders: Decoders, planted: Path) -> None:
-    from scheduler.cli.doctor import _machine
+    from scheduler.cli.system.doctor import _machine
 
     assert decoders.submit(png).result().pixels.shape == (224, 224, 3)
     assert {finding.verdict for finding in _machine()} <= {"good", "note"}
@@ -256,7 +256,7 @@ def test_modules_in_a_folder_of_images_are_not_imported(decoders: Decoders, plan
 
 
 def test_a_taken_over_decoder_that_sends_byte_after_byte_is_cut_off() -> None:
-    import worker.decoders as module
+    import worker.decoding.pool as module
 
     ours, theirs = socket.socketpair()
     decoder = object.__new__(module._Decoder)
@@ -284,7 +284,7 @@ def test_a_taken_over_decoder_that_sends_byte_after_byte_is_cut_off() -> None:
 
 
 def test_what_a_taken_over_decoder_sends_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    import worker.decoders as module
+    import worker.decoding.pool as module
 
     lies = [
         b"\0\0\0\x02{}" + bytes(5),

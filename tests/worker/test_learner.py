@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from db.model_card import (
+from db.models.card import (
     WEIGHTS_FILE,
     ModelDigestMismatch,
     ModelInvalid,
@@ -17,11 +17,11 @@ from db.model_card import (
     model_id_of,
     read_card,
 )
-from deploy.phantom import write_phantoms
-from training.dataset import CLASSES
-from worker.artifact import pack_weights, read_weights, write_artifact
+from training.data.dataset import CLASSES
 from worker.imaging import read_picture
-from worker.learner import ModelWeightsUnfit, Precision, ResidentLearner, build_network
+from worker.phantoms import write_phantoms
+from worker.runtime.torch import ModelWeightsUnfit, Precision, ResidentLearner, build_network
+from worker.runtime.weights import pack_weights, read_weights, write_artifact
 from worker.torchvision_pair import import_torchvision
 
 CPU = torch.device("cpu")

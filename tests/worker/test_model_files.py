@@ -21,14 +21,14 @@ from sqlalchemy import select
 
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.migrate import upgrade
-from db.model_card import CARD_FILE, WEIGHTS_FILE, ModelDigestMismatch, ModelInvalid, read_card
-from db.registry import ensure_champion, import_model
+from db.models.card import CARD_FILE, WEIGHTS_FILE, ModelDigestMismatch, ModelInvalid, read_card
+from db.models.registry import ensure_champion, import_model
 from db.tables import Model
-from training.candidate import check_candidate
-from training.checkpoint import read_checkpoint
-from worker.learner import ModelWeightsUnfit, ResidentLearner, build_network
-from worker.residents import Residents
+from db.upkeep.migrate import upgrade
+from training.fitting.candidate import check_candidate
+from training.fitting.checkpoint import read_checkpoint
+from worker.runtime.torch import ModelWeightsUnfit, ResidentLearner, build_network
+from worker.screening.model_cache import Residents
 
 
 class Bomb:

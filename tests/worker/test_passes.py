@@ -10,8 +10,8 @@ import torch
 
 from deploy.models import default_model
 from worker.imaging import read_picture
-from worker.learner import Precision, ResidentLearner
-from worker.passes import Passes
+from worker.runtime.passes import Passes
+from worker.runtime.torch import Precision, ResidentLearner
 
 CPU = torch.device("cpu")
 SIZE = 4

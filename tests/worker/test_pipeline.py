@@ -14,21 +14,21 @@ import pytest
 import torch
 from sqlalchemy import select, text, update
 
-from db.batches import cut_batches
-from db.cohorts import close_ingest, find_cohort, open_cohort, progress, retry
 from db.engine import Database
-from db.images import NewImage, add_images
-from db.leases import claim, expire
-from db.model_card import WEIGHTS_FILE, ModelDigestMismatch, ModelMissing, ModelPreprocessingMismatch
-from db.problems import SourceAway
-from db.registry import import_model, promote
+from db.jobs.batches import cut_batches
+from db.jobs.claims import claim, expire
+from db.jobs.cohorts import close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.images import NewImage, add_images
+from db.jobs.problems import SourceAway
+from db.models.card import WEIGHTS_FILE, ModelDigestMismatch, ModelMissing, ModelPreprocessingMismatch
+from db.models.registry import import_model, promote
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction, Source
 from scheduler.ingest.folder import FolderSource
 from scheduler.submit import submit as scheduler_submit
 from worker.imaging import PREPROCESSING
-from worker.learner import DeviceUnusable, Precision, ResidentLearner
-from worker.pipeline import Pipeline
+from worker.runtime.torch import DeviceUnusable, Precision, ResidentLearner
+from worker.screening.batch import Pipeline
 from worker.settings import WorkerSettings
 
 
@@ -166,7 +166,7 @@ def test_bad_files_cost_themselves_alone(database: Database, files: list[Path], 
 def test_an_unforeseen_error_costs_its_image_alone(
     database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import worker.pipeline as module
+    import worker.screening.batch as module
 
     real = module.read_bytes
 
@@ -500,7 +500,7 @@ def test_a_model_of_another_preprocessing_screens_nothing_and_its_cohort_says_so
     batch_id = submit(database, files)
     with monkeypatch.context() as earlier:
         # As after an upgrade: the model was registered with the version before.
-        earlier.setattr("db.model_card.PREPROCESSING", "another/2")
+        earlier.setattr("db.models.card.PREPROCESSING", "another/2")
         with pytest.raises(ModelPreprocessingMismatch):
             Pipeline(database, WorkerSettings()).screen(batch_id)
         with database.read() as session:

@@ -12,16 +12,16 @@ import PIL.Image
 import pytest
 from sqlalchemy import select, update
 
-from db.batches import cohorts_to_dispatch, cut_batches
-from db.cohorts import close_ingest, open_cohort, progress
 from db.engine import Database
-from db.images import add_images
-from db.problems import SourceAway
+from db.jobs.batches import cohorts_to_dispatch, cut_batches
+from db.jobs.cohorts import close_ingest, open_cohort, progress
+from db.jobs.images import add_images
+from db.jobs.problems import SourceAway
 from db.states import BatchState
 from db.tables import Batch, Image, Source
 from scheduler.ingest import open_source
 from scheduler.submit import submit
-from worker.pipeline import Pipeline
+from worker.screening.batch import Pipeline
 from worker.settings import WorkerSettings
 
 

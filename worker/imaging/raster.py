@@ -13,10 +13,10 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from db.problems import CorruptImage, MultiFrame, NotAnImage, UnsupportedPixels
+from db.jobs.problems import CorruptImage, MultiFrame, NotAnImage, UnsupportedPixels
+from worker.files.silence import silence_libraries
 from worker.imaging.limits import Limits
 from worker.imaging.picture import squeeze, squeeze_grey
-from worker.quiet import silence_libraries
 
 #: How files of each format begin, and their reader. `Image.open` is passed by: its limit on pixels
 #: belongs to the whole process and not to us.

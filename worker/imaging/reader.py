@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from db.problems import EmptyFile, FileTooLarge, FileUnreadable
-from db.remote import read_file, read_up_to
-from db.roots import EVERYWHERE, Roots
+from db.jobs.problems import EmptyFile, FileTooLarge, FileUnreadable
+from worker.files.remote import read_file, read_up_to
+from worker.files.roots import EVERYWHERE, Roots
 from worker.imaging.dicom import decode_dicom, is_dicom
 from worker.imaging.limits import Limits
 from worker.imaging.picture import Picture
@@ -21,7 +21,7 @@ _DEFAULTS = Limits()
 
 
 def read_picture(where: Path | str, *, limits: Limits = _DEFAULTS, roots: Roots = EVERYWHERE) -> Picture:
-    """Read one image file of one's own here and now; `worker.decoders` is for files of others.
+    """Read one image file of one's own here and now; `worker.decoding.pool` is for files of others.
 
     Raises ImageProblem for whatever the file may be.
     """

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from db.problems import CorruptImage, ImageProblem, NoDecoder
+from db.jobs.problems import CorruptImage, ImageProblem, NoDecoder
 from worker.imaging.codestream import read_codestream
-from worker.imaging.header import integer
+from worker.imaging.elements import integer
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset

@@ -17,7 +17,7 @@ from pydicom import Dataset, dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from db.problems import CorruptImage, ImageProblem
+from db.jobs.problems import CorruptImage, ImageProblem
 from worker.imaging import decode
 
 KINDS = ("JPEG", "PNG", "PNG16", "TIFF", "TIFF-LZW", "BMP", "plain", "LUT", "RLE", "JPEG-LS", "JPEG 2000")
@@ -120,7 +120,7 @@ CODE = """
 import sys
 from pathlib import Path
 import numpy as np
-from db.problems import ImageProblem
+from db.jobs.problems import ImageProblem
 from worker.imaging import decode
 good = np.frombuffer(Path(sys.argv[1]).read_bytes(), np.uint8)
 start = good.tobytes().index(bytes.fromhex(sys.argv[2]))

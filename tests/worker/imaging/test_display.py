@@ -10,7 +10,7 @@ import pytest
 from pydicom import Dataset, Sequence
 from pydicom.uid import ImplicitVRLittleEndian
 
-from db.problems import CorruptImage
+from db.jobs.problems import CorruptImage
 from worker.imaging import decode
 
 Shade = Callable[..., int]

@@ -11,7 +11,7 @@ import pytest
 from pydicom import Dataset, Sequence
 from pydicom.data import get_testdata_file
 
-from db.problems import (
+from db.jobs.problems import (
     ColourImage,
     CorruptImage,
     ForProcessing,
@@ -152,7 +152,7 @@ def test_a_view_code_tells_a_lateral_view(send: Send, value: str, meaning: str, 
 
 
 def test_body_parts_in_other_alphabets_are_read_without_accents() -> None:
-    from worker.imaging.gate import check_screenable
+    from worker.gate.header import check_screenable
 
     header = Dataset()
     header.Rows = header.Columns = 100

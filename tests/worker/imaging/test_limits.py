@@ -25,7 +25,7 @@ CODE = """
 import resource, sys
 from pathlib import Path
 import pydicom.pixels, PIL.Image
-from db.problems import ImageProblem
+from db.jobs.problems import ImageProblem
 from worker.imaging import decode
 content = Path(sys.argv[1]).read_bytes()
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from db.problems import CorruptImage, MultiFrame, TooFewPixels, TooManyPixels, UnsupportedPixels
+from db.jobs.problems import CorruptImage, MultiFrame, TooFewPixels, TooManyPixels, UnsupportedPixels
 from worker.imaging import Limits, decode, read_picture
 
 

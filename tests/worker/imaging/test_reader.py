@@ -18,7 +18,7 @@ from pydicom import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 import worker.imaging.reader as module
-from db.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanished, ImageProblem, NotAnImage
+from db.jobs.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanished, ImageProblem, NotAnImage
 from worker.imaging import Limits, decode, read_picture
 
 PATIENT = "DOE^JANE"
@@ -82,7 +82,7 @@ def test_a_pipe_that_nobody_writes_to_does_not_hold_the_reader(tmp_path: Path) -
     # A process of its own: a reader that hangs must not hang the tests.
     code = f"""
 from pathlib import Path
-from db.problems import FileUnreadable
+from db.jobs.problems import FileUnreadable
 from worker.imaging import read_picture
 try:
     read_picture(Path({str(tmp_path / "pipe.png")!r}))
@@ -189,7 +189,7 @@ import logging, warnings
 from pathlib import Path
 warnings.simplefilter("always")
 logging.basicConfig(level=logging.INFO)
-from db.problems import ImageProblem
+from db.jobs.problems import ImageProblem
 from worker.imaging import read_picture
 for name in ("bad", "cut"):
     try:

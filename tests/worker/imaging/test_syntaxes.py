@@ -12,9 +12,9 @@ from pydicom import Dataset, dcmread, dcmwrite, uid
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_frames
 
-from db.problems import CorruptImage, NoDecoder
+from db.jobs.problems import CorruptImage, NoDecoder
+from worker.decoding.codecs import available_decoders
 from worker.imaging import decode
-from worker.imaging.decoders import available_decoders
 from worker.imaging.stored import stored_values
 
 Bytes = Callable[..., bytes]

@@ -1,0 +1,1 @@
+"""Cohorts, images and batches: every change of their state."""

@@ -1,0 +1,1 @@
+"""Nightly runs and the files that they know."""

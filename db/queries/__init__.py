@@ -1,0 +1,1 @@
+"""What status, exports, metrics and pages read. Nothing here writes."""

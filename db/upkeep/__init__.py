@@ -1,0 +1,1 @@
+"""Backup, archive, migration and the site key."""

@@ -1,0 +1,142 @@
+"""Moving finished cohorts out of the job table: what goes into an archive, and what stays behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import Select, delete, func, select
+from sqlalchemy.orm import Session
+
+from db.audit.events import record
+from db.clock import database_now
+from db.errors import PneumoscreenError
+from db.jobs.cohorts import CohortArchived, Progress, lock_cohort, progress
+from db.jobs.counts import cohorts_with
+from db.nights.seen import keep_seen
+from db.queries.results import image_pages
+from db.queries.totals import remove_batches
+from db.states import UNFINISHED, CohortState
+from db.tables import Cohort, Image, Model, Prediction, Study
+from db.training.labels import keep_labelled
+
+
+class CohortNotFinished(PneumoscreenError):
+    """Something of the cohort is to be screened again. It stays where it is."""
+
+    code = "cohort-not-finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """How a cohort stands: nothing of it can be retried, screened or added without another one."""
+
+    counts: Progress
+    #: One per image and prediction, as an archive has them.
+    rows: int
+    #: How often workers have taken its images up.
+    attempts: int
+    newest_prediction: int
+
+
+def cohorts_to_archive(session: Session, *, older_than_seconds: float) -> Sequence[Cohort]:
+    """Return cohorts that were submitted so long ago, that are finished, and whose rows are still here."""
+    query = select(Cohort).where(
+        Cohort.created_at < database_now() - older_than_seconds,
+        Cohort.archived.is_(None),
+        Cohort.state != CohortState.INGESTING,
+        Cohort.id.not_in(cohorts_with(*UNFINISHED)),
+    )
+    return session.scalars(query.order_by(Cohort.id)).all()
+
+
+def archive_rows(session: Session, cohort_id: int) -> Iterator[dict[str, Any]]:
+    """Yield everything that is known of a cohort's images: a row per image and prediction."""
+    for image_ids in image_pages(session, cohort_id):
+        for row in session.execute(_archive_rows(image_ids)).mappings():
+            yield dict(row)
+
+
+def _archive_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
+    return (
+        select(
+            Image.id.label("image"),
+            Study.study_uid.label("study"),
+            Study.patient_key.label("patient"),
+            Image.series_uid.label("series"),
+            Image.instance_uid.label("instance"),
+            Image.uri.label("source"),
+            Image.frame,
+            Image.digest,
+            Image.state,
+            Image.problem.label("error"),
+            Prediction.probability,
+            Prediction.label,
+            Prediction.threshold,
+            Prediction.types,
+            Model.name.label("model"),
+            Model.weights_digest,
+            Prediction.precision,
+            Prediction.runtime,
+            Prediction.preprocessing,
+            Prediction.software,
+            Prediction.input_digest,
+            Prediction.created_at.label("predicted_at"),
+        )
+        .outerjoin(Study, Study.id == Image.study_id)
+        .outerjoin(Prediction, Prediction.image_id == Image.id)
+        .outerjoin(Model, Model.id == Prediction.model_id)
+        .where(Image.id.in_(image_ids))
+        .order_by(Image.id, Prediction.id)
+    )
+
+
+def stamp(session: Session, cohort_id: int) -> Stamp:
+    """Say how a finished cohort stands. Raises CohortNotFinished, CohortArchived."""
+    (counts,) = progress(session, [session.get_one(Cohort, cohort_id).name])
+    if counts.archived:
+        raise CohortArchived
+    left = select(Image.id).where(Image.cohort_id == cohort_id, Image.state.in_(UNFINISHED)).limit(1)
+    # Its rows are to be deleted: the images themselves are asked, too.
+    if not counts.finished or session.scalar(left) is not None:
+        raise CohortNotFinished
+    query = (
+        select(
+            func.count(),
+            func.coalesce(func.sum(Image.attempts), 0),
+            func.coalesce(func.max(Prediction.id), 0),
+        )
+        .select_from(Image)
+        .outerjoin(Prediction, Prediction.image_id == Image.id)
+        .where(Image.cohort_id == cohort_id)
+    )
+    rows, attempts, newest = session.execute(query).one()
+    return Stamp(counts=counts, rows=rows, attempts=attempts, newest_prediction=newest)
+
+
+def remove_rows(session: Session, cohort_id: int, stamped: Stamp, *, file: str, digest: str) -> None:
+    """Delete the rows of a cohort that is in an archive; its name and its counts stay.
+
+    `stamped` is how it stood when the archive was written, `file` the archive's name without its folder, and
+    `digest` its SHA-256: the audit log keeps both. What a nightly schedule has taken in stays known to it,
+    and training still finds the images that have labels. Raises CohortNotFinished if something was retried,
+    screened or added since, CohortArchived.
+    """
+    cohort = lock_cohort(session, cohort_id)
+    if stamp(session, cohort_id) != stamped:
+        raise CohortNotFinished
+    if cohort.nightly is not None:
+        keep_seen(session, cohort_id, cohort.nightly)
+    keep_labelled(session, cohort_id)
+    cohort.archived = {
+        name: value
+        for name, value in asdict(stamped.counts).items()
+        if name not in ("archived", "ingest_broke_off")
+    }
+    of_cohort = select(Image.id).where(Image.cohort_id == cohort_id)
+    session.execute(delete(Prediction).where(Prediction.image_id.in_(of_cohort)))
+    for table in (Image, Study):
+        session.execute(delete(table).where(table.cohort_id == cohort_id))
+    remove_batches(session, cohort_id)
+    record(session, "cohort.archive", f"cohort:{cohort_id}", rows=stamped.rows, file=file, digest=digest)

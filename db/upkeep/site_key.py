@@ -1,0 +1,41 @@
+"""The key of the pseudonyms, as far as the job table knows it: its fingerprint."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from db.audit.events import record
+from db.tables import Label, Site, Study
+
+#: The id of the one row.
+_ONLY = 1
+
+
+def key_fingerprint(session: Session) -> str | None:
+    """Return the fingerprint of the key that pseudonyms are made with; None if none was noted yet."""
+    return session.scalar(select(Site.key_fingerprint).where(Site.id == _ONLY))
+
+
+def holds_pseudonyms(session: Session) -> bool:
+    """Tell whether the job table holds a patient's pseudonym, noted or not what key it was made with."""
+    return any(
+        session.scalar(select(table.id).where(table.patient_key.is_not(None)).limit(1)) is not None
+        for table in (Study, Label)
+    )
+
+
+def note_key(session: Session, fingerprint: str) -> str:
+    """Note the key that is in use unless one is noted; return the one that is. Safe to repeat."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    values = {"id": _ONLY, "key_fingerprint": fingerprint}
+    session.execute(dialect.insert(Site).values(values).on_conflict_do_nothing())
+    return session.scalars(select(Site.key_fingerprint).where(Site.id == _ONLY)).one()
+
+
+def replace_key(session: Session, fingerprint: str) -> None:
+    """Note that another key is in use from now on; the audit log tells of it. Safe to repeat."""
+    if note_key(session, fingerprint) != fingerprint:
+        session.get_one(Site, _ONLY).key_fingerprint = fingerprint
+    record(session, "site-key.replace", "database", fingerprint=fingerprint)

@@ -1,0 +1,57 @@
+"""What Flower leaves open, closed. `deploy/flower/flowerconfig.py` calls it before Flower starts.
+
+Flower (2.2) lets read-only users send tasks over its API, answers `/metrics` without a login, lists the
+queues of those workers alone that were up before it, and counts as a queue's length what waits in it, not
+what workers have taken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from scheduler.metrics.broker import UNACKED, queue_of
+from worker.broker.app import QUEUES
+
+
+def close(*, metrics: bool) -> None:
+    """Refuse what changes anything in read-only mode, and `/metrics` unless it is wanted."""
+    from flower.api import BaseApiHandler
+    from flower.urls import handlers
+    from flower.utils.broker import Redis
+    from flower.views import BaseHandler
+    from flower.views.error import NotFoundErrorHandler
+    from tornado.web import HTTPError
+
+    allowed = BaseApiHandler.prepare
+
+    def prepare(self: Any) -> None:
+        if self.application.options.read_only and self.request.method not in ("GET", "HEAD", "OPTIONS"):
+            raise HTTPError(403, "Flower is read-only here")
+        allowed(self)
+
+    BaseApiHandler.prepare = prepare
+    if not metrics:
+        handlers[:] = [
+            (one[0], NotFoundErrorHandler) if isinstance(one, tuple) and one[0] == r"/metrics" else one
+            for one in handlers
+        ]
+    # Flower lists the queues of the workers that answered it when it started.
+    BaseHandler.get_active_queue_names = lambda _: sorted(QUEUES)
+    waiting = Redis.queues
+
+    async def queues(self: Any, names: Any) -> list[dict[str, Any]]:
+        taken = Counter(queue_of(value) for value in await self.redis.hvals(UNACKED))
+        found: list[dict[str, Any]] = await waiting(self, names)
+        return [one | {"messages": one["messages"] + taken[one["name"]]} for one in found]
+
+    Redis.queues = queues
+
+
+def redact(task: Any) -> Any:
+    """Show a task's arguments where they are one row id, the kind of an error, and nothing else of them."""
+    args = str(getattr(task, "args", None) or "").strip("()[], ")
+    task.args = f"({args},)" if args.isdigit() else "(redacted)" if args else ""
+    task.exception = str(getattr(task, "exception", None) or "").partition("(")[0]
+    task.kwargs = task.result = task.traceback = ""
+    return task

@@ -1,0 +1,178 @@
+"""Commands on the registry: list, show, promote, rollback and import models."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scheduler.cli.console import console, print_json, print_table
+from scheduler.cli.ready import ready_database
+from scheduler.cli.study.cohorts import AsJson
+
+if TYPE_CHECKING:
+    from db.tables import Event, Model
+
+ModelName = Annotated[str, typer.Argument(help="Id of the model.", show_default=False)]
+
+_MEASURES = ("auc", "sensitivity", "specificity")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    models = typer.Typer(help="Which models there are, and which one screens.", no_args_is_help=True)
+    models.command("list", epilog="Example: pneumoscreen models list --json")(list_)
+    models.command("show", epilog="Example: pneumoscreen models show resnet50-8b7f4c4ca860")(show)
+    models.command("promote", epilog="Example: pneumoscreen models promote resnet50-8b7f4c4ca860")(promote)
+    models.command("rollback", epilog="Example: pneumoscreen models rollback")(rollback)
+    models.command("import", epilog="Example: pneumoscreen models import /data/resnet50-8b7f4c4ca860")(
+        import_
+    )
+    app.add_typer(models, name="models")
+
+
+def list_(as_json: AsJson = False) -> None:
+    """List models, the latest first, with what each scored on its own validation images."""
+    from db.models.registry import all_models
+
+    with ready_database(with_champion=True).read() as session:
+        models = all_models(session)
+    if as_json:
+        print_json([_as_json(model) for model in models])
+        return
+    print_table(
+        ("model", "state", "registered", *_MEASURES, "threshold"),
+        [
+            (
+                model.name,
+                model.state,
+                _day(model.created_at),
+                *(_measure(model, name) for name in _MEASURES),
+                f"{model.threshold:.4f}",
+            )
+            for model in models
+        ],
+    )
+
+
+def _validation(model: Model) -> dict[str, Any]:
+    found = model.card.get("metrics", {}).get("validation", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _measure(model: Model, name: str, *, interval: bool = False) -> str:
+    """Return what a model scored, nothing where its card does not say it as a card must."""
+    from pydantic import ValidationError
+
+    from db.models.card import Measure
+
+    try:
+        one = Measure.model_validate(_validation(model).get(name) or {})
+    except ValidationError:
+        return ""
+    if one.value is None:
+        return ""
+    has_interval = one.low is not None and one.high is not None
+    return f"{one.value:.3f}" + (f" ({one.low:.3f} to {one.high:.3f})" if interval and has_interval else "")
+
+
+def _as_json(model: Model) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "state": model.state,
+        "backbone": model.backbone,
+        "created_at": model.created_at,
+        "threshold": model.threshold,
+        "weights_digest": model.weights_digest,
+        "validation": _validation(model),
+    }
+
+
+def show(model: ModelName, as_json: AsJson = False) -> None:
+    """Show how a model came to be, what it scored, and what was decided about it."""
+    from db.models.registry import find_model, model_events
+
+    with ready_database(with_champion=True).read() as session:
+        found = find_model(session, model)
+        events = model_events(session, found)
+    if as_json:
+        print_json(_as_json(found) | {"card": found.card, "events": [_event_json(one) for one in events]})
+        return
+    facts = {
+        "state": found.state,
+        "backbone": found.backbone,
+        "classes": ", ".join(found.card["classes"]),
+        "threshold": f"{found.threshold:.4f}",
+        "preprocessing": found.card["preprocessing"],
+        **{name: _measure(found, name, interval=True) for name in _MEASURES},
+        **{name: value for name, value in found.card["training"].items() if isinstance(value, int | str)},
+    }
+    print_table(("fact", "value"), facts.items(), title=found.name)
+    print_table(
+        ("when", "who", "what", "detail"),
+        [(_day(one.at), one.actor, one.action, _detail(one)) for one in events],
+        title="Audit log",
+    )
+
+
+def _event_json(event: Event) -> dict[str, Any]:
+    return {"at": event.at, "actor": event.actor, "action": event.action, "detail": event.detail}
+
+
+def _detail(event: Event) -> str:
+    parts = {name: value for name, value in event.detail.items() if value is not None}
+    return "; ".join(
+        f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in parts.items()
+    )
+
+
+def _day(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def promote(model: ModelName, as_json: AsJson = False) -> None:
+    """Let a model screen: new batches take it, batches already made keep theirs."""
+    from db.models.registry import promote as crown
+
+    with ready_database(with_champion=True).write() as session:
+        champion = crown(session, model)
+    _say(champion, as_json)
+
+
+def rollback(as_json: AsJson = False) -> None:
+    """Let the champion before the present one screen again."""
+    from db.models.registry import rollback as go_back
+
+    with ready_database(with_champion=True).write() as session:
+        champion = go_back(session)
+    _say(champion, as_json)
+
+
+def _say(champion: Model, as_json: bool) -> None:
+    if as_json:
+        print_json({"champion": champion.name})
+    else:
+        console.print(f"{champion.name} is champion.", markup=False)
+
+
+def import_(
+    folder: Annotated[Path, typer.Argument(help="A folder with model.json and model.safetensors.")],
+    as_json: AsJson = False,
+) -> None:
+    """Register a model that was trained elsewhere, as a candidate."""
+    from db.models.registry import import_model
+
+    if find_spec("torch") is not None:
+        # Where no worker is installed, the first worker that is given the model finds out.
+        from training.fitting.candidate import check_candidate
+
+        check_candidate(folder)
+    model = import_model(ready_database(with_champion=True), folder)
+    if as_json:
+        print_json(_as_json(model))
+    else:
+        console.print(f"{model.name} is registered as a {model.state}.", markup=False)

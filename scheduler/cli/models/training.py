@@ -1,0 +1,253 @@
+"""Commands on training: retrain, runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.models.runs import print_runs
+from scheduler.cli.ready import ready_database
+from scheduler.cli.study.cohorts import AsJson
+
+if TYPE_CHECKING:
+    from db.engine import Database
+    from db.tables import TrainingRun
+    from training.plan import Plan
+    from training.run import Finished
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command(epilog="Example: pneumoscreen retrain /data/labelled --weights /data/imagenet")(retrain)
+    app.command(epilog="Example: pneumoscreen runs --json")(runs)
+
+
+def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A folder that holds NORMAL/ and PNEUMONIA/ (or BACTERIAL/ and VIRAL/).", show_default=False
+        ),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="thesis or clinical.")] = "clinical",
+    backbones: Annotated[
+        str, typer.Option(help="Which to compare, separated by commas.")
+    ] = "resnet18,resnet34,resnet50,alexnet",
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs after the frozen one; the recipe's by default.", min=1)
+    ] = None,
+    classes: Annotated[
+        str, typer.Option(help="normal,pneumonia or normal,bacterial,viral.")
+    ] = "normal,pneumonia",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the initial ImageNet weights; by default torchvision's cache.",
+            envvar="PNEUMOSCREEN_WEIGHTS",
+            show_default=False,
+        ),
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Start backbones without a weights file from nothing.")
+    ] = False,
+    wd: Annotated[
+        float | None, typer.Option(help="Weight decay; 0.01 by default, 0.1 in the thesis' text.", min=0)
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds to train each backbone with.", min=1)] = 1,
+    labels: Annotated[bool, typer.Option("--labels", help="Use the imported labels too.")] = False,
+    promote: Annotated[
+        str, typer.Option(help="auto makes the winner champion if the gate says yes; ask leaves it to you.")
+    ] = "ask",
+    queue: Annotated[bool, typer.Option("--queue", help="Let a training worker do it.")] = False,
+    resume: Annotated[
+        int | None, typer.Option(help="Go on with a run that was stopped or failed.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare backbones on labelled images, write a report, and ask the gate about the winner."""
+    from dataclasses import replace
+
+    from db.training.runs import open_run, reopen_run
+    from training.data.dataset import parse_classes
+    from training.plan import Plan, check_promote
+    from training.recipe import find_recipe
+
+    database = ready_database(with_champion=True)
+    if resume is None:
+        chosen = find_recipe(recipe)
+        changed: dict[str, Any] = {"epochs": epochs, "weight_decay": wd, "seeds": seeds}
+        chosen = replace(chosen, **{name: value for name, value in changed.items() if value is not None})
+        names = tuple(name.strip() for name in backbones.split(","))
+        plan = Plan(
+            recipe=Plan.fields_of(chosen),
+            data=_checked_source(data, labels=labels),
+            use_labels=labels,
+            classes=parse_classes(classes),
+            backbones=names,
+            weights=None if weights is None else weights.resolve(),
+            random_weights=_missing_weights(names, weights) if random_weights else (),
+            promote=check_promote(promote),
+        )
+        _check_weights(plan)
+        with database.write() as session:
+            resume = open_run(session, plan.model_dump(mode="json"), for_worker=queue).id
+    else:
+        with database.write() as session:
+            reopen_run(session, resume, for_worker=queue)
+    if queue:
+        _queue(resume, as_json=as_json)
+    else:
+        _train(database, resume, as_json=as_json)
+
+
+def _checked_source(data: Path | None, *, labels: bool) -> Path | None:
+    from scheduler.ingest.source import SourceMissing
+
+    if data is None and not labels:
+        raise typer.BadParameter("name a folder of labelled images, or use --labels", param_hint="DATA")
+    if data is not None and not data.is_dir():
+        raise SourceMissing
+    return None if data is None else data.resolve()
+
+
+def _missing_weights(backbones: tuple[str, ...], folder: Path | None) -> tuple[str, ...]:
+    from training.fitting.backbones import InitialWeightsMissing, find_initial_weights
+
+    missing = []
+    for backbone in backbones:
+        try:
+            find_initial_weights(backbone, folder)
+        except InitialWeightsMissing:
+            missing.append(backbone)
+    return tuple(missing)
+
+
+def _check_weights(plan: Plan) -> None:
+    """Say now what would stop the run later."""
+    from training.fitting.backbones import check_backbone, find_initial_weights
+
+    for backbone in plan.backbones:
+        check_backbone(backbone)
+        if backbone not in plan.random_weights:
+            find_initial_weights(backbone, plan.weights)
+
+
+def _queue(run_id: int, *, as_json: bool) -> None:
+    from worker.broker.notify import ask_for_batches
+
+    ask_for_batches()
+    if as_json:
+        print_json({"run": run_id})
+    else:
+        console.print(f"Run {run_id} waits for a training worker; `pneumoscreen runs` shows how it goes.")
+
+
+def _train(database: Database, run_id: int, *, as_json: bool) -> None:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from training.run import Step, train
+
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[last]}"),
+        console=errors,
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task("reading images", total=1.0, last="")
+
+        def show(step: Step) -> None:
+            last = ""
+            if step.epochs:
+                epoch = step.epochs[-1]
+                last = f"loss {epoch.train_loss:.4f} / {epoch.valid_loss:.4f}, accuracy {epoch.accuracy:.4f}"
+            bar.update(task, completed=step.part, description=step.backbone, last=last)
+
+        try:
+            finished = train(database, run_id, on_step=show)
+        except KeyboardInterrupt:
+            errors.print(f"Stopped. `pneumoscreen retrain --resume {run_id}` goes on from the last epoch.")
+            raise
+    if as_json:
+        print_json(_finished_json(finished))
+    else:
+        _print_finished(finished)
+    raise typer.Exit(1 if finished.failed else 0)
+
+
+def _finished_json(finished: Finished) -> dict[str, Any]:
+    decision = finished.decision
+    return {
+        "run": finished.run_id,
+        "report": str(finished.report),
+        "models": [one.model_id for one in finished.outcomes],
+        "failed": [{"backbone": one.backbone, "problem": one.problem} for one in finished.failed],
+        "winner": finished.winner,
+        "gate": None if decision is None else {"passed": decision.passed, "reasons": decision.reasons},
+        "promoted": finished.promoted,
+        "contradicting": finished.contradicting,
+        "without_file": finished.without_file,
+    }
+
+
+def _print_finished(finished: Finished) -> None:
+    """Print table 4 of the thesis for this run, the gate's answer and where the report is."""
+    print_table(
+        ("backbone", "train_loss", "valid_loss", "accuracy", "model"),
+        [
+            (
+                one.backbone,
+                f"{one.epochs[-1].train_loss:.5f}",
+                f"{one.epochs[-1].valid_loss:.5f}",
+                f"{one.epochs[-1].accuracy:.5f}",
+                one.model_id,
+            )
+            for one in finished.outcomes
+        ],
+        title=f"Run {finished.run_id}",
+    )
+    for failed in finished.failed:
+        errors.print(f"{failed.backbone} was not trained: {failed.problem}", markup=False)
+    for digest in finished.contradicting:
+        errors.print(f"left out, its labels contradict one another: {digest[:12]}", markup=False)
+    if finished.without_file:
+        errors.print(
+            f"left out, no file is known that may be read: {finished.without_file} labelled images",
+            markup=False,
+        )
+    decision = finished.decision
+    if decision is not None:
+        answer = "yes" if decision.passed else "no"
+        console.print(f"Gate: {answer} to {finished.winner}: {'; '.join(decision.reasons)}.", markup=False)
+        if decision.passed and not finished.promoted:
+            console.print(f"To let it screen: pneumoscreen models promote {finished.winner}", markup=False)
+    if finished.promoted:
+        console.print(f"{finished.winner} is champion now.", markup=False)
+    console.print(f"Report: {finished.report}", markup=False, soft_wrap=True)
+
+
+def runs(as_json: AsJson = False) -> None:
+    """List training runs: how far they have come, and how they ended."""
+    from db.training.runs import all_runs
+
+    with ready_database().read() as session:
+        found = all_runs(session)
+    if as_json:
+        print_json([_run_json(run) for run in found])
+        return
+    print_runs(found)
+
+
+def _run_json(run: TrainingRun) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "state": run.state,
+        "recipe": run.plan["recipe"]["name"],
+        "backbones": run.plan["backbones"],
+        "progress": run.progress,
+        "problem": run.problem,
+        "created_at": run.created_at,
+        "finished_at": run.finished_at,
+    }

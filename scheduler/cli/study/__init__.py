@@ -1,0 +1,1 @@
+"""Commands for cohorts, labels and nightly runs."""

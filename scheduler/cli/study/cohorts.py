@@ -1,0 +1,213 @@
+"""Commands on cohorts: submit, status, watch, retry, cancel, results."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scheduler.cli.console import console, errors, print_audit_head, print_json, print_table, say
+from scheduler.cli.models.runs import print_runs
+from scheduler.cli.pages import print_pages
+from scheduler.cli.ready import ready_database
+from scheduler.disclaimer import DISCLAIMER
+
+if TYPE_CHECKING:
+    from db.jobs.cohorts import Progress
+
+CohortName = Annotated[str, typer.Argument(help="Name of the cohort.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Identifiers = Annotated[
+    bool,
+    typer.Option(
+        "--identifiers", help="Give UIDs and paths as they are, and not as pseudonyms and file digests."
+    ),
+]
+
+#: What to do about it.
+_BROKE_OFF = (
+    "The ingest broke off: the cohort does not hold all of its source. "
+    "Give the same `submit` or `screen` again; it goes on from there."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command, example in (
+        (submit, "pneumoscreen submit /data/trial-7 --cohort trial-7 --priority 5"),
+        (status, "pneumoscreen status trial-7 --json"),
+        (watch, "pneumoscreen watch trial-7"),
+        (retry, "pneumoscreen retry trial-7"),
+        (cancel, "pneumoscreen cancel trial-7"),
+        (results, "pneumoscreen results trial-7 --out trial-7.parquet"),
+    ):
+        app.command(epilog=f"Example: {example}")(command)
+
+
+def submit(
+    source: Annotated[
+        str, typer.Argument(help="A folder of any depth, an image file or a URL.", show_default=False)
+    ],
+    cohort: Annotated[
+        str, typer.Option(help="Name of the cohort; images are added to one that exists.", show_default=False)
+    ],
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            help="Higher goes first. By default 0, or what the cohort has already.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Id of the model; the champion by default.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a source in; the workers screen it while you do something else."""
+    from scheduler.ingest import open_source
+    from scheduler.submit import submit as take_in
+
+    place = open_source(source)
+    database = ready_database(with_champion=True)
+    submitted = take_in(database, place, name=cohort, priority=priority, model=model)
+    if as_json:
+        print_json(asdict(submitted))
+    else:
+        say(submitted.as_text())
+
+
+def status(
+    cohort: Annotated[
+        str | None, typer.Argument(help="Name of a cohort; all of them by default.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far cohorts have come, and training runs that wait or are under way."""
+    from db.jobs.cohorts import progress
+    from db.training.runs import open_runs
+
+    with ready_database().read() as session:
+        rows = progress(session, None if cohort is None else [cohort])
+        training = open_runs(session) if cohort is None else ()
+    if as_json:
+        print_json([progress_json(row) for row in rows])
+        return
+    counts = ("priority", "total", "pending", "queued", "running", "done", "skipped", "failed")
+    print_table(
+        ("cohort", "state", *counts),
+        [(row.name, _state_of(row), *(getattr(row, count) for count in counts)) for row in rows],
+    )
+    for row in rows:
+        if row.waits_for is not None:
+            since = "" if row.waits_since is None else f" since {_minute(row.waits_since)} UTC"
+            console.print(f"Cohort {row.name} waits{since}: {row.waits_for}.", markup=False)
+    for row in rows if cohort is not None else ():
+        print_problems(row)
+    if training:
+        print_runs(training)
+    if cohort is None:
+        print_pages()
+
+
+def watch(cohort: CohortName) -> None:
+    """Show a cohort's progress until it is finished. Ctrl-C stops watching, not screening.
+
+    If a source of it was not taken in to its end, and nobody does, it ends with 1 and says how to go on.
+    """
+    from db.jobs.cohorts import find_cohort
+    from scheduler.watch import watch as wait
+
+    database = ready_database()
+    with database.read() as session:
+        cohort_id = find_cohort(session, cohort).id
+    finished = wait(database, cohort_id, errors)
+    print_problems(finished)
+    raise typer.Exit(exit_code(finished))
+
+
+def retry(cohort: CohortName, as_json: AsJson = False) -> None:
+    """Screen a cohort's failed and cancelled images again."""
+    from db.jobs.cohorts import find_cohort
+    from db.jobs.cohorts import retry as try_again
+    from worker.broker.notify import ask_for_batches
+
+    with ready_database().write() as session:
+        again = try_again(session, find_cohort(session, cohort))
+    ask_for_batches()
+    _say_count(cohort, "images", again, "will be screened again", as_json)
+
+
+def cancel(cohort: CohortName, as_json: AsJson = False) -> None:
+    """Hand out nothing more of a cohort; what a worker holds is finished."""
+    from db.jobs.cohorts import cancel as stop
+    from db.jobs.cohorts import find_cohort
+
+    with ready_database().write() as session:
+        spared = stop(session, find_cohort(session, cohort))
+    _say_count(cohort, "images", spared, "will not be screened", as_json)
+
+
+def results(
+    cohort: CohortName,
+    out: Annotated[
+        Path,
+        typer.Option(help="File to write: .csv, .parquet or .json.", show_default=False),
+    ],
+    identifiers: Identifiers = False,
+) -> None:
+    """Write a cohort's results, a row per image; without identifiers unless they are asked for."""
+    from scheduler.exports.noted_heads import sealed_head
+    from scheduler.exports.results import write_results
+
+    database = ready_database()
+    rows = write_results(database, cohort, out, identifiers=identifiers)
+    console.print(f"{rows} rows written. {DISCLAIMER}", markup=False)
+    print_audit_head(sealed_head(database))
+
+
+def print_problems(progress: Progress) -> None:
+    """Print why images were skipped or failed, if any were."""
+    from db.jobs.problems import every_problem
+
+    if progress.problems:
+        known = every_problem()
+        print_table(
+            ("images", "code", "meaning"),
+            [
+                (count, code, known[code].meaning() if code in known else "")
+                for code, count in progress.problems.items()
+            ],
+        )
+
+
+def _state_of(progress: Progress) -> str:
+    """Return what a cohort does or waits for, in a word or two."""
+    broke_off = ["ingest broke off"] if progress.ingest_broke_off else []
+    waits_for = [progress.waits_for] if progress.waits_for else []
+    return ", ".join(broke_off + waits_for) or progress.state
+
+
+def exit_code(progress: Progress) -> int:
+    """Return 0 if all is well with a cohort, else 1; say how to go on if its ingest broke off."""
+    if progress.ingest_broke_off:
+        errors.print(_BROKE_OFF)
+    return 1 if progress.failed or not progress.finished else 0
+
+
+def progress_json(progress: Progress) -> dict[str, Any]:
+    """Return a cohort's progress as JSON values."""
+    return asdict(progress) | {"finished": progress.finished}
+
+
+def _minute(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _say_count(cohort: str, what: str, count: int, fate: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"cohort": cohort, what: count})
+    else:
+        say(f"Cohort {cohort}: {count} {what} {fate}.")

@@ -1,0 +1,126 @@
+"""Commands on labels: import, list, conflicts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.ready import ready_database
+from scheduler.cli.study.cohorts import AsJson, Identifiers
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    labels = typer.Typer(
+        help="What readers found: the labels that retraining learns from.", no_args_is_help=True
+    )
+    labels.command("import", epilog="Example: pneumoscreen labels import readings.csv")(import_)
+    labels.command("list", epilog="Example: pneumoscreen labels list --json")(list_)
+    labels.command("conflicts", epilog="Example: pneumoscreen labels conflicts --json")(conflicts)
+    app.add_typer(labels, name="labels")
+
+
+def import_(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV with class (NORMAL, PNEUMONIA, BACTERIAL, VIRAL), one of path, digest or instance, and "
+            "if known reader, date and patient.",
+            show_default=False,
+        ),
+    ],
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out rows that cannot be used.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import labels. The same file twice adds nothing; a reader's later reading replaces the earlier."""
+    from scheduler.labels import import_labels
+
+    imported = import_labels(ready_database(), file, skip_bad=skip_bad)
+    if as_json:
+        print_json(asdict(imported))
+        return
+    console.print(
+        f"{imported.rows} rows: {imported.new} new, {imported.known} known already, "
+        f"{len(imported.bad)} left out."
+    )
+    for bad in imported.bad[:10]:
+        errors.print(f"row {bad.row}: {bad.reason}", markup=False)
+    if imported.conflicting:
+        errors.print(
+            f"The readings of {imported.conflicting} images contradict one another: "
+            "`pneumoscreen labels conflicts`. Retraining leaves them out."
+        )
+
+
+def list_(as_json: AsJson = False) -> None:
+    """Count labelled images by class and reader, and those that are new since the champion was registered."""
+    from db.models.registry import find_champion
+    from db.training.labels import labelled_files
+
+    with ready_database().read() as session:
+        files = labelled_files(session)
+        champion = find_champion(session)
+        since = champion.created_at if champion is not None else 0.0
+    settled = [file for file in files if not file.contradicts]
+    by_class = Counter(str(file.class_name) for file in settled)
+    by_reader = Counter(reader for file in files for reader in file.readings)
+    counts: dict[str, Any] = {
+        "images": len(files),
+        "classes": dict(sorted(by_class.items())),
+        "readers": dict(sorted(by_reader.items())),
+        "conflicting": len(files) - len(settled),
+        "new": sum(file.labelled_at > since for file in settled),
+        "without_file": sum(file.uri is None for file in files),
+    }
+    if as_json:
+        print_json(counts)
+        return
+    print_table(("class", "images"), sorted(by_class.items()), title="Labelled images")
+    print_table(("reader", "images"), sorted(by_reader.items()), title="Readers")
+    console.print(
+        f"{counts['new']} new since the champion was registered; {counts['conflicting']} in conflict."
+    )
+    if counts["without_file"]:
+        errors.print(
+            f"{counts['without_file']} have no file that is known: no cohort holds their digest or instance. "
+            "Retraining leaves them out until one does, or until they are imported by path."
+        )
+
+
+def conflicts(identifiers: Identifiers = False, as_json: AsJson = False) -> None:
+    """List the images whose readings contradict one another. Nobody guesses: retraining leaves them out."""
+    from db.training.labels import labelled_files
+    from scheduler.ingest.pseudonym import ensure_site_key, uid_pseudonym
+
+    database = ready_database()
+    if not identifiers:
+        ensure_site_key(database)
+
+    def instance(uid: str | None) -> str | None:
+        return uid if identifiers or uid is None else uid_pseudonym(uid)
+
+    with database.read() as session:
+        found = [file for file in labelled_files(session) if file.contradicts]
+    if as_json:
+        print_json(
+            [
+                {"digest": f.digest, "instance": instance(f.instance_uid), "readings": f.readings}
+                for f in found
+            ]
+        )
+        return
+    print_table(
+        ("image", "readings"),
+        [
+            (
+                file.digest[:12] if file.digest else instance(file.instance_uid),
+                ", ".join(f"{reader}: {name}" for reader, name in sorted(file.readings.items())),
+            )
+            for file in found
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Commands for the installation: stack, doctor, database, audit log."""

@@ -1,0 +1,84 @@
+"""The command on the audit log."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scheduler.cli.console import console, print_json, print_table
+from scheduler.cli.ready import ready_database
+from scheduler.cli.study.cohorts import AsJson
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command(epilog="Example: pneumoscreen audit --verify")(audit)
+
+
+def audit(
+    subject: Annotated[
+        str | None,
+        typer.Argument(help="What was done to, as in cohort:12; everything by default.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Events to show, the newest.", min=1)] = 50,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check instead that nothing was changed since it was written.")
+    ] = False,
+    head: Annotated[
+        str | None,
+        typer.Option(help="With --verify: a digest that it printed before.", show_default=False),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --verify: a file that holds such digests: a backup, a Parquet export, a nightly "
+            "summary, or a text.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show who did what and when: submit, cancel, retry, export, promote, training, archives."""
+    from db.audit.chain import newest, seal
+    from db.audit.chain import verify as follow
+    from scheduler.exports.noted_heads import noted_heads
+
+    noted = {head} if head is not None else set()
+    if against is not None:
+        noted |= noted_heads(against)
+    database = ready_database()
+    if verify:
+        with database.write() as session:
+            # First, so that sealing does not cover what is wrong already.
+            follow(session, noted=noted)
+            seal(session)
+            chain = follow(session)
+        if as_json:
+            print_json(asdict(chain))
+        else:
+            console.print(f"{chain.sealed} events, none changed. Keep this digest: {chain.head}")
+        return
+    with database.read() as session:
+        events = newest(session, subject=subject, limit=limit)
+    if as_json:
+        names = ("at", "actor", "action", "subject", "detail", "sequence", "digest")
+        print_json([{name: getattr(event, name) for name in names} for event in events])
+        return
+    print_table(
+        ("when (UTC)", "who", "what", "to", "detail"),
+        [
+            (
+                dt.datetime.fromtimestamp(event.at, dt.UTC).strftime("%Y-%m-%d %H:%M:%S"),
+                event.actor,
+                event.action,
+                event.subject,
+                json.dumps(event.detail) if event.detail else "",
+            )
+            for event in events
+        ],
+    )

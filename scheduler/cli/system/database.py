@@ -1,0 +1,144 @@
+"""Commands on the job table: upgrade, check, backup, restore, prune, new-key."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scheduler.cli.console import console, errors, print_audit_head, print_json, print_table
+from scheduler.cli.ready import ready_database
+from scheduler.cli.study.cohorts import AsJson
+
+File = Annotated[Path, typer.Argument(help="File of the backup.", show_default=False)]
+
+_WITH_KEY = (
+    "Warning: the backup holds paths, UIDs and site.key, the key of the pseudonyms, by which patient IDs can "
+    "be tried out. Keep it as you keep patient data, or use --without-key and keep site.key elsewhere."
+)
+_WITHOUT_KEY = (
+    "Warning: the backup holds paths and UIDs, and not site.key, the key of the pseudonyms. Without a copy "
+    "of that, a restored installation gives the same patients other pseudonyms."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    database = typer.Typer(
+        help="The job table: upgrade, check, backup, restore, prune, new-key.", no_args_is_help=True
+    )
+    database.command("upgrade", epilog="Example: pneumoscreen db upgrade")(upgrade)
+    database.command("check", epilog="Example: pneumoscreen db check --repair")(check)
+    database.command("backup", epilog="Example: pneumoscreen db backup /backup/2026-05-01.tar")(backup)
+    database.command("restore", epilog="Example: pneumoscreen db restore /backup/2026-05-01.tar")(restore)
+    database.command("new-key", epilog="Example: pneumoscreen db new-key")(new_key)
+    database.command("prune", epilog="Example: pneumoscreen db prune /archive --days 365")(prune)
+    app.add_typer(database, name="db")
+
+
+def upgrade(as_json: AsJson = False) -> None:
+    """Create or upgrade the tables for this version. Other commands do it too, where it is needed."""
+    from db.upkeep.migrate import current_revision
+
+    revision = current_revision(ready_database())
+    if as_json:
+        print_json({"revision": revision})
+    else:
+        console.print(f"The job table has revision {revision}.")
+
+
+def check(
+    repair: Annotated[bool, typer.Option("--repair", help="Count all images again if they differ.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the counters of images, which `status` shows, with the images: a minute for ten million."""
+    from db.audit.events import record
+    from db.jobs.counts import compare, recount
+
+    database = ready_database()
+    with database.read() as session:
+        differences = compare(session)
+    if differences and repair:
+        with database.write() as session:
+            recount(session)
+            record(session, "database.recount", "database", differences=len(differences))
+    if as_json:
+        print_json([asdict(one) for one in differences])
+    elif differences:
+        print_table(
+            ("cohort (row)", "state", "problem", "counter", "images"),
+            [(one.cohort_id, one.state, one.problem, one.counter, one.images) for one in differences],
+        )
+        console.print("Counted again." if repair else "Run `pneumoscreen db check --repair`.")
+    else:
+        console.print("Every counter is what it counts.")
+    raise typer.Exit(2 if differences and not repair else 0)
+
+
+def backup(
+    file: File,
+    without_key: Annotated[
+        bool, typer.Option("--without-key", help="Leave out the key of the patients' pseudonyms.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write job table, models and site key to one file, while the system runs."""
+    from db.audit.events import record
+    from db.upkeep.backup import backup as write
+
+    database = ready_database()
+    contents = write(database, file, with_key=not without_key)
+    with database.write() as session:
+        record(session, "database.backup", "database", rows=sum(contents.rows.values()), key=contents.has_key)
+    if as_json:
+        print_json(asdict(contents))
+    else:
+        console.print(f"{sum(contents.rows.values())} rows and {len(contents.models)} models written.")
+        print_audit_head(contents.audit_head)
+    errors.print(_WITH_KEY if contents.has_key else _WITHOUT_KEY)
+
+
+def restore(file: File, as_json: AsJson = False) -> None:
+    """Fill an empty job table and data directory from a backup, of SQLite or PostgreSQL alike."""
+    from db.engine import Database
+    from db.upkeep.backup import restore as read
+
+    contents = read(Database(), file)
+    if as_json:
+        print_json(asdict(contents))
+    else:
+        console.print(f"{sum(contents.rows.values())} rows and {len(contents.models)} models restored.")
+
+
+def new_key(as_json: AsJson = False) -> None:
+    """Give up a key of the pseudonyms that is lost: make site.key, or take the one that is in its place.
+
+    The same patients, studies and images get other pseudonyms from then on.
+    """
+    from scheduler.ingest.pseudonym import new_site_key
+
+    new_site_key(ready_database())
+    if as_json:
+        print_json({"key": "site.key"})
+    else:
+        console.print("Pseudonyms are made with this data directory's site.key from now on. Back it up.")
+
+
+def prune(
+    folder: Annotated[Path, typer.Argument(help="Folder of the archive.", show_default=False)],
+    days: Annotated[
+        float, typer.Option(min=0, help="Age of the cohorts that are moved.", show_default=False)
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Move finished cohorts older than so many days out of the job table, into a Parquet file each."""
+    from scheduler.exports.archive import prune as move
+
+    moved = move(ready_database(), folder, days=days)
+    if as_json:
+        print_json([asdict(one) | {"file": str(one.file)} for one in moved])
+        return
+    print_table(("cohort", "rows", "file"), [(one.cohort, one.rows, one.file.name) for one in moved])
+    console.print(f"{len(moved)} cohorts moved.")

@@ -1,0 +1,67 @@
+"""Digests of the audit log that were noted elsewhere: in backups, exports, summaries and text."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from pathlib import Path
+from typing import BinaryIO
+
+from db.audit.chain import head, seal
+from db.engine import Database
+from db.errors import PneumoscreenError
+from db.upkeep.backup import MANIFEST
+
+#: The name of the digest in a backup, a Parquet file and the JSON of a summary.
+AUDIT_HEAD = "audit_head"
+
+#: How it stands in text: in a summary, in what `results` and `audit --verify` print, or alone on a line.
+_IN_TEXT = re.compile(rb"(?:audit[ _]head\W{1,6}|Keep this digest\W{1,6}|^)([0-9a-f]{64})\b", re.MULTILINE)
+
+#: Bytes of a text that are searched.
+_LONGEST = 64 << 20
+
+
+class AuditHeadMissing(PneumoscreenError):
+    """The file holds no digest of an audit log. Name a backup, a Parquet export, a summary or a note."""
+
+    code = "audit-head-missing"
+
+
+def sealed_head(database: Database) -> str | None:
+    """Seal what has happened so far and return the digest that stands for all of it; None if nothing has."""
+    with database.write() as session:
+        seal(session)
+        session.flush()
+        return head(session)
+
+
+def noted_heads(file: Path) -> set[str]:
+    """Return the digests that a file holds. Raises AuditHeadMissing."""
+    try:
+        with file.open("rb") as opened:
+            found = _heads(opened)
+    except (OSError, ValueError, KeyError, tarfile.TarError) as error:
+        raise AuditHeadMissing(type(error).__name__) from None
+    if not found:
+        raise AuditHeadMissing
+    return found
+
+
+def _heads(file: BinaryIO) -> set[str]:
+    start = file.read(4)
+    file.seek(0)
+    if start == b"PAR1":
+        from pyarrow.parquet import read_metadata
+
+        told = (read_metadata(file).metadata or {}).get(AUDIT_HEAD.encode())
+        return set() if told is None else {told.decode()}
+    if tarfile.is_tarfile(file):
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            manifest = archive.extractfile(MANIFEST)
+            told = json.load(manifest).get(AUDIT_HEAD) if manifest is not None else None
+        return set() if told is None else {str(told)}
+    file.seek(0)
+    return {one.decode() for one in _IN_TEXT.findall(file.read(_LONGEST))}

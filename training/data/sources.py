@@ -1,0 +1,144 @@
+"""Where labelled images come from: folders, and the labels in the job table."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Set
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path, PurePath, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from db.atomic import write_whole
+from db.engine import Database
+from db.jobs.problems import ImageProblem, OutsideRoots
+from db.settings import home
+from db.training.labels import labelled_files
+from training.data.dataset import Group, LabelledImage, ToldBy, find_labelled, patient_group
+from training.plan import Plan
+from worker.files.remote import is_remote, read_file
+from worker.files.roots import Roots, SourceOutsideRoots
+from worker.files.url import locate, uri_to_path
+from worker.settings import WorkerSettings
+
+#: Characters that a fetched file's name keeps, and how many: at four bytes each a file system takes 63.
+_UNSAFE, _LONGEST_NAME = re.compile(r"[^\w.-]"), 60
+
+
+def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
+    """Return the labelled images of a run.
+
+    From the job table come those whose file is known, lies inside the roots, and whose readers agree. Raises
+    SourceOutsideRoots where the run's folder lies outside.
+    """
+    roots = Roots.read()
+    found = []
+    if plan.data is not None:
+        try:
+            roots.check(plan.data.absolute())
+        except OutsideRoots:
+            raise SourceOutsideRoots from None
+        found = [replace(image, roots=roots) for image in find_labelled(plan.data.absolute())]
+    if plan.use_labels:
+        with database.read() as session:
+            files = labelled_files(session)
+        settled = [(file.uri, file) for file in files if file.uri is not None and not file.contradicts]
+        groups = _groups({uri: file.patient for uri, file in settled})
+        for uri, file in settled:
+            with suppress(OutsideRoots):
+                path, inside = _at_hand(uri, roots)
+                found.append(LabelledImage(path, file.class_name, groups[uri], inside))
+    return found
+
+
+def labels_without_file(database: Database, plan: Plan) -> int:
+    """Return of how many labelled images no file is known, or one outside the roots."""
+    if not plan.use_labels:
+        return 0
+    roots, elsewhere = Roots.read(), WorkerSettings.read().path_map
+    with database.read() as session:
+        files = [file for file in labelled_files(session) if not file.contradicts]
+    return sum(not _may_be_read(file.uri, roots, elsewhere) for file in files)
+
+
+def _may_be_read(uri: str | None, roots: Roots, elsewhere: Mapping[str, str]) -> bool:
+    try:
+        if uri is not None:
+            roots.check(locate(uri, elsewhere))
+    except OutsideRoots:
+        return False
+    return uri is not None
+
+
+def readings_by_digest(database: Database, plan: Plan) -> dict[str, Set[str]]:
+    """Return the classes that readers gave to files, for `training.data.prepare` to find contradictions."""
+    if not plan.use_labels:
+        return {}
+    with database.read() as session:
+        return {file.digest: set(file.readings.values()) for file in labelled_files(session) if file.digest}
+
+
+def _groups(patients: Mapping[str, str | None]) -> dict[str, Group]:
+    """Return the group of each URI, whose patient may be known.
+
+    For the others their place is the innermost folder of their server that holds all of them.
+    """
+    groups = {uri: Group(f"patient {patient}", ToldBy.LABEL) for uri, patient in patients.items() if patient}
+    places: dict[str, list[str]] = defaultdict(list)
+    for uri in patients.keys() - groups.keys():
+        group = patient_group(_path(uri), _server(uri))
+        if group.told_by is ToldBy.NAME:
+            groups[uri] = group
+        else:
+            places[_server(uri)].append(uri)
+    for server, uris in places.items():
+        paths = {uri: _path(uri) for uri in uris}
+        place = os.path.commonpath([path.parent for path in paths.values()])
+        for uri, path in paths.items():
+            group = patient_group(path.relative_to(place), f"{server}{place}")
+            groups[uri] = replace(group, key=f"{server}{place} {group.key}")
+    return groups
+
+
+def _server(uri: str) -> str:
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc}" if is_remote(uri) else ""
+
+
+def _path(uri: str) -> PurePath:
+    """Return where a file lies on its server or this machine, decoded; training reads no file by it."""
+    if not is_remote(uri):
+        return uri_to_path(uri)
+    return PurePosixPath("/", unquote(urlsplit(uri).path).lstrip("/"))
+
+
+def _at_hand(uri: str, roots: Roots) -> tuple[Path, Roots]:
+    """Return a file's path on this machine, and what it must lie in; what is behind a URL is fetched, once.
+
+    A file that cannot be fetched is left out by the reader of all of them, which says so.
+    Raises OutsideRoots.
+    """
+    where = locate(uri, WorkerSettings.read().path_map)
+    roots.check(where)
+    if isinstance(where, Path):
+        return where, roots
+    fetched = home().resolve() / "fetched"
+    folder = fetched / hashlib.sha256(where.encode()).hexdigest()[:32]
+    path = folder / _name(where)
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with suppress(ImageProblem), write_whole(path) as file:
+            file.write(read_file(where, limit=WorkerSettings.read().max_file_bytes, roots=roots))
+    return path, Roots((str(fetched),))
+
+
+def _name(url: str) -> str:
+    """Return a URL's last part, which may carry the patient group, as a name that leads nowhere else.
+
+    It is taken after decoding: `%2Fvar%2Fx` is a path of its own.
+    """
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    return _UNSAFE.sub("_", name).lstrip(".")[:_LONGEST_NAME] or "file"

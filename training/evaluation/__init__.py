@@ -1,0 +1,1 @@
+"""Measures of a model, and the comparison of two."""

@@ -1,0 +1,1 @@
+"""How one backbone is trained."""

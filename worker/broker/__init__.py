@@ -1,0 +1,1 @@
+"""Celery and kombu: the application, its consumer, remote control, transport and notifications."""

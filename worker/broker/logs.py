@@ -1,0 +1,54 @@
+"""Logs of Celery's processes: text for people, JSON for a collector. Both carry row ids, no patient data."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from typing import Any, Literal
+
+from celery.signals import after_setup_logger
+
+from db.errors import PneumoscreenError
+from db.settings import RoomSettings
+from worker.files.silence import silence_libraries
+
+
+class LogSettings(RoomSettings):
+    """Logs."""
+
+    #: `text`, or `json` with a line per record: time, level, logger, message, and row ids as `cohort`,
+    #: `batch`, `image`, `run` (training) and `night` where there are any.
+    log_format: Literal["text", "json"] = "text"
+
+
+@after_setup_logger.connect  # type: ignore[untyped-decorator]
+def set_format(logger: logging.Logger, **_: Any) -> None:
+    """Give Celery's handlers the format that is set, and let no error say what it quotes."""
+    silence_libraries()
+    as_json = LogSettings.read().log_format == "json"
+    for handler in logger.handlers:
+        handler.addFilter(without_messages)
+        if as_json:
+            handler.setFormatter(json_formatter())
+
+
+def without_messages(record: logging.LogRecord) -> bool:
+    """Leave of a record's error where it arose and its kind: libraries quote header values and paths."""
+    if record.exc_info and record.exc_info[1] is not None:
+        error = record.exc_info[1]
+        said = f": {error}" if isinstance(error, PneumoscreenError) else ""
+        record.exc_text = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__ + said
+        record.exc_info = None
+    return True
+
+
+def json_formatter() -> logging.Formatter:
+    """Return a formatter of one JSON object a line."""
+    from pythonjsonlogger.json import JsonFormatter
+
+    formatter: logging.Formatter = JsonFormatter(
+        "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s",
+        rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    )
+    return formatter

@@ -1,0 +1,1 @@
+"""Files of every kind of URL, and where they may lie."""

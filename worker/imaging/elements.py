@@ -1,0 +1,59 @@
+"""Values of a DICOM header, which may be missing, empty, of the wrong kind or unreadable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from db.jobs.problems import CorruptImage
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+def text(header: Dataset, keyword: str) -> str:
+    """Return an element as upper-case text without padding; empty where it is missing or has no value."""
+    value = element(header, keyword)
+    return "" if value is None else str(value).strip().upper()
+
+
+def integer(header: Dataset, keyword: str, default: int | None = None) -> int:
+    """Return an element as a whole number. Raises CorruptImage where there is none and no default."""
+    values = numbers(header, keyword)
+    if values:
+        return int(values[0])
+    if default is None:
+        raise CorruptImage(keyword)
+    return default
+
+
+def numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
+    """Return an element's values as finite numbers, none where it is empty. Raises CorruptImage."""
+    value = element(header, keyword)
+    if value is None or value == "":
+        return ()
+    try:
+        # A list has several values; text and numbers are one.
+        found = [value] if isinstance(value, str | int | float) else list(value)
+        finite = tuple(float(number) for number in found)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CorruptImage(keyword) from error
+    if any(number - number != 0 for number in finite):
+        raise CorruptImage(keyword)
+    return finite
+
+
+def items(header: Dataset, keyword: str) -> list[Dataset]:
+    """Return the items of a sequence, none where it is missing or is no sequence."""
+    from pydicom import Dataset, Sequence
+
+    value = element(header, keyword)
+    return [item for item in value if isinstance(item, Dataset)] if isinstance(value, Sequence) else []
+
+
+def element(header: Dataset, keyword: str) -> Any:
+    """Return an element's value, None where it is missing. Raises CorruptImage."""
+    try:
+        return header.get(keyword)
+    except Exception as error:
+        # pydicom parses a value when it is asked for, and raises whatever bad bytes lead it into.
+        raise CorruptImage(keyword) from error

@@ -1,0 +1,1 @@
+"""From uint8 pictures to probabilities."""
