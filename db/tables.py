@@ -295,7 +295,7 @@ class ImageCount(Table):
 
 
 class BatchTotal(Table):
-    """Sums over the batches that ended in one state. A row only grows; `db.upkeep.ended_batches` adds to it."""
+    """Sums over the batches that ended in one state. `db.upkeep.ended_batches` adds to them."""
 
     __tablename__ = "batch_totals"
 
