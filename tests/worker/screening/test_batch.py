@@ -14,12 +14,13 @@ from sqlalchemy import select, text
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.claims import claim, expire
-from db.jobs.cohorts import open_cohort, progress
+from db.jobs.cohorts import open_cohort
 from db.jobs.images import NewImage, add_images
 from db.models.card import (
     PREPROCESSING,
 )
 from db.models.registry import import_model, promote
+from db.queries.progress import progress
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 from tests.worker.screening.batches import outcomes, submit

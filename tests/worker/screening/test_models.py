@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.cohorts import find_cohort, progress
+from db.jobs.cohorts import find_cohort
 from db.models.card import (
     WEIGHTS_FILE,
     ModelDigestMismatch,
@@ -18,6 +18,7 @@ from db.models.card import (
     ModelPreprocessingMismatch,
 )
 from db.models.registry import import_model, promote
+from db.queries.progress import progress
 from db.states import BatchState
 from db.tables import Batch, Model, Prediction
 from tests.worker.screening.batches import outcomes, pause_is_over, submit

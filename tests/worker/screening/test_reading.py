@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import select
 
 from db.engine import Database
-from db.jobs.cohorts import progress
 from db.jobs.problems import SourceAway
+from db.queries.progress import progress
 from db.tables import Image
 from scheduler.ingest.folder import FolderSource
 from scheduler.submit import submit as scheduler_submit

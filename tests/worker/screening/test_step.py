@@ -11,7 +11,7 @@ import torch
 from sqlalchemy import select
 
 from db.engine import Database
-from db.jobs.cohorts import progress
+from db.queries.progress import progress
 from db.tables import Batch, Image, Prediction
 from tests.worker.screening.batches import pause_is_over, submit
 from worker.runtime.protocol import DeviceUnusable, Precision
