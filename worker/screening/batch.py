@@ -48,8 +48,9 @@ from db.jobs.problems import (
 from db.jobs.sources import Wait
 from db.models.card import POSITIVE, ModelCard
 from worker.decoding.pool import Decoders
+from worker.files.access import is_available
 from worker.files.roots import Roots
-from worker.files.url import is_away, locate
+from worker.files.url import locate
 from worker.imaging import PREPROCESSING, Picture, read_bytes
 from worker.runtime.passes import Passes
 from worker.runtime.precision import Row, native_bf16
@@ -253,7 +254,8 @@ class Pipeline:
         Of a source that is there, what is missing has been deleted: that fails the images in it alone.
         """
         missing = any(isinstance(found, FileVanished | FileUnreadable) for _, found in decoded)
-        if missing and is_away(claimed.source, self._settings.path_map, self._roots):
+        place = locate(claimed.source, self._settings.path_map)
+        if missing and not is_available(place, roots=self._roots):
             raise SourceAway
 
     def _decode(self, items: tuple[Item, ...]) -> Iterator[list[Decoded]]:
