@@ -28,8 +28,8 @@ from training.data.sources import labelled_images
 from training.plan import Plan
 from training.recipe import find_recipe
 from worker.decoding.pool import DecoderPool
-from worker.files.remote import RemoteUrlInvalid, check_url
 from worker.files.roots import Roots, SourceOutsideRoots
+from worker.files.url import RemoteUrlInvalid, check_url
 from worker.imaging import read_picture
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings

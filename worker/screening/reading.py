@@ -18,8 +18,9 @@ from db.jobs.problems import (
     SourceAway,
 )
 from worker.decoding.pool import DecoderPool
+from worker.files.access import is_available
 from worker.files.roots import Roots
-from worker.files.url import is_away, locate
+from worker.files.url import locate
 from worker.imaging.picture import Picture
 from worker.imaging.reader import read_bytes
 from worker.settings import WorkerSettings
@@ -64,7 +65,8 @@ class BatchReader:
         If the source is available, missing files have been deleted: each fails by itself.
         """
         missing = any(isinstance(found, FileVanished | FileUnreadable) for _, found in decoded)
-        if missing and is_away(claimed.source, self._settings.path_map, self._roots):
+        place = locate(claimed.source, self._settings.path_map)
+        if missing and not is_available(place, roots=self._roots):
             raise SourceAway
 
     def _read(self, item: Item) -> bytes:
