@@ -567,6 +567,7 @@ def test_a_source_whose_name_is_no_text_is_screened_and_waited_for(
         pipeline.screen(batch_id)
     away.rename(source)
     pause_is_over(database)
+    (batch_id,) = cut(database)
     pipeline.screen(batch_id)
     with database.read() as session:
         assert progress(session)[0].done == taken.new > 0
