@@ -22,7 +22,7 @@ from db.errors import PneumoscreenError
 #: it. Classes are found by name, never by column.
 POSITIVE = "PNEUMONIA"
 
-#: The version of the way from a file to a picture, in `worker.imaging`. Every prediction and every model holds
+#: The version of the way from a file to a picture, in `worker.imaging`. Every prediction and every model has
 #: it, and a model is used with its own version alone. Change it whenever the pixels of any picture change.
 PREPROCESSING = "squeeze-bilinear-224/1"
 

@@ -21,7 +21,7 @@ CARD_FILE = "model.json"
 #: Largest `model.safetensors`, in bytes: more than twice the largest of the four backbones, ResNet-50 with
 #: its head, in single precision (103 million bytes).
 _WEIGHTS_BYTES = 256 << 20
-#: Largest `model.json`, and the largest header of `model.safetensors`, in bytes. ResNet-50's have 3 and 33 kB.
+#: Largest `model.json`, and the largest header of `model.safetensors`, in bytes. ResNet-50 has 3 and 33 kB.
 _TEXT_BYTES = 1 << 20
 #: Number formats of weights: single and half precision, and the counters of batch norm.
 _FORMATS = frozenset({"F32", "F16", "I64"})
