@@ -25,7 +25,8 @@ from db.models.registry import import_model, promote
 from db.queries.progress import progress
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction, Source
-from scheduler.ingest.folder import FolderSource
+from scheduler.ingest.sources.folder import FolderSource
+from scheduler.ingest.walk import Walk
 from scheduler.submit import submit as scheduler_submit
 from worker.imaging import PREPROCESSING
 from worker.runtime.torch import DeviceUnusable, Precision, ResidentLearner
@@ -351,7 +352,7 @@ def submit_folder(database: Database, folder: Path) -> int:
     """Take a folder in as `pneumoscreen submit` does, and cut it into one batch."""
     with database.write() as session:
         cohort = open_cohort(session, "trial", source=str(folder))
-        add_images(session, cohort.id, list(FolderSource(folder).walk()))
+        add_images(session, cohort.id, list(Walk(FolderSource(folder))))
         close_ingest(session, cohort.id)
         (batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
         return batch_id
