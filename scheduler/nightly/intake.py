@@ -79,8 +79,13 @@ def _walk(database: Database, run_id: int, heartbeat: Heartbeat) -> int | None:
         name = own_cohort(session, run, schedule.cohort_name(run.slot))
     source = open_source(schedule.source)
     known = KnownFiles(database, schedule.name)
+    hooks = Hooks(
+        known=(known,),
+        on_open=lambda session, cohort: attach(session, cohort, find_night(session, run_id)),
+        on_found=heartbeat.check,
+    )
     try:
-        cohort_id = _take_in(database, source, known, schedule, name, run_id, heartbeat)
+        cohort_id = _take_in(database, source, schedule, name, hooks)
         known.save()
     finally:
         if source.closed_folders:
@@ -91,15 +96,7 @@ def _walk(database: Database, run_id: int, heartbeat: Heartbeat) -> int | None:
     return cohort_id
 
 
-def _take_in(
-    database: Database,
-    source: Source,
-    known: KnownFiles,
-    schedule: Nightly,
-    name: str,
-    run_id: int,
-    heartbeat: Heartbeat,
-) -> int | None:
+def _take_in(database: Database, source: Source, schedule: Nightly, name: str, hooks: Hooks) -> int | None:
     try:
         return submit(
             database,
@@ -107,11 +104,7 @@ def _take_in(
             name=name,
             priority=schedule.priority,
             model=schedule.model,
-            hooks=Hooks(
-                known=(known,),
-                on_open=lambda session, cohort: attach(session, cohort, find_night(session, run_id)),
-                on_found=heartbeat.check,
-            ),
+            hooks=hooks,
         ).cohort_id
     except CohortCancelled:  # while it was filled: another attempt would undo the cancellation
         with database.read() as session:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from db.jobs.problems import ImageProblem
 from training.data.attributes import GROUP, read_attributes
 from training.data.dataset import Group, LabelledImage, ToldBy
-from worker.decoding.pool import Decoders
+from worker.decoding.pool import DecoderPool
 from worker.imaging import SIDE, Limits, read_bytes
 
 #: Images that are decoded ahead.
@@ -45,7 +45,7 @@ class PictureSet:
         )
 
 
-def read_pictures(images: Sequence[LabelledImage], decoders: Decoders) -> PictureSet:
+def read_pictures(images: Sequence[LabelledImage], decoders: DecoderPool) -> PictureSet:
     """Read images through the one preprocessing, in order; 150 kB of memory each.
 
     A DICOM image's group is its Patient ID.

@@ -20,7 +20,7 @@ from worker.files.opener import Content, Entry
 from worker.files.openers import opener_modules
 from worker.files.roots import Roots, SourceOutsideRoots
 from worker.files.url import RemoteUrlInvalid
-from worker.screening.batch import Pipeline
+from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
 
@@ -76,14 +76,14 @@ def test_a_new_scheme_is_taken_in_and_screened(
     assert taken.new == len(memory)
     with database.write() as session:
         first, second = cut_batches(session, taken.cohort_id, batch_images=len(memory) // 2 + 1, in_flight=9)
-    pipeline = Pipeline(database, WorkerSettings())
+    screener = Screener(database, WorkerSettings())
     gone = memory.pop("mem://ward/trial/phantom-0000.jpeg", None)
     assert gone is not None
-    pipeline.screen(first)
+    screener.screen(first)
     before = dict(memory)
     memory.clear()
     with pytest.raises(SourceAway):
-        pipeline.screen(second)
+        screener.screen(second)
     with database.read() as session:
         images = session.execute(select(Image.uri, Image.state, Image.problem)).all()
     assert {one.state for one in images} == {"done", "failed", "pending"}

@@ -30,7 +30,7 @@ from worker.files.openers.s3 import OPENER as S3
 from worker.files.roots import Roots
 from worker.files.url import locate
 from worker.imaging import read_picture
-from worker.screening.batch import Pipeline
+from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
 
@@ -190,7 +190,7 @@ def test_an_image_that_is_gone_ends_when_its_folder_is_redirected_and_nobody_out
         add_images(session, cohort.id, [NewImage(uri=f"{inside.url}/trial/{name}") for name in names])
         close_ingest(session, cohort.id)
         (batch,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
-    Pipeline(database, WorkerSettings()).screen(batch)
+    Screener(database, WorkerSettings()).screen(batch)
     with database.read() as session:
         ends = [image.problem for image in session.query(Image).order_by(Image.id)]
     assert ends == ["file-vanished", "outside-roots"]
