@@ -27,6 +27,7 @@ from scheduler.labels import import_labels
 from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import Nightly, NightlySettings
 from scheduler.nightly.slots import run_now
+from tests.pictures import read_picture
 from tests.worker.files.servers import SftpServer, WebServer, make_ssh_user, s3_server, web_server
 from training.data.sources import labelled_images
 from training.plan import Plan
@@ -34,7 +35,7 @@ from training.recipe import find_recipe
 from worker.files.access import list_files, read_file, read_start
 from worker.files.roots import Roots
 from worker.files.url import RemoteUrlInvalid, check_url, locate
-from worker.imaging import Limits, read_picture
+from worker.imaging.limits import Limits
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from db.tables import Image
 from scheduler.ingest import open_source
 from scheduler.ingest.walk import Walk
 from scheduler.labels import import_labels
+from tests.pictures import read_picture
 from tests.worker.files.servers import web_server
 from training.data.pictures import read_pictures
 from training.data.sources import labelled_images
@@ -31,7 +32,6 @@ from training.recipe import find_recipe
 from worker.decoding.pool import DecoderPool
 from worker.files.roots import Roots, SourceOutsideRoots
 from worker.files.url import RemoteUrlInvalid, check_url
-from worker.imaging import read_picture
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
