@@ -12,7 +12,7 @@ from db.nights.runs import (
     open_slot,
 )
 from scheduler.nightly.schedule import Nightly, NightlySettings
-from worker.broker.notify import Bell, ring_for
+from worker.broker.notify import Notifier, notify_queue
 
 
 def open_due(database: Database, settings: NightlySettings) -> list[int]:
@@ -49,13 +49,13 @@ def run_now(database: Database, schedule: Nightly) -> int:
         return open_now(session, schedule.name, plan=schedule.as_json(), window_ends=None)
 
 
-def notify_nights(database: Database, settings: NightlySettings, bell: Bell) -> int:
+def notify_nights(database: Database, settings: NightlySettings, notifier: Notifier) -> int:
     """Notify the ingest queue of runs whose source is to be walked; return how many."""
     with database.read() as session:
         due = nights_to_ring(session, again_seconds=settings.nightly_retry_seconds)
         waiting = count_nights_to_walk(session)
-    rung = ring_for(bell, due, open_rows=waiting)
-    if rung:
+    notified = notify_queue(notifier, due, open_rows=waiting)
+    if notified:
         with database.write() as session:
-            mark_nights_rung(session, rung)
-    return len(rung)
+            mark_nights_rung(session, notified)
+    return len(notified)
