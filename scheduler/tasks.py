@@ -14,8 +14,9 @@ from kombu.exceptions import OperationalError
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
-from scheduler.nightly.run import open_due, ring_nights, walk_night
+from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import NightlySettings
+from scheduler.nightly.slots import notify_nights, open_due
 from scheduler.nightly.summary import conclude, summarise
 from scheduler.settings import SchedulerSettings
 from worker.broker.app import (
@@ -128,7 +129,7 @@ def nightly() -> None:
     """Open the nightly runs that are due, send notifications for them, and conclude runs that have ended."""
     settings = NightlySettings.read()
     open_due(_database(), settings)
-    ring_nights(_database(), settings, NIGHTS)
+    notify_nights(_database(), settings, NIGHTS)
     for run_id in conclude(_database()):
         summarise(_database(), settings, run_id)
 

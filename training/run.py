@@ -32,9 +32,9 @@ from db.models.registry import (
     find_champion,
     find_model,
     import_model,
+    lock_if_champion,
     promote,
     registered_card,
-    still_reigns,
 )
 from db.settings import home
 from db.states import RunState
@@ -349,7 +349,7 @@ class _Run:
         winner = best(outcomes, held_out)
         decision = self._decide(winner, held_out)
         with self.database.write() as session:
-            if decision is not None and not still_reigns(session, decision.champion):
+            if decision is not None and not lock_if_champion(session, decision.champion):
                 log.warning("run %d: another model became champion while the gate was asked", self.run_id)
                 decision = outdated(decision)
             promoted = decision is not None and decision.passed and self.plan.promote == "auto"

@@ -13,15 +13,16 @@ import pytest
 from sqlalchemy import func, select
 
 from db.engine import Database
-from db.models.card import WEIGHTS_FILE, ModelCard, read_card
+from db.models.card import ModelCard
 from db.models.registry import ensure_champion
+from db.models.store import WEIGHTS_FILE, read_card
 from db.states import ImageState
 from db.tables import Batch, Cohort, Image, Prediction
 from db.upkeep.migrate import upgrade
 from deploy.models import default_model
 from deploy.stack import Stack
 from scheduler.cli.system.running import start_stack, workers_answer
-from scheduler.ingest.folder import FolderSource
+from scheduler.ingest.sources.folder import FolderSource
 from scheduler.submit import submit
 
 #: Pairs of runs; the median counts.

@@ -25,8 +25,8 @@ from db.upkeep.migrate import upgrade
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
 from scheduler.metrics.broker import BrokerFigures
 from scheduler.metrics.collect import JobTableCollector
-from scheduler.nightly.run import ring_nights
 from scheduler.nightly.schedule import NightlySettings
+from scheduler.nightly.slots import notify_nights
 from scheduler.nightly.summary import conclude
 from scheduler.settings import SchedulerSettings
 from tests.growth import grow
@@ -64,7 +64,7 @@ def scrape(database: Database) -> None:
 
 
 def nights(database: Database) -> None:
-    assert ring_nights(database, NightlySettings(), ListNotifier()) == 0
+    assert notify_nights(database, NightlySettings(), ListNotifier()) == 0
     assert conclude(database) == []
 
 

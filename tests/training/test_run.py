@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import select
 
 from db.engine import Database
-from db.models.card import CARD_FILE, read_card
 from db.models.registry import find_champion, find_model, import_model, promote
+from db.models.store import CARD_FILE, read_card
 from db.states import ModelState, RunState
 from db.tables import Event, TrainingResult
 from db.training.runs import RunNotOpen, find_run, reopen_run
@@ -181,9 +181,7 @@ def test_what_cannot_be_trained_on_is_said_before_the_first_epoch(
         train(job_table, finished)
 
 
-def test_a_champion_that_reigns_is_not_dethroned_by_asking(
-    job_table: Database, labelled: Path, start: Start
-) -> None:
+def test_asking_does_not_promote_over_a_champion(job_table: Database, labelled: Path, start: Start) -> None:
     finished = train(job_table, start(job_table, replace(CLINICAL, epochs=1), labelled))
     assert not finished.promoted
     with job_table.read() as session:

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from db.models.card import PREPROCESSING, ModelCard, digest_of, model_id_of
+from db.models.card import PREPROCESSING, ModelCard, model_id_of
+from db.models.store import digest_of
 from training.data.dataset import positives
 from training.data.prepare import Prepared
 from training.evaluation.calibration import calibrate
