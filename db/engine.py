@@ -55,7 +55,7 @@ class Database:
     def write(self) -> Iterator[Session]:
         """Open a transaction that commits when the block ends and rolls back when it raises.
 
-        Raises DatabaseFailed. If the connection was lost during the commit, the transaction may have committed.
+        Raises DatabaseFailed. If the connection is lost during the commit, it may have succeeded.
         """
         with our_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session

@@ -87,9 +87,7 @@ def free(table: Leased, transition: Transition[Any]) -> ColumnElement[bool]:
 def held_by(lease: Lease) -> ColumnElement[bool]:
     """Match the row of a lease while it is held."""
     table = lease.table
-    return and_(
-        table.id == lease.row_id, table.state == _RENEW[table].to, table.lease_token == lease.token
-    )
+    return and_(table.id == lease.row_id, table.state == _RENEW[table].to, table.lease_token == lease.token)
 
 
 def held_values(lease: Lease) -> dict[str, Any]:
@@ -97,9 +95,7 @@ def held_values(lease: Lease) -> dict[str, Any]:
     return {"lease_token": lease.token, "lease_until": database_now() + lease.seconds}
 
 
-def claiming(
-    lease: Lease, transition: Transition[Any], *which: ColumnElement[bool], **values: Any
-) -> Update:
+def claiming(lease: Lease, transition: Transition[Any], *which: ColumnElement[bool], **values: Any) -> Update:
     """Return the UPDATE that claims a row, unless somebody holds it or it has to match more than it does.
 
     Of several claims at once one changes the row: an UPDATE waits for another one and then looks again.

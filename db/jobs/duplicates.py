@@ -1,8 +1,8 @@
 """Duplicates: which of several copies of one SOP Instance in a cohort is screened.
 
-Of the images of a cohort with the same SOP Instance UID and frame, one is the primary copy: it is screened, or
-its header excludes it. The others are skipped as `duplicate-instance`. If the primary copy fails, or turns out
-to have no pixels, the first duplicate is promoted in its place, because its file may be intact.
+Of the images of a cohort with the same SOP Instance UID and frame, one is the primary copy: it is screened,
+or its header excludes it. The others are skipped as `duplicate-instance`. If the primary copy fails, or has
+no pixels, the first duplicate is promoted in its place, because its file may be intact.
 
 Every function works in the transaction of a caller that has locked the cohort, and is safe to repeat.
 """

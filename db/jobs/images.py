@@ -60,8 +60,8 @@ def add_images(
 
     The cohort must be open. A command that reads a source passes its `ingest`.
 
-    Safe to repeat: (cohort, uri, frame) is unique, and existing rows stay as they are. A further copy of a SOP
-    Instance gets a row too, which is skipped as `duplicate-instance` unless the earlier copies have failed.
+    Safe to repeat: (cohort, uri, frame) is unique, and existing rows stay as they are. A further copy of a
+    SOP Instance gets a row too, skipped as `duplicate-instance` unless the earlier copies have failed.
     Raises CohortArchived, CohortCancelled, CohortClosed, IngestTakenOver.
     """
     if not images:

@@ -1,7 +1,7 @@
 """Ingests: the reading of one source into one cohort, under a lease of the command that reads it.
 
-If the lease expires, the ingest is broken off: its cohort stays open until the same source is submitted again,
-or the cohort is cancelled.
+If the lease expires, the ingest is broken off: its cohort stays open until the same source is submitted
+again, or the cohort is cancelled.
 """
 
 from __future__ import annotations

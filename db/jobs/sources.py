@@ -68,8 +68,8 @@ def has_pending(*, waiting: bool) -> ColumnElement[bool]:
 def sources_to_cut(session: Session, cohort_id: int) -> list[int | None]:
     """Return a cohort's sources that have pending images and are not known to be unavailable."""
     of_earlier_versions = select(Image.id).where(*is_pending(cohort_id, None)).limit(1)
-    available = select(Source.id).join(Cohort).where(
-        Source.cohort_id == cohort_id, Source.waits_for.is_(None)
+    available = (
+        select(Source.id).join(Cohort).where(Source.cohort_id == cohort_id, Source.waits_for.is_(None))
     )
     found: list[int | None] = [] if session.scalar(of_earlier_versions) is None else [None]
     return found + list(session.scalars(available.where(_any_pending(Source.id)).order_by(Source.id)))

@@ -7,14 +7,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from db.atomic import remove_partials, write_whole
+from db.atomic import needs_room, remove_partials, write_whole
 from db.audit.events import record
-from db.disk import needs_room
-from db.engine import Database
+from db.engine import Database, insert_new
 from db.errors import PneumoscreenError
 from db.models.card import (
     CARD_FILE,
@@ -27,6 +25,7 @@ from db.models.card import (
 from db.states import ModelState
 from db.tables import Event, Model
 from db.text import is_text
+from db.transitions import ModelChange, change
 
 
 class ModelUnknown(PneumoscreenError):
@@ -95,16 +94,15 @@ def _register(session: Session, card: ModelCard) -> tuple[Model, bool]:
 
     Raises ModelDiffers if its weights are registered under another id.
     """
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     values = {
         "name": card.model_id,
         "backbone": card.backbone,
         "weights_digest": card.weights_digest,
         "threshold": card.threshold,
         "card": card.model_dump(mode="json"),
-        "state": ModelState.CANDIDATE,
+        "state": ModelChange.REGISTER.to,
     }
-    added = session.scalar(dialect.insert(Model).values(values).on_conflict_do_nothing().returning(Model.id))
+    added = session.scalar(insert_new(session, Model).values(values).returning(Model.id))
     model = session.scalar(select(Model).where(Model.name == card.model_id).with_for_update())
     if model is None:
         raise ModelDiffers("model_id")
@@ -223,8 +221,8 @@ def rollback(session: Session) -> Model:
 def _crown(session: Session, model: Model, action: str) -> None:
     registered_card(model).check_preprocessing()
     before = find_champion(session)
-    session.execute(update(Model).where(Model.state == ModelState.CHAMPION).values(state=ModelState.RETIRED))
-    model.state = ModelState.CHAMPION
+    change(session, Model, ModelChange.RETIRE)
+    ModelChange.PROMOTE.apply(model)
     record(session, action, f"model:{model.id}", before=before.name if before is not None else None)
     session.flush()
 

@@ -7,26 +7,23 @@ import logging
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.heartbeat import Heartbeat
-from db.jobs.claims import LeaseLost
 from db.jobs.cohorts import CohortUnknown, find_cohort, lock_cohort
 from db.jobs.ingests import CohortCancelled, end_ingest
+from db.jobs.notifications import count_waiting, mark_notified, rows_to_notify
+from db.lease import Heartbeat, LeaseLost
 from db.nights.runs import (
     attach,
     claim_night,
-    count_nights_to_walk,
+    fail_reading,
     find_night,
-    keep_night,
-    mark_nights_rung,
-    nights_to_ring,
-    not_walked,
+    finish_reading,
     now,
     open_now,
     open_slot,
     own_cohort,
-    walked,
 )
 from db.states import CohortState
+from db.tables import NightlyRun
 from scheduler.ingest import open_source
 from scheduler.ingest.source import SourceEmpty
 from scheduler.nightly.schedule import Nightly, NightlySettings
@@ -80,12 +77,12 @@ def run_now(database: Database, schedule: Nightly) -> int:
 def ring_nights(database: Database, settings: NightlySettings, bell: Bell) -> int:
     """Tell the ingest queue of runs whose source is to be walked; return how many."""
     with database.read() as session:
-        due = nights_to_ring(session, again_seconds=settings.nightly_retry_seconds)
-        waiting = count_nights_to_walk(session)
+        due = rows_to_notify(session, NightlyRun, again_seconds=settings.nightly_retry_seconds)
+        waiting = count_waiting(session, NightlyRun)
     rung = ring_for(bell, due, open_rows=waiting)
     if rung:
         with database.write() as session:
-            mark_nights_rung(session, rung)
+            mark_notified(session, NightlyRun, rung)
     return len(rung)
 
 
@@ -96,20 +93,14 @@ def walk_night(database: Database, settings: NightlySettings, run_id: int) -> bo
     is tried again until the window ends.
     """
     with database.write() as session:
-        token = claim_night(session, run_id, lease_seconds=_LEASE_SECONDS)
-    if token is None:
+        lease = claim_night(session, run_id, lease_seconds=_LEASE_SECONDS)
+    if lease is None:
         return False
-    keep = Heartbeat(
-        database,
-        f"nightly run {run_id}",
-        _LEASE_SECONDS,
-        lambda session: keep_night(session, run_id, token, lease_seconds=_LEASE_SECONDS),
-    )
     try:
-        with keep as heartbeat:
+        with Heartbeat(database, lease) as heartbeat:
             cohort_id = _walk(database, run_id, heartbeat)
         with database.write() as session:
-            walked(session, run_id, token, cohort_id=cohort_id)
+            finish_reading(session, lease, cohort_id=cohort_id)
     except LeaseLost:
         log.warning("nightly run %d was taken over", run_id, extra={"night": run_id})
     except DatabaseFailed:
@@ -120,7 +111,7 @@ def walk_night(database: Database, settings: NightlySettings, run_id: int) -> bo
             run = find_night(session, run_id)
             until = run.window_ends or run.slot + _PATIENCE
             again = now(session) + settings.nightly_retry_seconds < until
-            not_walked(session, run_id, token, error.code, again=again)
+            fail_reading(session, lease, error.code, again=again)
     return True
 
 

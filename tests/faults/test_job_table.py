@@ -22,32 +22,21 @@ from sqlalchemy.orm import Session
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.jobs.batches import cut_batches
-from db.jobs.claims import (
-    PARTS,
-    Claim,
-    Effort,
-    LeaseLost,
-    NotScreened,
-    Provenance,
-    Screened,
-    claim,
-    complete,
-    expire,
-    give_back,
-    keep,
-)
+from db.jobs.claims import Claim, Effort, NotScreened, Provenance, Screened, claim, complete, requeue
 from db.jobs.cohorts import CohortArchived, cancel, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.ingests import (
     CohortCancelled,
     CohortClosed,
-    IngestLease,
+    HeldIngest,
     IngestTakenOver,
     begin_ingest,
     end_ingest,
     expire_ingests,
 )
 from db.jobs.problems import CorruptImage, NoPixels, NotChest
+from db.jobs.sweep import PARTS, expire_batches
+from db.lease import LeaseLost, renew
 from db.tables import Batch, Cohort, Image, ImageCount, Ingest, Model, Table
 from db.upkeep.archive import CohortNotFinished, remove_rows, stamp
 from db.upkeep.counters import fold
@@ -96,7 +85,7 @@ class JobTable(RuleBasedStateMachine):
         #: Every claim there ever was: the dead ones are zombies.
         self.claims: list[Claim] = []
         #: Every ingest that was ever begun, with its cohort and source; most are taken over or ended.
-        self.leases: list[tuple[IngestLease, Key]] = []
+        self.leases: list[tuple[HeldIngest, Key]] = []
         self.names = count()
 
     # -- what the scheduler does
@@ -114,22 +103,22 @@ class JobTable(RuleBasedStateMachine):
             return
         assert not archived
         self.table.cohorts[cohort] = "ingesting"
-        self.table.ingests[cohort, source] = lease.token, "running"
+        self.table.ingests[cohort, source] = lease.lease.token, "running"
         self.leases.append((lease, (cohort, source)))
 
-    def _some_lease(self, data: Any) -> tuple[IngestLease, Key, Refused]:
+    def _some_lease(self, data: Any) -> tuple[HeldIngest, Key, Refused]:
         """Return an ingest, mostly one that goes on, and what it is refused with."""
         held = [one for one in self.leases if self._refused(*one) is None]
         late = not held or data.draw(st.integers(0, 4)) == 0
         lease, key = data.draw(st.sampled_from(self.leases if late else held))
         return lease, key, self._refused(lease, key)
 
-    def _refused(self, lease: IngestLease, key: Key) -> Refused:
+    def _refused(self, lease: HeldIngest, key: Key) -> Refused:
         of_state = {"archived": CohortArchived, "cancelled": CohortCancelled}
         token, state = self.table.ingests[key]
         if refused := of_state.get(self.table.cohorts[key[0]]):
             return refused
-        if token != lease.token:
+        if token != lease.lease.token:
             return IngestTakenOver
         return CohortClosed if state == "ended" else None
 
@@ -161,7 +150,7 @@ class JobTable(RuleBasedStateMachine):
     def feed(self, data: Any, instances: list[str | None]) -> None:
         self._feed(*self._some_lease(data), instances)
 
-    def _feed(self, lease: IngestLease, key: Key, refused: Refused, instances: list[str | None]) -> None:
+    def _feed(self, lease: HeldIngest, key: Key, refused: Refused, instances: list[str | None]) -> None:
         new = [NewImage(uri=f"/data/{next(self.names)}", instance_uid=uid) for uid in instances]
 
         def add(session: Session) -> None:
@@ -183,9 +172,9 @@ class JobTable(RuleBasedStateMachine):
     def end_ingest(self, data: Any) -> None:
         self._end(*self._some_lease(data))
 
-    def _end(self, lease: IngestLease, key: Key, refused: Refused) -> None:
+    def _end(self, lease: HeldIngest, key: Key, refused: Refused) -> None:
         if self._as_feeder(refused, key, lambda session: end_ingest(session, lease)):
-            self.table.ingests[key] = lease.token, "ended"
+            self.table.ingests[key] = lease.lease.token, "ended"
             self.table.close(key[0])
 
     @precondition(lambda self: self.leases)
@@ -195,7 +184,7 @@ class JobTable(RuleBasedStateMachine):
         lease, key, _ = self._some_lease(data)
         token, state = self.table.ingests[key]
         with self.database.write() as session:
-            session.execute(update(Ingest).where(Ingest.id == lease.ingest_id).values(lease_until=0.0))
+            session.execute(update(Ingest).where(Ingest.id == lease.lease.row_id).values(lease_until=0.0))
             assert expire_ingests(session) == (state == "running")
         if state == "running":
             self.table.ingests[key] = token, "broken-off"
@@ -277,7 +266,7 @@ class JobTable(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         with self.database.write() as session:
-            assert expire(session) == 0, "a lease that has not ended was taken away"
+            assert expire_batches(session) == 0, "a lease that has not ended was taken away"
 
     # -- what workers do
 
@@ -294,31 +283,31 @@ class JobTable(RuleBasedStateMachine):
         assert (taken is not None) == (batch.state == "queued")
         if taken is None:
             return
-        assert [item.image_id for item in taken.items] == batch.images
+        assert [item.image_id for item in taken.images] == batch.images
         batch.state, batch.attempts = "running", batch.attempts + 1
         self.table.move(batch, "running")
-        self.table.leases[taken.token] = batch_id
+        self.table.leases[taken.lease.token] = batch_id
         self.claims.append(taken)
 
     def _some_claim(self, data: Any) -> tuple[Claim, bool]:
         """Return a holder, or now and then a zombie, and whether it is alive."""
-        holders = [taken for taken in self.claims if taken.token in self.table.leases]
+        holders = [taken for taken in self.claims if taken.lease.token in self.table.leases]
         zombie = not holders or data.draw(st.integers(0, 4)) == 0
         taken: Claim = data.draw(st.sampled_from(self.claims if zombie else holders))
-        return taken, taken.token in self.table.leases
+        return taken, taken.lease.token in self.table.leases
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def heartbeat(self, data: Any) -> None:
         taken, alive = self._some_claim(data)
-        self._as_holder(alive, lambda s: keep(s, taken.batch_id, taken.token, lease_seconds=3600))
+        self._as_holder(alive, lambda s: renew(s, taken.lease))
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def complete(self, data: Any) -> None:
         """Let a worker write its results; one whose lease is gone is a zombie and writes nothing."""
         taken, alive = self._some_claim(data)
-        found = {item.image_id: data.draw(st.sampled_from(OUTCOMES)) for item in taken.items}
+        found = {item.image_id: data.draw(st.sampled_from(OUTCOMES)) for item in taken.images}
         screened = [
             Screened(
                 image_id=one, probability=0.5, label="PNEUMONIA", precision="fp32", input_digest="0" * 64
@@ -329,9 +318,9 @@ class JobTable(RuleBasedStateMachine):
         bad = [NotScreened(one, PROBLEMS[outcome]()) for one, outcome in found.items() if outcome in PROBLEMS]
         self._as_holder(alive, lambda s: complete(s, taken, screened, bad, PROVENANCE, EFFORT))
         if alive:
-            self.table.batches[self.table.leases.pop(taken.token)].state = "done"
+            self.table.batches[self.table.leases.pop(taken.lease.token)].state = "done"
             self.table.images.update(found)
-            cohort = self.table.cohort_of[taken.items[0].image_id]
+            cohort = self.table.cohort_of[taken.images[0].image_id]
             if self.table.cohorts[cohort] != "cancelled":
                 self.table.take_over(list(found))
 
@@ -339,9 +328,9 @@ class JobTable(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_back(self, data: Any) -> None:
         taken, alive = self._some_claim(data)
-        self._as_holder(alive, lambda s: give_back(s, taken.batch_id, taken.token))
+        self._as_holder(alive, lambda s: requeue(s, taken.lease))
         if alive:
-            batch = self.table.batches[self.table.leases.pop(taken.token)]
+            batch = self.table.batches[self.table.leases.pop(taken.lease.token)]
             batch.attempts -= 1
             # Nothing of a cancelled cohort is handed out again.
             state = "cancelled" if self.table.cohorts[batch.cohort] == "cancelled" else "queued"
@@ -366,7 +355,7 @@ class JobTable(RuleBasedStateMachine):
         before = set(self._batch_ids())
         with self.database.write() as session:
             session.execute(update(Batch).where(Batch.id == batch_id).values(lease_until=0.0))
-            assert expire(session) == 1
+            assert expire_batches(session) == 1
         batch = self.table.batches[batch_id]
         self.table.lose(batch_id)
         parts = sorted(set(self._batch_ids()) - before)
@@ -411,14 +400,14 @@ class JobTable(RuleBasedStateMachine):
         for _ in range(200):
             with self.database.write() as session:
                 session.execute(update(Batch).where(Batch.lease_until.is_not(None)).values(lease_until=0.0))
-                expire(session)
+                expire_batches(session)
                 for cohort in self.table.cohorts:
                     cut_batches(session, find_cohort(session, cohort).id, batch_images=BATCH, in_flight=99)
                 queued = session.scalars(select(Batch.id).where(Batch.state == "queued")).all()
                 for batch_id in queued:
                     taken = claim(session, batch_id, owner="last", lease_seconds=60)
                     assert taken is not None
-                    done = [predicted(item.image_id) for item in taken.items]
+                    done = [predicted(item.image_id) for item in taken.images]
                     complete(session, taken, done, [], PROVENANCE, EFFORT)
             if not queued:
                 break

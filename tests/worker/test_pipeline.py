@@ -16,10 +16,11 @@ from sqlalchemy import select, text, update
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import claim, expire
-from db.jobs.cohorts import close_ingest, find_cohort, open_cohort, retry
+from db.jobs.claims import claim
+from db.jobs.cohorts import find_cohort, mark_ready, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import SourceAway
+from db.jobs.sweep import expire_batches
 from db.models.card import WEIGHTS_FILE, ModelDigestMismatch, ModelMissing, ModelPreprocessingMismatch
 from db.models.registry import import_model, promote
 from db.queries.progress import progress
@@ -38,7 +39,7 @@ def submit(database: Database, files: list[Path], name: str = "trial") -> int:
     with database.write() as session:
         cohort = open_cohort(session, name, source="/data")
         add_images(session, cohort.id, [NewImage(uri=str(file)) for file in files])
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         (batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
         return batch_id
 
@@ -279,7 +280,7 @@ def test_the_lease_of_a_slow_batch_is_kept(
         for _ in range(10):
             time.sleep(0.2)
             with database.write() as session:
-                assert expire(session) == 0
+                assert expire_batches(session) == 0
         return real(self, pixels, *precision)
 
     monkeypatch.setattr(ResidentLearner, "probabilities", slow)
@@ -352,7 +353,7 @@ def submit_folder(database: Database, folder: Path) -> int:
     with database.write() as session:
         cohort = open_cohort(session, "trial", source=str(folder))
         add_images(session, cohort.id, list(FolderSource(folder).walk()))
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         (batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
         return batch_id
 

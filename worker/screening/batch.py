@@ -19,21 +19,18 @@ from numpy.typing import NDArray
 from db.database_errors import BLAMELESS, PASSING, DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.heartbeat import Heartbeat
 from db.jobs.claims import (
     Claim,
+    ClaimedImage,
     Effort,
-    Item,
-    LeaseLost,
     NotScreened,
     Provenance,
     Screened,
     claim,
     complete,
-    ended_here,
-    give_back,
-    keep,
     most_urgent,
+    requeue,
+    was_completed,
 )
 from db.jobs.problems import (
     BrokenModelOutput,
@@ -45,7 +42,8 @@ from db.jobs.problems import (
     ScreeningFailed,
     SourceAway,
 )
-from db.jobs.sources import Wait
+from db.jobs.sources import Backoff
+from db.lease import Heartbeat, LeaseLost
 from db.models.card import POSITIVE, ModelCard
 from worker.decoding.pool import Decoders
 from worker.files.roots import Roots
@@ -70,8 +68,8 @@ log = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400.0
 
-Readable = tuple[Item, Picture]
-Decoded = tuple[Item, Picture | ImageProblem]
+Readable = tuple[ClaimedImage, Picture]
+Decoded = tuple[ClaimedImage, Picture | ImageProblem]
 
 
 class Pipeline:
@@ -105,19 +103,13 @@ class Pipeline:
         Raises PneumoscreenError if the batch's model cannot be used here, its source is unavailable, decoders
         do not start or the device fails; the batch waits for another try.
         """
-        lease_seconds = self._settings.lease_seconds
         claimed = self._claim(batch_id)
         if claimed is None:
             log.info("batch %d is not there to be claimed, nor another", batch_id, extra={"batch": batch_id})
             return False
         batch_id = claimed.batch_id
         try:
-            with Heartbeat(
-                self.database,
-                f"batch {batch_id}",
-                lease_seconds,
-                lambda session: keep(session, batch_id, claimed.token, lease_seconds=lease_seconds),
-            ) as heartbeat:
+            with Heartbeat(self.database, claimed.lease) as heartbeat:
                 self._held[batch_id] = claimed, heartbeat
                 if self._given_up:  # told so while it claimed
                     self._give_back(claimed, heartbeat)
@@ -153,18 +145,16 @@ class Pipeline:
     def _requeue(self, claimed: Claim, error: PneumoscreenError) -> None:
         """Give a batch back that something unavailable stands in the way of; a job table is waited for."""
         passing = isinstance(error, PASSING)
-        wait = Wait(
+        backoff = Backoff(
             code=error.code,
-            again_seconds=self._settings.wait_seconds,
-            most_seconds=self._settings.wait_days * _DAY_SECONDS,
+            first_seconds=self._settings.wait_seconds,
+            limit_seconds=self._settings.wait_days * _DAY_SECONDS,
         )
         with suppress(LeaseLost):
             patiently(
                 self.database.write,
                 f"return of batch {claimed.batch_id}",
-                lambda session: give_back(
-                    session, claimed.batch_id, claimed.token, wait=None if passing else wait
-                ),
+                lambda session: requeue(session, claimed.lease, backoff=None if passing else backoff),
                 self.stopping.is_set,
             )
 
@@ -180,14 +170,14 @@ class Pipeline:
     def _give_back(self, claimed: Claim, heartbeat: Heartbeat) -> None:
         heartbeat.lose()
         with suppress(LeaseLost, DatabaseFailed), self.database.write() as session:
-            give_back(session, claimed.batch_id, claimed.token)
+            requeue(session, claimed.lease)
         log.warning("batch %d was given back", claimed.batch_id, extra=ids(claimed))
 
     def _log_lost(self, claimed: Claim) -> None:
         """Say what became of a batch: a commit whose answer was lost shows as a lease that is gone, too."""
         try:
             with self.database.read() as session:
-                ended = ended_here(session, claimed, owner=self._owner)
+                ended = was_completed(session, claimed, owner=self._owner)
         except DatabaseFailed:
             ended = False
         if ended:
@@ -205,7 +195,7 @@ class Pipeline:
         screened: list[Screened] = []
         problems: list[NotScreened] = []
         decoding, computing = Stopwatch(), Stopwatch()
-        for decoded in chain(decoding.each(self._decode(claimed.items)), (None,)):
+        for decoded in chain(decoding.each(self._decode(claimed.images)), (None,)):
             heartbeat.check()
             if decoded is not None:
                 self._check_source(claimed, decoded)
@@ -256,10 +246,10 @@ class Pipeline:
         if missing and is_away(claimed.source, self._settings.path_map, self._roots):
             raise SourceAway
 
-    def _decode(self, items: tuple[Item, ...]) -> Iterator[list[Decoded]]:
+    def _decode(self, items: tuple[ClaimedImage, ...]) -> Iterator[list[Decoded]]:
         """Yield the pictures of one forward pass after another, the decoders being one pass ahead."""
         size = self._settings.forward_images
-        waiting: list[tuple[Item, Future[Picture]]] = []
+        waiting: list[tuple[ClaimedImage, Future[Picture]]] = []
         for item in items:
             waiting.append((item, self._decoders.submit(partial(self._read, item))))
             if len(waiting) == 2 * size:
@@ -268,7 +258,7 @@ class Pipeline:
         for start in range(0, len(waiting), size):
             yield [(done, _outcome_of(done, future)) for done, future in waiting[start : start + size]]
 
-    def _read(self, item: Item) -> bytes:
+    def _read(self, item: ClaimedImage) -> bytes:
         """Return the bytes of the file that was taken in, and of no other. Raises ImageProblem."""
         where = locate(item.uri, self._settings.path_map)
         content, modified = read_bytes(where, self._decoders.limits, self._roots)
@@ -279,7 +269,7 @@ class Pipeline:
         return content
 
 
-def _outcome_of(item: Item, future: Future[Picture]) -> Picture | ImageProblem:
+def _outcome_of(item: ClaimedImage, future: Future[Picture]) -> Picture | ImageProblem:
     """Return what came of reading and decoding an image. Raises DecodersUnusable."""
     try:
         picture = future.result()
@@ -298,7 +288,7 @@ def _outcome_of(item: Item, future: Future[Picture]) -> Picture | ImageProblem:
     return picture
 
 
-def _log_unforeseen(item: Item, kind: str) -> None:
+def _log_unforeseen(item: ClaimedImage, kind: str) -> None:
     log.error("image %d: %s", item.image_id, kind, extra={"image": item.image_id, "error": kind})
 
 
@@ -331,7 +321,7 @@ def predict(passes: Passes[Readable], decoded: list[Decoded] | None) -> list[Scr
 
 
 def _outcome(
-    learner: ResidentLearner, item: Item, picture: Picture, row: Row | None
+    learner: ResidentLearner, item: ClaimedImage, picture: Picture, row: Row | None
 ) -> Screened | NotScreened:
     if row is None:
         return NotScreened(item.image_id, OutOfMemory())
