@@ -52,7 +52,11 @@ from training.plan import Plan
 from training.report import build_report, write_report
 from training.settings import TrainingSettings
 from worker.runtime.allocator import keep_memory
-from worker.runtime.torch import Precision, ResidentLearner, best_device, positive_probability
+from worker.runtime.classes import positive_probability
+from worker.runtime.device import best_device
+from worker.runtime.loading import load_model
+from worker.runtime.passes import probabilities_of
+from worker.runtime.protocol import Precision
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -373,7 +377,7 @@ class _Run:
         if champion is None or champion.name == winner.model_id:
             return None
         try:
-            learner = ResidentLearner.load(
+            runtime = load_model(
                 self.database.models_folder / champion.name,
                 digest=champion.weights_digest,
                 card=registered_card(champion),
@@ -381,8 +385,8 @@ class _Run:
         except ModelPreprocessingMismatch as error:  # what replaces it is trained by this very run
             return incomparable(winner.model_id, champion.name, error)
         size = WorkerSettings.read().forward_images
-        rows = learner.probabilities(held_out.pixels, Precision.FP32, size)
-        probability = positive_probability(learner.card, rows).astype(np.float64)
+        rows = probabilities_of(runtime, held_out.pixels, Precision.FP32, size)
+        probability = positive_probability(runtime.card, rows).astype(np.float64)
         reigning = Verdict(champion.name, probability, champion.threshold)
         return decide(
             Verdict(winner.model_id, pneumonia(winner, held_out), winner.threshold), reigning, held_out

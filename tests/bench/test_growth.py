@@ -24,7 +24,7 @@ from db.jobs.claims import Effort, Provenance, Screened, claim, complete
 from db.jobs.cohorts import find_cohort, mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.nights.figures import night_figures
-from db.nights.runs import claim_night, conclude_nights, find_night, open_now, walked
+from db.nights.runs import claim_night, conclude_nights, find_night, finish_reading, open_now
 from db.nights.seen import Stamp, seen_uris
 from db.queries.progress import progress
 from db.queries.results import cohort_results
@@ -138,12 +138,12 @@ def night(database: Database) -> None:
     listed = {f"/data/{number}.dcm": Stamp(None, None) for number in range(1, FILES + 1)}
     with database.write() as session:
         run_id = open_now(session, "ward", plan={}, window_ends=None)
-        token = claim_night(session, run_id, lease_seconds=60)
-    assert token is not None
+        lease = claim_night(session, run_id, lease_seconds=60)
+    assert lease is not None
     with database.read() as session:
         assert len(seen_uris(session, "ward", listed)) == FILES
     with database.write() as session:
-        walked(session, run_id, token, cohort_id=None)
+        finish_reading(session, lease, cohort_id=None)
     with database.write() as session:
         assert run_id in conclude_nights(session)
     with database.read() as session:

@@ -24,7 +24,9 @@ from training.fitting.fit import Autocast, TooFewForBatch
 from training.outcome import HeldOut
 from training.recipe import RECIPES, RecipeName
 from training.run import Finished, Step, run_folder, train
-from worker.runtime.torch import ResidentLearner, positive_probability
+from worker.runtime.classes import positive_probability
+from worker.runtime.loading import load_model
+from worker.runtime.passes import probabilities_of
 
 #: What the fixtures of these names do.
 Draw = Callable[..., None]
@@ -121,9 +123,9 @@ def test_three_classes_are_trained_and_screened_by_name(
 ) -> None:
     classes = ("NORMAL", "BACTERIAL", "VIRAL")
     finished = train(job_table, start(job_table, CLINICAL, labelled, classes=classes))
-    learner = ResidentLearner.load(job_table.models_folder / finished.winner)
-    assert learner.card.classes == classes
-    assert learner.card.positives == ("BACTERIAL", "VIRAL")
+    card = load_model(job_table.models_folder / finished.winner).card
+    assert card.classes == classes
+    assert card.positives == ("BACTERIAL", "VIRAL")
     report = json.loads((finished.report.parent / "report.json").read_text())
     assert len(report["backbones"][0]["confusion"]) == 3
 
@@ -205,8 +207,8 @@ def test_a_card_that_is_swapped_after_import_decides_no_gate(
     monkeypatch.setattr(module, "decide", look_on)
     train(job_table, start(job_table, replace(CLINICAL, epochs=1), labelled))
     ((champion, held_out),) = asked
-    learner = ResidentLearner.load(artefact)
-    expected = positive_probability(learner.card, learner.probabilities(held_out.pixels))
+    runtime = load_model(artefact)
+    expected = positive_probability(runtime.card, probabilities_of(runtime, held_out.pixels))
     assert np.abs(champion.probability - expected).max() < 1e-5
 
 

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from db.jobs.problems import ImageProblem
 from training.data.attributes import GROUP, read_attributes
 from training.data.dataset import Group, LabelledImage, ToldBy
-from worker.decoding.pool import Decoders
-from worker.imaging import SIDE, Limits, read_bytes
+from worker.decoding.pool import DecoderPool
+from worker.imaging.limits import Limits
+from worker.imaging.picture import SIDE
+from worker.imaging.reader import read_bytes
 
 #: Images that are decoded ahead.
 _AHEAD = 256
@@ -45,7 +47,7 @@ class PictureSet:
         )
 
 
-def read_pictures(images: Sequence[LabelledImage], decoders: Decoders) -> PictureSet:
+def read_pictures(images: Sequence[LabelledImage], decoders: DecoderPool) -> PictureSet:
     """Read images through the one preprocessing, in order; 150 kB of memory each.
 
     A DICOM image's group is its Patient ID.

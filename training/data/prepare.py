@@ -26,7 +26,7 @@ from training.data.duplicates import near_duplicates
 from training.data.pictures import PictureSet, read_pictures
 from training.outcome import DataSummary, HeldOut
 from training.recipe import Recipe
-from worker.decoding.pool import Decoders
+from worker.decoding.pool import DecoderPool
 from worker.settings import WorkerSettings
 
 #: Images without which neither side of a split says anything.
@@ -111,7 +111,7 @@ def prepare(
     listed. Raises LabelledFolderMissing, TooFewImages, TooFewLabelled.
     """
     as_classes(labelled, classes)  # what can be known before anything is read
-    with Decoders(WorkerSettings.read()) as decoders:
+    with DecoderPool(WorkerSettings.read()) as decoders:
         everything = read_pictures(labelled, decoders)
     bad = set(contradictions(everything.images, everything.digests, readings))
     kept = [index for index in range(len(everything)) if index not in bad]

@@ -12,8 +12,11 @@ from db.models.card import POSITIVE, ModelCard
 from training.data.dataset import CLASSES, as_classes, find_labelled
 from training.data.pictures import read_pictures
 from training.evaluation.measures import Measures, measure
-from worker.decoding.pool import Decoders
-from worker.runtime.torch import Precision, ResidentLearner, positive_probability
+from worker.decoding.pool import DecoderPool
+from worker.runtime.classes import positive_probability
+from worker.runtime.loading import load_model
+from worker.runtime.passes import probabilities_of
+from worker.runtime.protocol import Precision
 from worker.settings import WorkerSettings
 
 #: Images held in memory at a time, 150 kB each.
@@ -44,17 +47,17 @@ def evaluate(
     ModelWeightsUnfit.
     """
     labelled = iter(as_classes(find_labelled(data), CLASSES))
-    learner = ResidentLearner.load(folder, digest=digest, card=card)
+    runtime = load_model(folder, digest=digest, card=card)
     positive: list[bool] = []
     probability: list[float] = []
     unreadable = 0
     settings = WorkerSettings.read()
-    with Decoders(settings) as decoders:
+    with DecoderPool(settings) as decoders:
         while chunk := list(islice(labelled, _CHUNK)):
             pictures = read_pictures(chunk, decoders)
             unreadable += len(pictures.unreadable)
             positive += [image.label == POSITIVE for image in pictures.images]
-            rows = learner.probabilities(pictures.pixels, Precision.FP32, settings.forward_images)
-            probability += positive_probability(learner.card, rows).tolist()
-    measures = measure(np.array(positive, dtype=bool), np.array(probability), learner.card.threshold)
-    return Evaluation(model=learner.card.model_id, measures=measures, unreadable=unreadable)
+            rows = probabilities_of(runtime, pictures.pixels, Precision.FP32, settings.forward_images)
+            probability += positive_probability(runtime.card, rows).tolist()
+    measures = measure(np.array(positive, dtype=bool), np.array(probability), runtime.card.threshold)
+    return Evaluation(model=runtime.card.model_id, measures=measures, unreadable=unreadable)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from db.models.card import ModelCard, digest_of, model_id_of
+from db.models.card import PREPROCESSING, ModelCard, digest_of, model_id_of
 from training.data.dataset import positives
 from training.data.prepare import Prepared
 from training.evaluation.calibration import calibrate
@@ -20,8 +20,8 @@ from training.evaluation.measures import measure
 from training.fitting.backbones import IMAGENET_MEAN, IMAGENET_STD
 from training.fitting.fit import Fitted, logits, training_precision
 from training.recipe import Recipe
-from worker.imaging import PREPROCESSING
-from worker.runtime.torch import ResidentLearner, best_device
+from worker.runtime.device import best_device
+from worker.runtime.loading import load_model
 from worker.runtime.weights import pack_weights, unpack_weights, write_artifact
 
 
@@ -70,7 +70,7 @@ def check_candidate(folder: Path) -> None:
 
     Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelWeightsUnfit.
     """
-    ResidentLearner.load(folder.resolve(), device=torch.device("cpu"))
+    load_model(folder.resolve(), device="cpu")
 
 
 def _provenance(

@@ -21,8 +21,8 @@ from training.data.loaders import make_dataloaders
 from training.fitting.backbones import IMAGENET_MEAN, IMAGENET_STD, InitialWeights, initial_network
 from training.fitting.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from training.outcome import EpochResult
-from worker.runtime.precision import native_bf16
-from worker.runtime.torch import Precision, best_device
+from worker.runtime.device import best_device, native_bf16
+from worker.runtime.protocol import Precision
 from worker.torchvision_pair import import_torchvision
 
 import_torchvision()
