@@ -29,7 +29,7 @@ from scheduler.ingest.source import SourceEmpty
 from scheduler.nightly.schedule import Nightly, NightlySettings
 from scheduler.nightly.unseen import Unseen
 from scheduler.submit import submit, take_ingest
-from worker.broker.notify import Bell, ring_for
+from worker.broker.notify import Notifier, notify_queue
 
 log = logging.getLogger(__name__)
 
@@ -74,12 +74,12 @@ def run_now(database: Database, schedule: Nightly) -> int:
         return open_now(session, schedule.name, plan=schedule.as_json(), window_ends=None)
 
 
-def ring_nights(database: Database, settings: NightlySettings, bell: Bell) -> int:
+def ring_nights(database: Database, settings: NightlySettings, notifier: Notifier) -> int:
     """Tell the ingest queue of runs whose source is to be walked; return how many."""
     with database.read() as session:
         due = rows_to_notify(session, NightlyRun, again_seconds=settings.nightly_retry_seconds)
         waiting = count_waiting(session, NightlyRun)
-    rung = ring_for(bell, due, open_rows=waiting)
+    rung = notify_queue(notifier, due, open_rows=waiting)
     if rung:
         with database.write() as session:
             mark_notified(session, NightlyRun, rung)

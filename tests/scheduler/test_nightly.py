@@ -40,7 +40,7 @@ from scheduler.nightly.schedule import Nightly, NightlySettings
 from scheduler.nightly.send import SendSettings, send
 from scheduler.nightly.summary import conclude, summarise
 from scheduler.submit import submit
-from tests.bells import ListBell
+from tests.notifiers import ListNotifier
 from tests.scheduler.test_submit import cannot_be_listed
 from worker.files.openers.file import open_file
 from worker.files.roots import Roots
@@ -187,7 +187,7 @@ def test_a_walk_that_was_killed_goes_on(with_champion: Database, ward: Nightly) 
         session.execute(update(Cohort).values(state="ingesting"))
         session.execute(update(Ingest).values(state="broken-off"))
     rung: list[int] = []
-    assert ring_nights(with_champion, settings(ward), ListBell(rung)) == 1
+    assert ring_nights(with_champion, settings(ward), ListNotifier(rung)) == 1
     assert rung == [run_id]
     assert walk_night(with_champion, settings(ward), run_id)
     with with_champion.read() as session:
@@ -223,7 +223,7 @@ def test_a_source_that_is_away_is_tried_until_the_window_ends(with_champion: Dat
     with with_champion.read() as session:
         run = find_night(session, run_id)
         assert (run.state, run.problem) == (NightState.WAITING, "source-missing")
-    assert ring_nights(with_champion, settings(gone), ListBell([])) == 0, "it was tried again at once"
+    assert ring_nights(with_champion, settings(gone), ListNotifier([])) == 0, "it was tried again at once"
     with with_champion.write() as session:
         session.execute(update(NightlyRun).values(window_ends=1.0))
     walk_night(with_champion, settings(gone), run_id)
