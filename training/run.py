@@ -19,14 +19,12 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from db.atomic import write_whole
+from db.atomic import DiskFull, is_full, write_whole
 from db.audit.events import record
 from db.database_errors import DatabaseFailed
-from db.disk import DiskFull, is_full
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.heartbeat import Heartbeat
-from db.jobs.claims import LeaseLost
+from db.lease import Heartbeat, Lease, LeaseLost
 from db.models.card import ModelPreprocessingMismatch
 from db.models.registry import (
     find_champion,
@@ -39,7 +37,8 @@ from db.models.registry import (
 from db.settings import home
 from db.states import RunState
 from db.tables import TrainingResult
-from db.training.runs import RunNotOpen, claim_run, find_run, finish_run, keep_run, note_progress, note_result
+from db.training.runs import RunNotOpen, claim_run, find_run, finish_run, note_progress, note_result
+from db.transitions import RunChange, Transition
 from training.data.dataset import positives
 from training.data.prepare import Prepared, prepare
 from training.data.sources import labelled_images, labels_without_file, readings_by_digest
@@ -140,37 +139,33 @@ def train(database: Database, run_id: int, *, on_step: OnStep = lambda _: None) 
     lease_seconds = TrainingSettings.read().training_lease_seconds
     with database.write() as session:
         find_run(session, run_id)
-        token = claim_run(session, run_id, owner=owner, lease_seconds=lease_seconds)
-        if token is None:
+        lease = claim_run(session, run_id, owner=owner, lease_seconds=lease_seconds)
+        if lease is None:
             raise RunNotOpen
-    keep = Heartbeat(
-        database,
-        f"run {run_id}",
-        lease_seconds,
-        lambda session: keep_run(session, run_id, token, lease_seconds=lease_seconds),
-    )
     try:
-        with keep as heartbeat:
-            return _Run(database, run_id, token, heartbeat, on_step).run()
+        with Heartbeat(database, lease) as heartbeat:
+            return _Run(database, lease, heartbeat, on_step).run()
     except KeyboardInterrupt:
-        _finish(database, run_id, token, RunState.STOPPED)
+        _finish(database, lease, RunChange.STOP)
         raise
     except Interrupted:
-        _finish(database, run_id, token, RunState.QUEUED)
+        _finish(database, lease, RunChange.REQUEUE)
         raise
     except (LeaseLost, DatabaseFailed):
         raise  # without the job table nothing can be noted: the lease ends, and another worker goes on
     except PneumoscreenError as error:
-        _finish(database, run_id, token, RunState.FAILED, error.code)
+        _finish(database, lease, RunChange.FAIL, error.code)
         raise
     except Exception:
-        _finish(database, run_id, token, RunState.FAILED, TrainingFailed.code)
+        _finish(database, lease, RunChange.FAIL, TrainingFailed.code)
         raise
 
 
-def _finish(database: Database, run_id: int, token: str, state: RunState, problem: str | None = None) -> None:
+def _finish(
+    database: Database, lease: Lease, transition: Transition[RunState], problem: str | None = None
+) -> None:
     with database.write() as session:
-        finish_run(session, run_id, token, state, problem=problem)
+        finish_run(session, lease, transition, problem=problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +182,12 @@ class _Job:
 class _Run:
     """A run that is held."""
 
-    def __init__(
-        self, database: Database, run_id: int, token: str, heartbeat: Heartbeat, on_step: OnStep
-    ) -> None:
-        self.database, self.run_id, self.token = database, run_id, token
+    def __init__(self, database: Database, lease: Lease, heartbeat: Heartbeat, on_step: OnStep) -> None:
+        self.database, self.run_id, self.lease = database, lease.row_id, lease
         self.heartbeat, self.on_step = heartbeat, on_step
-        self.folder = run_folder(run_id)
+        self.folder = run_folder(self.run_id)
         with database.read() as session:
-            self.plan = Plan.model_validate(find_run(session, run_id).plan)
+            self.plan = Plan.model_validate(find_run(session, self.run_id).plan)
         self.recipe = self.plan.make_recipe()
         self._noted = 0.0
 
@@ -260,7 +253,7 @@ class _Run:
             gc.collect()
         with self.database.write() as session:
             result = TrainingResult(backbone=backbone, seed=seed, problem=problem, epochs=[])
-            note_result(session, self.run_id, self.token, result)
+            note_result(session, self.lease, result)
         return FailedBackbone(backbone=backbone, seed=seed, problem=problem)
 
     def _fit(self, job: _Job, prepared: Prepared) -> BackboneOutcome:
@@ -309,7 +302,7 @@ class _Run:
             self._noted = time.monotonic()
             try:
                 with self.database.write() as session:
-                    note_progress(session, self.run_id, self.token, step.as_json())
+                    note_progress(session, self.lease, step.as_json())
             except DatabaseFailed as error:
                 # Hours of work are not dropped over a note; the heartbeat tells whether the lease holds.
                 log.warning("progress of run %d: %s", self.run_id, error.code)
@@ -322,7 +315,7 @@ class _Run:
                 model_id=find_model(session, outcome.model_id).id,
                 epochs=[asdict(epoch) for epoch in outcome.epochs],
             )
-            note_result(session, self.run_id, self.token, result)
+            note_result(session, self.lease, result)
 
     # -- all of them
 
@@ -364,7 +357,7 @@ class _Run:
                 )
             if promoted:
                 promote(session, winner.model_id)
-            finish_run(session, self.run_id, self.token, RunState.DONE)
+            finish_run(session, self.lease, RunChange.FINISH)
         return Finished(
             run_id=self.run_id,
             report=report,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from db.jobs.claims import ATTEMPTS
+from db.jobs.sweep import ATTEMPTS
 
 #: Cohort and source of an ingest.
 Key = tuple[str, str]

@@ -22,33 +22,22 @@ from sqlalchemy.orm import Session
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.jobs.batches import cut_batches
-from db.jobs.claims import (
-    PARTS,
-    Claim,
-    Effort,
-    LeaseLost,
-    NotScreened,
-    Provenance,
-    Screened,
-    claim,
-    complete,
-    expire,
-    give_back,
-    keep,
-)
+from db.jobs.claims import Claim, Effort, NotScreened, Provenance, Screened, claim, complete, requeue
 from db.jobs.cohorts import CohortArchived, cancel, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.ingests import (
     CohortCancelled,
     CohortClosed,
-    IngestLease,
+    HeldIngest,
     IngestTakenOver,
     begin_ingest,
     end_ingest,
     expire_ingests,
 )
 from db.jobs.problems import CorruptImage, FileVanished, NoPixels, NotChest, SourceAway
-from db.jobs.sources import Wait, take_source
+from db.jobs.sources import Backoff, ensure_source
+from db.jobs.sweep import PARTS, expire_batches
+from db.lease import LeaseLost, renew
 from db.models.registry import import_model, promote
 from db.tables import Batch, Cohort, Image, ImageCount, Ingest, Model, Source, Table
 from db.upkeep.archive import CohortNotFinished, remove_rows, stamp
@@ -78,8 +67,8 @@ PROBLEMS = {
 OUTCOMES = ("done", *PROBLEMS)
 ENDED = ("cancelled", "worker-lost", "duplicate-instance", *OUTCOMES)
 #: A source that is unavailable, and a model that is.
-SOURCE_WAIT = Wait(code=SourceAway.code, again_seconds=30, most_seconds=3600)
-MODEL_WAIT = Wait(code="model-missing", again_seconds=30, most_seconds=3600)
+SOURCE_WAIT = Backoff(code=SourceAway.code, first_seconds=30, limit_seconds=3600)
+MODEL_WAIT = Backoff(code="model-missing", first_seconds=30, limit_seconds=3600)
 
 
 def predicted(image_id: int) -> Screened:
@@ -110,7 +99,7 @@ class JobTable(RuleBasedStateMachine):
         #: Every claim there ever was: the dead ones are zombies.
         self.claims: list[Claim] = []
         #: Every ingest that was ever begun, with its cohort and source; most are taken over or ended.
-        self.leases: list[tuple[IngestLease, Key]] = []
+        self.leases: list[tuple[HeldIngest, Key]] = []
         self.names = count()
         self.imported = False
 
@@ -129,22 +118,22 @@ class JobTable(RuleBasedStateMachine):
             return
         assert not archived
         self.table.cohorts[cohort] = "ingesting"
-        self.table.ingests[cohort, source] = lease.token, "running"
+        self.table.ingests[cohort, source] = lease.lease.token, "running"
         self.leases.append((lease, (cohort, source)))
 
-    def _some_lease(self, data: Any) -> tuple[IngestLease, Key, Refused]:
+    def _some_lease(self, data: Any) -> tuple[HeldIngest, Key, Refused]:
         """Return an ingest, mostly one that goes on, and what it is refused with."""
         held = [one for one in self.leases if self._refused(*one) is None]
         late = not held or data.draw(st.integers(0, 4)) == 0
         lease, key = data.draw(st.sampled_from(self.leases if late else held))
         return lease, key, self._refused(lease, key)
 
-    def _refused(self, lease: IngestLease, key: Key) -> Refused:
+    def _refused(self, lease: HeldIngest, key: Key) -> Refused:
         of_state = {"archived": CohortArchived, "cancelled": CohortCancelled}
         token, state = self.table.ingests[key]
         if refused := of_state.get(self.table.cohorts[key[0]]):
             return refused
-        if token != lease.token:
+        if token != lease.lease.token:
             return IngestTakenOver
         return CohortClosed if state == "ended" else None
 
@@ -176,11 +165,11 @@ class JobTable(RuleBasedStateMachine):
     def feed(self, data: Any, instances: list[str | None]) -> None:
         self._feed(*self._some_lease(data), instances)
 
-    def _feed(self, lease: IngestLease, key: Key, refused: Refused, instances: list[str | None]) -> None:
+    def _feed(self, lease: HeldIngest, key: Key, refused: Refused, instances: list[str | None]) -> None:
         new = [NewImage(uri=f"{key[1]}/{next(self.names)}", instance_uid=uid) for uid in instances]
 
         def add(session: Session) -> None:
-            source_id = take_source(session, lease.cohort_id, key[1])
+            source_id = ensure_source(session, lease.cohort_id, key[1])
             for expected in (len(new), 0):
                 added = add_images(session, lease.cohort_id, new, ingest=lease, source_id=source_id)
                 assert added == expected
@@ -201,9 +190,9 @@ class JobTable(RuleBasedStateMachine):
     def end_ingest(self, data: Any) -> None:
         self._end(*self._some_lease(data))
 
-    def _end(self, lease: IngestLease, key: Key, refused: Refused) -> None:
+    def _end(self, lease: HeldIngest, key: Key, refused: Refused) -> None:
         if self._as_feeder(refused, key, lambda session: end_ingest(session, lease)):
-            self.table.ingests[key] = lease.token, "ended"
+            self.table.ingests[key] = lease.lease.token, "ended"
             self.table.close(key[0])
 
     @precondition(lambda self: self.leases)
@@ -213,7 +202,7 @@ class JobTable(RuleBasedStateMachine):
         lease, key, _ = self._some_lease(data)
         token, state = self.table.ingests[key]
         with self.database.write() as session:
-            session.execute(update(Ingest).where(Ingest.id == lease.ingest_id).values(lease_until=0.0))
+            session.execute(update(Ingest).where(Ingest.id == lease.lease.row_id).values(lease_until=0.0))
             assert expire_ingests(session) == (state == "running")
         if state == "running":
             self.table.ingests[key] = token, "broken-off"
@@ -320,7 +309,7 @@ class JobTable(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         with self.database.write() as session:
-            assert expire(session) == 0, "a lease that has not ended was taken away"
+            assert expire_batches(session) == 0, "a lease that has not ended was taken away"
 
     # -- what workers do
 
@@ -337,31 +326,31 @@ class JobTable(RuleBasedStateMachine):
         assert (taken is not None) == (batch.state == "queued")
         if taken is None:
             return
-        assert [item.image_id for item in taken.items] == batch.images
+        assert [item.image_id for item in taken.images] == batch.images
         batch.state, batch.attempts = "running", batch.attempts + 1
         self.table.move(batch, "running")
-        self.table.leases[taken.token] = batch_id
+        self.table.leases[taken.lease.token] = batch_id
         self.claims.append(taken)
 
     def _some_claim(self, data: Any) -> tuple[Claim, bool]:
         """Return a holder, or now and then a zombie, and whether it is alive."""
-        holders = [taken for taken in self.claims if taken.token in self.table.leases]
+        holders = [taken for taken in self.claims if taken.lease.token in self.table.leases]
         zombie = not holders or data.draw(st.integers(0, 4)) == 0
         taken: Claim = data.draw(st.sampled_from(self.claims if zombie else holders))
-        return taken, taken.token in self.table.leases
+        return taken, taken.lease.token in self.table.leases
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def heartbeat(self, data: Any) -> None:
         taken, alive = self._some_claim(data)
-        self._as_holder(alive, lambda s: keep(s, taken.batch_id, taken.token, lease_seconds=3600))
+        self._as_holder(alive, lambda s: renew(s, taken.lease))
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def complete(self, data: Any) -> None:
         """Let a worker write its results; one whose lease is gone is a zombie and writes nothing."""
         taken, alive = self._some_claim(data)
-        found = {item.image_id: data.draw(st.sampled_from(OUTCOMES)) for item in taken.items}
+        found = {item.image_id: data.draw(st.sampled_from(OUTCOMES)) for item in taken.images}
         screened = [
             Screened(
                 image_id=one, probability=0.5, label="PNEUMONIA", precision="fp32", input_digest="0" * 64
@@ -372,10 +361,10 @@ class JobTable(RuleBasedStateMachine):
         bad = [NotScreened(one, PROBLEMS[outcome]()) for one, outcome in found.items() if outcome in PROBLEMS]
         self._as_holder(alive, lambda s: complete(s, taken, screened, bad, PROVENANCE, EFFORT))
         if alive:
-            self.table.batches[self.table.leases.pop(taken.token)].state = "done"
+            self.table.batches[self.table.leases.pop(taken.lease.token)].state = "done"
             self.table.images.update(found)
             self.table.unavailable.pop(taken.source_id or 0, None)
-            cohort = self.table.cohort_of[taken.items[0].image_id]
+            cohort = self.table.cohort_of[taken.images[0].image_id]
             if self.table.cohorts[cohort] != "cancelled":
                 self.table.take_over(list(found))
 
@@ -383,7 +372,7 @@ class JobTable(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_back(self, data: Any) -> None:
         taken, alive = self._some_claim(data)
-        self._as_holder(alive, lambda s: give_back(s, taken.batch_id, taken.token))
+        self._as_holder(alive, lambda s: requeue(s, taken.lease))
         if alive:
             self._given_back(taken)
 
@@ -392,7 +381,7 @@ class JobTable(RuleBasedStateMachine):
     def find_source_unavailable(self, data: Any) -> None:
         """Let a worker find that a mount is gone: nothing of it is handed out before the next try."""
         taken, alive = self._some_claim(data)
-        self._as_holder(alive, lambda s: give_back(s, taken.batch_id, taken.token, wait=SOURCE_WAIT))
+        self._as_holder(alive, lambda s: requeue(s, taken.lease, backoff=SOURCE_WAIT))
         if alive and (batch := self._given_back(taken)):
             self.table.lose_source(batch.source)
 
@@ -401,14 +390,14 @@ class JobTable(RuleBasedStateMachine):
     def find_model_missing(self, data: Any) -> None:
         """Let a worker find that a model's files are gone: its images go to another champion."""
         taken, alive = self._some_claim(data)
-        self._as_holder(alive, lambda s: give_back(s, taken.batch_id, taken.token, wait=MODEL_WAIT))
+        self._as_holder(alive, lambda s: requeue(s, taken.lease, backoff=MODEL_WAIT))
         if alive and (batch := self._given_back(taken)) and batch.model != self.table.champion:
             batch.state = "cancelled"
             self.table.move(batch, "pending")
 
     def _given_back(self, taken: Claim) -> ModelBatch | None:
         """Return the batch of a claim that was given back, unless its cohort is cancelled."""
-        batch = self.table.batches[self.table.leases.pop(taken.token)]
+        batch = self.table.batches[self.table.leases.pop(taken.lease.token)]
         batch.attempts -= 1
         # Nothing of a cancelled cohort is handed out again.
         cancelled = self.table.cohorts[batch.cohort] == "cancelled"
@@ -434,7 +423,7 @@ class JobTable(RuleBasedStateMachine):
         before = set(self._batch_ids())
         with self.database.write() as session:
             session.execute(update(Batch).where(Batch.id == batch_id).values(lease_until=0.0))
-            assert expire(session) == 1
+            assert expire_batches(session) == 1
         batch = self.table.batches[batch_id]
         self.table.lose(batch_id)
         parts = sorted(set(self._batch_ids()) - before)
@@ -484,14 +473,14 @@ class JobTable(RuleBasedStateMachine):
             with self.database.write() as session:
                 session.execute(update(Batch).where(Batch.lease_until.is_not(None)).values(lease_until=0.0))
                 session.execute(update(Source).where(Source.waits_for.is_not(None)).values(try_at=0.0))
-                expire(session)
+                expire_batches(session)
                 for cohort in self.table.cohorts:
                     cut_batches(session, find_cohort(session, cohort).id, batch_images=BATCH, in_flight=99)
                 queued = session.scalars(select(Batch.id).where(Batch.state == "queued")).all()
                 for batch_id in queued:
                     taken = claim(session, batch_id, owner="last", lease_seconds=60)
                     assert taken is not None
-                    done = [predicted(item.image_id) for item in taken.items]
+                    done = [predicted(item.image_id) for item in taken.images]
                     complete(session, taken, done, [], PROVENANCE, EFFORT)
             if not queued:
                 break
