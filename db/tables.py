@@ -466,7 +466,7 @@ class TrainingRun(Table):
     state: Mapped[RunState] = mapped_column(_states(RunState), index=True)
     #: Whether a worker of the training queue takes it up; otherwise the command that opened it.
     for_worker: Mapped[bool]
-    #: Recipe, data, backbones and everything else that it needs, as `training.run.Plan` has it.
+    #: Recipe, data, backbones and everything else that it needs, as `training.plan.Plan` has it.
     plan: Mapped[dict[str, Any]] = mapped_column(JSON)
     #: How often it has been taken up.
     attempt: Mapped[int] = mapped_column(default=0)

@@ -49,9 +49,7 @@ def start() -> Start:
 
     def open_one(database: Database, recipe: Recipe, data: Path | None, **fields: Any) -> int:
         backbones = fields.pop("backbones", ("resnet18",))
-        plan = Plan(
-            recipe=Plan.fields_of(recipe), data=data, backbones=backbones, random_weights=backbones, **fields
-        )
+        plan = Plan(recipe=recipe, data=data, backbones=backbones, random_weights=backbones, **fields)
         with database.write() as session:
             return open_run(session, plan.model_dump(mode="json"), for_worker=False).id
 

@@ -17,7 +17,7 @@ from db.models.card import (
     model_id_of,
     read_card,
 )
-from training.data.dataset import CLASSES
+from training.data.classes import CLASSES
 from worker.imaging import read_picture
 from worker.phantoms import write_phantoms
 from worker.runtime.torch import ModelWeightsUnfit, Precision, ResidentLearner, build_network

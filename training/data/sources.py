@@ -17,7 +17,8 @@ from db.engine import Database
 from db.jobs.problems import ImageProblem, OutsideRoots
 from db.settings import home
 from db.training.labels import labelled_files
-from training.data.dataset import Group, LabelledImage, ToldBy, find_labelled, patient_group
+from training.data.labelled import LabelledImage, find_labelled
+from training.data.patients import Group, ToldBy, patient_group
 from training.plan import Plan
 from worker.files.remote import is_remote, read_file
 from worker.files.roots import Roots, SourceOutsideRoots

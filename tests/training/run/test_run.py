@@ -17,13 +17,16 @@ from db.models.registry import find_champion, find_model, import_model, promote
 from db.states import ModelState, RunState
 from db.tables import Event, TrainingResult
 from db.training.runs import RunNotOpen, find_run, reopen_run
-from training.data.dataset import LabelledFolderMissing
-from training.data.prepare import TooFewImages
-from training.evaluation.promotion import Decision, Verdict
-from training.fitting.fit import Autocast, TooFewForBatch
-from training.outcome import HeldOut
+from training.data.dataset import TooFewImages
+from training.data.labelled import LabelledFolderMissing
+from training.evaluation.promotion import Decision
+from training.fitting.callbacks import Autocast
+from training.fitting.fine_tuning import TooFewForBatch
+from training.outcome import Answers, HeldOut
 from training.recipe import RECIPES, RecipeName
-from training.run import Finished, Step, run_folder, train
+from training.run.conclusion import Finished
+from training.run.lifecycle import run_folder, train
+from training.run.progress import Step
 from worker.runtime.torch import ResidentLearner, positive_probability
 
 #: What the fixtures of these names do.
@@ -56,7 +59,7 @@ def test_a_machine_that_imitates_bfloat16_trains_in_single_precision(
     def fail(_: Autocast) -> None:
         raise AssertionError("bfloat16 was imitated")
 
-    monkeypatch.setattr("training.fitting.fit.native_bf16", lambda _: False)
+    monkeypatch.setattr("training.fitting.fine_tuning.native_bf16", lambda _: False)
     monkeypatch.setattr(Autocast, "before_batch", fail)
     (outcome,) = train(job_table, start(job_table, CLINICAL, labelled)).outcomes
     assert read_card(job_table.models_folder / outcome.model_id).training["precision"] == "fp32"
@@ -131,7 +134,7 @@ def test_three_classes_are_trained_and_screened_by_name(
 def test_a_failed_backbone_does_not_lose_the_others(
     job_table: Database, labelled: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import training.run as module
+    import training.run.trial as module
 
     real = module.fit_backbone
 
@@ -191,14 +194,14 @@ def test_a_champion_that_reigns_is_not_dethroned_by_asking(
 def test_a_card_that_is_swapped_after_import_decides_no_gate(
     job_table: Database, labelled: Path, start: Start, artefact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import training.run as module
+    import training.run.conclusion as module
 
     card = job_table.models_folder / artefact.name / CARD_FILE
     content = json.loads(card.read_text())
     card.write_text(json.dumps(content | {"classes": content["classes"][::-1]}))
     real, asked = module.decide, []
 
-    def look_on(challenger: Verdict, champion: Verdict, held_out: HeldOut) -> Decision:
+    def look_on(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decision:
         asked.append((champion, held_out))
         return real(challenger, champion, held_out)
 
@@ -217,11 +220,11 @@ def test_a_champion_that_was_promoted_while_the_gate_was_asked_stays(
     other_artefact: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import training.run as module
+    import training.run.conclusion as module
 
     other, real = import_model(job_table, other_artefact), module.decide
 
-    def overtaken(challenger: Verdict, champion: Verdict, held_out: HeldOut) -> Decision:
+    def overtaken(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decision:
         with job_table.write() as session:
             promote(session, other.name)
         return replace(real(challenger, champion, held_out), passed=True)

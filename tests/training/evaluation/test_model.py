@@ -12,7 +12,7 @@ from db.engine import Database
 from db.models.card import CARD_FILE
 from db.models.registry import ensure_champion
 from db.upkeep.migrate import upgrade
-from training.evaluation.evaluate import evaluate
+from training.evaluation.model import evaluate
 from training.recipe import RecipeUnknown, find_recipe
 from worker.imaging import PREPROCESSING
 from worker.runtime.torch import ResidentLearner, build_network
