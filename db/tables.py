@@ -269,7 +269,7 @@ class Image(Table):
 class ImageCount(Table):
     """How many images of a cohort are in one state, with one problem: the sum over the shards.
 
-    Triggers on `images` keep it, whoever changes an image; `db.jobs.counts` reads it.
+    Triggers on `images` keep it, whoever changes an image; `db.queries.counts` reads it.
     """
 
     __tablename__ = "image_counts"
@@ -295,7 +295,7 @@ class ImageCount(Table):
 
 
 class BatchTotal(Table):
-    """What batches came to that ended in one state. A row only ever grows; `db.queries.totals` adds to it."""
+    """Sums over the batches that ended in one state. `db.upkeep.ended_batches` adds to them."""
 
     __tablename__ = "batch_totals"
 

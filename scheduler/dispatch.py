@@ -11,10 +11,10 @@ from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.jobs.batches import batches_to_ring, cohorts_to_dispatch, count_queued, cut_batches, mark_rung
 from db.jobs.claims import any_lapsed, expire
-from db.jobs.counts import fold
 from db.jobs.ingests import expire_ingests
-from db.queries.totals import count_ended
 from db.training.runs import count_queued_runs, expire_runs, mark_runs_rung, runs_to_ring
+from db.upkeep.counters import fold
+from db.upkeep.ended_batches import count_ended
 from scheduler.settings import SchedulerSettings
 from worker.broker.notify import Bell, ring_for
 

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from db.engine import Database
-from db.jobs.cohorts import Progress as CohortProgress
-from db.jobs.cohorts import progress
+from db.queries.progress import Progress as CohortProgress
+from db.queries.progress import progress
 from db.tables import Cohort
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from db.engine import Database
-from db.jobs.counts import fold
-from db.queries.totals import count_ended
+from db.upkeep.counters import fold
+from db.upkeep.ended_batches import count_ended
 
 #: Of each this many images, one is failed; of the rest, one is skipped.
 _FAILED, _SKIPPED = 20, 19

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from db.clock import database_now
 from db.jobs.cohorts import lock_cohort
-from db.jobs.counts import cohorts_with
 from db.jobs.sources import has_pending, is_pending, sources_to_cut, sources_to_try
 from db.models.registry import champion
+from db.queries.counts import cohorts_with
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Source
 

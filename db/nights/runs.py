@@ -19,8 +19,8 @@ from db.audit.events import record
 from db.clock import database_now
 from db.errors import PneumoscreenError
 from db.jobs.claims import LeaseLost
-from db.jobs.counts import cohorts_with
 from db.jobs.ingests import give_up_ingests
+from db.queries.counts import cohorts_with
 from db.states import UNFINISHED, CohortState, NightState
 from db.tables import Cohort, Image, NightlyRun
 

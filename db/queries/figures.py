@@ -1,6 +1,6 @@
 """The job table in numbers, for monitoring. Everything is given by row id; no name, no path.
 
-Images are counted in `db.jobs.counts`, batches in `db.queries.totals`.
+Images are counted in `db.queries.counts`, batches in `db.queries.totals`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
-from db.jobs.counts import cohorts_with
+from db.queries.counts import cohorts_with
 from db.states import UNFINISHED, CohortState, ModelState, NightState, RunState
 from db.tables import Batch, Cohort, Model, NightlyRun, TrainingRun
 

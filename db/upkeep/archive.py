@@ -12,14 +12,15 @@ from sqlalchemy.orm import Session
 from db.audit.events import record
 from db.clock import database_now
 from db.errors import PneumoscreenError
-from db.jobs.cohorts import CohortArchived, Progress, lock_cohort, progress
-from db.jobs.counts import cohorts_with
+from db.jobs.cohorts import CohortArchived, lock_cohort
 from db.nights.seen import keep_seen
+from db.queries.counts import cohorts_with
+from db.queries.progress import Progress, progress
 from db.queries.results import image_pages
-from db.queries.totals import remove_batches
 from db.states import UNFINISHED, CohortState
 from db.tables import Cohort, Image, Model, Prediction, Study
 from db.training.labels import keep_labelled
+from db.upkeep.ended_batches import remove_batches
 
 
 class CohortNotFinished(PneumoscreenError):

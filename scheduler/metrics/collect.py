@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from db.engine import Database
-from db.jobs.counts import count_images
 from db.queries import figures
+from db.queries.counts import count_images
 from db.queries.totals import batch_totals
 from db.settings import home
 from db.states import BatchState

@@ -21,16 +21,17 @@ from sqlalchemy import delete, text, update
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.claims import Effort, Provenance, Screened, claim, complete
-from db.jobs.cohorts import close_ingest, find_cohort, open_cohort, progress
-from db.jobs.counts import compare
+from db.jobs.cohorts import close_ingest, find_cohort, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.nights.figures import night_figures
 from db.nights.runs import claim_night, conclude_nights, find_night, open_now, walked
 from db.nights.seen import Stamp, seen_uris
+from db.queries.progress import progress
 from db.queries.results import cohort_results
 from db.settings import DatabaseSettings
 from db.tables import Cohort, Image, ImageCount, Table
 from db.training.runs import open_runs
+from db.upkeep.counters import compare
 from db.upkeep.migrate import upgrade
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
 from scheduler.exports.archive import prune

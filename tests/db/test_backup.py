@@ -18,16 +18,18 @@ from sqlalchemy.orm import Session
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete
-from db.jobs.cohorts import CohortArchived, close_ingest, find_cohort, open_cohort, progress, retry
-from db.jobs.counts import compare, count_images
+from db.jobs.cohorts import CohortArchived, close_ingest, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.models.registry import ensure_champion, find_champion
 from db.nights.seen import Stamp, seen_uris
+from db.queries.counts import count_images
+from db.queries.progress import progress
 from db.settings import DatabaseSettings
 from db.tables import Batch, Cohort, Image, ImageCount, LabelClass, Prediction, Table
 from db.training.labels import Reading, add_readings
 from db.upkeep.backup import BackupUnreadable, BackupUnwritable, DatabaseNotEmpty, backup, restore
+from db.upkeep.counters import compare
 from db.upkeep.migrate import current_revision, head_revision, upgrade
 from scheduler.exports.archive import Archived, prune
 from scheduler.exports.results import OutputUnwritable, write_results

@@ -24,11 +24,12 @@ from db.jobs.claims import (
     give_back,
     keep,
 )
-from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.jobs.sources import Wait
 from db.models.registry import NoChampion
+from db.queries.progress import progress
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 

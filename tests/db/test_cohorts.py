@@ -21,9 +21,9 @@ from db.jobs.cohorts import (
     cancel,
     find_cohort,
     open_cohort,
-    progress,
     retry,
 )
+from db.queries.progress import progress
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image
 from db.upkeep.archive import CohortNotFinished, remove_rows, stamp

@@ -13,13 +13,16 @@ from db.clock import database_now
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete, expire, give_back
-from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
-from db.jobs.counts import Difference, compare, count_images, fold, recount
+from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
-from db.queries.totals import batch_totals, count_ended
+from db.queries.counts import count_images
+from db.queries.progress import progress
+from db.queries.totals import batch_totals
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, ImageCount, Model
+from db.upkeep.counters import Difference, compare, fold, recount
+from db.upkeep.ended_batches import count_ended
 from scheduler.exports.archive import prune
 
 IMAGES = 20

@@ -9,9 +9,10 @@ from sqlalchemy import select, update
 
 from db.engine import Database
 from db.jobs.claims import Claim, NotScreened, complete, expire
-from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage, FileVanished, ImageProblem, LateralView, NoPixels
+from db.queries.progress import progress
 from db.states import ImageState
 from db.tables import Batch, Image
 from db.upkeep.archive import stamp

@@ -12,12 +12,13 @@ from pydantic import SecretStr
 from sqlalchemy import event, select, text, update
 
 from db.engine import Database
-from db.jobs.cohorts import find_cohort, progress
-from db.jobs.counts import fold
+from db.jobs.cohorts import find_cohort
+from db.queries.progress import progress
 from db.queries.results import cohort_results
 from db.settings import DatabaseSettings
 from db.states import ImageState
 from db.tables import Image, ImageCount
+from db.upkeep.counters import fold
 from db.upkeep.migrate import upgrade
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
 from scheduler.metrics.broker import BrokerFigures

@@ -7,7 +7,7 @@ from sqlalchemy import select, update
 
 from db.engine import Database
 from db.jobs.claims import LeaseLost
-from db.jobs.cohorts import CohortArchived, cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.cohorts import CohortArchived, cancel, close_ingest, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.ingests import (
     CohortCancelled,
@@ -20,6 +20,7 @@ from db.jobs.ingests import (
     expire_ingests,
     keep_ingest,
 )
+from db.queries.progress import progress
 from db.states import CohortState, IngestState
 from db.tables import Image, Ingest
 from db.upkeep.archive import cohorts_to_archive, remove_rows, stamp

@@ -11,11 +11,11 @@ from sqlalchemy import MetaData, inspect, select, text
 
 from db.engine import Database
 from db.jobs.claims import expire
-from db.jobs.cohorts import progress
-from db.jobs.counts import compare
+from db.queries.progress import progress
 from db.queries.totals import batch_totals
 from db.states import BatchState
 from db.tables import Table
+from db.upkeep.counters import compare
 from db.upkeep.migrate import DatabaseTooNew, current_revision, head_revision, upgrade
 
 

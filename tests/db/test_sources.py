@@ -8,10 +8,11 @@ from sqlalchemy import select, update
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.jobs.claims import claim, give_back, most_urgent
-from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import SourceAway
 from db.jobs.sources import Wait, take_source
+from db.queries.progress import progress
 from db.tables import Batch, Cohort, Source
 from tests.db.test_batches import cut, finish, held, queued_batches, submit
 

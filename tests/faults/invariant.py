@@ -9,10 +9,9 @@ from typing import Any
 from sqlalchemy import func, select
 
 from db.engine import Database
-from db.jobs.cohorts import progress
-from db.jobs.counts import compare
 from db.jobs.duplicates import gives_place_up
 from db.jobs.problems import DuplicateInstance, every_problem
+from db.queries.progress import progress
 from db.queries.totals import batch_totals
 from db.states import (
     IN_FLIGHT,
@@ -24,6 +23,7 @@ from db.states import (
     ImageState,
 )
 from db.tables import Batch, Event, Image, Ingest, Prediction
+from db.upkeep.counters import compare
 
 PROBLEMS = every_problem()
 

@@ -23,8 +23,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL
 
 from db.engine import Database
-from db.jobs.cohorts import progress
 from db.jobs.problems import ImageProblem, every_problem
+from db.queries.progress import progress
 from scheduler.ingest import open_source
 from scheduler.ingest.dicom import read_identity
 from scheduler.submit import submit

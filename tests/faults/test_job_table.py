@@ -37,7 +37,6 @@ from db.jobs.claims import (
     keep,
 )
 from db.jobs.cohorts import CohortArchived, cancel, find_cohort, open_cohort, retry
-from db.jobs.counts import fold
 from db.jobs.images import NewImage, add_images
 from db.jobs.ingests import (
     CohortCancelled,
@@ -51,6 +50,7 @@ from db.jobs.ingests import (
 from db.jobs.problems import CorruptImage, NoPixels, NotChest
 from db.tables import Batch, Cohort, Image, ImageCount, Ingest, Model, Table
 from db.upkeep.archive import CohortNotFinished, remove_rows, stamp
+from db.upkeep.counters import fold
 from tests.faults.invariant import check
 from tests.faults.model_table import Key, ModelBatch, ModelTable
 

@@ -16,8 +16,8 @@ from sqlalchemy import func, make_url, select
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.cohorts import progress
 from db.models.registry import ensure_champion
+from db.queries.progress import progress
 from db.settings import DatabaseSettings
 from db.states import BatchState
 from db.tables import Batch

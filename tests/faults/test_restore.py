@@ -15,11 +15,12 @@ from pydantic import SecretStr
 from sqlalchemy import MetaData, inspect, select
 
 from db.engine import Database
-from db.jobs.counts import compare, count_images
 from db.models.card import CARD_FILE, WEIGHTS_FILE
+from db.queries.counts import count_images
 from db.settings import DatabaseSettings
 from db.tables import Event, ImageCount, Table
 from db.upkeep.backup import DatabaseNotEmpty, RestoreKeyDiffers, backup, restore
+from db.upkeep.counters import compare
 from scheduler.ingest import open_source
 from scheduler.ingest.pseudonym import SiteKeyMissing, ensure_site_key
 from scheduler.submit import submit

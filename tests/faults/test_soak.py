@@ -27,7 +27,7 @@ from sqlalchemy import select, text
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.jobs.cohorts import progress
+from db.queries.progress import progress
 from db.settings import config_file
 from db.states import ImageState
 from db.tables import Image, NightlyRun, Prediction

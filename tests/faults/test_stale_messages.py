@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 from sqlalchemy import select
 
-from db.jobs.cohorts import progress
+from db.queries.progress import progress
 from db.states import BatchState
 from db.tables import Batch
 from deploy.stack import Stack

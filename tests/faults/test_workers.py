@@ -7,7 +7,7 @@ import signal
 import pytest
 from sqlalchemy import func, select
 
-from db.jobs.cohorts import progress
+from db.queries.progress import progress
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Prediction
 from deploy.stack import Stack

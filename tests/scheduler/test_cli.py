@@ -14,8 +14,8 @@ from sqlalchemy import func, select, text, update
 
 from db.audit.chain import newest, seal
 from db.engine import Database
-from db.jobs.cohorts import progress
 from db.models.registry import ensure_champion
+from db.queries.progress import progress
 from db.states import CohortState
 from db.tables import Cohort, Image, ImageCount, Ingest, Model
 from db.upkeep.migrate import upgrade

@@ -19,10 +19,11 @@ from sqlalchemy import update
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.jobs.cohorts import CohortHasOtherModel, CohortUnknown, cancel, find_cohort, open_cohort, progress
+from db.jobs.cohorts import CohortHasOtherModel, CohortUnknown, cancel, find_cohort, open_cohort
 from db.jobs.images import NewImage
 from db.jobs.ingests import CohortCancelled, begin_ingest
 from db.models.registry import ModelUnknown, NoChampion, import_model
+from db.queries.progress import progress
 from db.tables import Image, Model
 from scheduler.dispatch import Sweeper
 from scheduler.ingest.folder import FolderSource

@@ -17,11 +17,12 @@ from sqlalchemy import select, text, update
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.claims import claim, expire
-from db.jobs.cohorts import close_ingest, find_cohort, open_cohort, progress, retry
+from db.jobs.cohorts import close_ingest, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import SourceAway
 from db.models.card import WEIGHTS_FILE, ModelDigestMismatch, ModelMissing, ModelPreprocessingMismatch
 from db.models.registry import import_model, promote
+from db.queries.progress import progress
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction, Source
 from scheduler.ingest.folder import FolderSource

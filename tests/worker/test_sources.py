@@ -14,9 +14,10 @@ from sqlalchemy import select, update
 
 from db.engine import Database
 from db.jobs.batches import cohorts_to_dispatch, cut_batches
-from db.jobs.cohorts import close_ingest, open_cohort, progress
+from db.jobs.cohorts import close_ingest, open_cohort
 from db.jobs.images import add_images
 from db.jobs.problems import SourceAway
+from db.queries.progress import progress
 from db.states import BatchState
 from db.tables import Batch, Image, Source
 from scheduler.ingest import open_source

@@ -16,7 +16,7 @@ from scheduler.cli.ready import ready_database
 from scheduler.disclaimer import DISCLAIMER
 
 if TYPE_CHECKING:
-    from db.jobs.cohorts import Progress
+    from db.queries.progress import Progress
 
 CohortName = Annotated[str, typer.Argument(help="Name of the cohort.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
@@ -86,7 +86,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show how far cohorts have come, and training runs that wait or are under way."""
-    from db.jobs.cohorts import progress
+    from db.queries.progress import progress
     from db.training.runs import open_runs
 
     with ready_database().read() as session:

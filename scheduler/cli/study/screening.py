@@ -18,7 +18,7 @@ from scheduler.disclaimer import DISCLAIMER
 
 if TYPE_CHECKING:
     from db.engine import Database
-    from db.jobs.cohorts import Progress
+    from db.queries.progress import Progress
     from deploy.stack import Stack
 
 #: Rows of a results table that are shown in a terminal.

@@ -55,7 +55,7 @@ def check(
 ) -> None:
     """Compare the counters of images, which `status` shows, with the images: a minute for ten million."""
     from db.audit.events import record
-    from db.jobs.counts import compare, recount
+    from db.upkeep.counters import compare, recount
 
     database = ready_database()
     with database.read() as session:
