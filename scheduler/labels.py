@@ -16,9 +16,9 @@ from db.tables import LabelClass
 from db.training.labels import Reading, add_readings, known_instances, labelled_files
 from scheduler.ingest.pseudonym import ensure_site_key, pseudonym
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
-from worker.files.remote import is_remote, read_file
+from worker.files.access import read_file
 from worker.files.roots import Roots
-from worker.files.url import path_to_uri
+from worker.files.url import is_local, path_to_uri
 from worker.settings import WorkerSettings
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -141,17 +141,14 @@ def _reading(row: dict[str, str], file: Path) -> Reading:
 
 
 def _reference(row: dict[str, str], file: Path) -> tuple[str | None, str | None, str | None]:
-    """Return the digest, SOP Instance UID and URI that a row tells; a path is read and digested."""
+    """Return a row's digest, SOP Instance UID and URI. The digest of a path is that of the file."""
     if row.get("path"):
         try:
-            roots = Roots.read()
-            if is_remote(row["path"]):
-                limit = WorkerSettings.read().max_file_bytes
-                content = read_file(row["path"], limit=limit, roots=roots)
-                return hashlib.sha256(content).hexdigest(), None, row["path"]
-            image = (file.parent / row["path"]).absolute()
-            with roots.open_file(image) as opened:
-                return hashlib.file_digest(opened, "sha256").hexdigest(), None, path_to_uri(image)
+            uri = row["path"]
+            if is_local(uri):
+                uri = path_to_uri((file.parent / uri).absolute())
+            content = read_file(uri, limit=WorkerSettings.read().max_file_bytes, roots=Roots.read())
+            return hashlib.sha256(content.data).hexdigest(), None, uri
         except (OSError, PneumoscreenError):
             raise ValueError("path cannot be read") from None
     if row.get("digest"):

@@ -22,9 +22,10 @@ from db.tables import Cohort
 from db.text import is_too_long
 from scheduler.ingest.chunks import chunks
 from scheduler.ingest.pseudonym import ensure_site_key, place_pseudonym
-from scheduler.ingest.source import Entry, Source, SourceEmpty, SourceUnreadable
+from scheduler.ingest.source import Source, SourceEmpty, SourceUnreadable
 from scheduler.settings import SchedulerSettings
 from worker.broker.notify import ask_for_batches
+from worker.files.opener import Entry
 from worker.files.url import root_of
 
 #: Files looked up in the job table at a time.

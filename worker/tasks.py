@@ -20,7 +20,7 @@ from worker.runtime.allocator import keep_memory
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
-    from worker.screening.batch import Pipeline
+    from worker.screening.batch import Screener
 
 __all__ = ["app", "screen_batch"]
 
@@ -28,24 +28,24 @@ log = logging.getLogger(__name__)
 
 
 @functools.cache
-def _pipeline() -> Pipeline:
-    """Return this process' pipeline; made in the process that uses it, never before a fork."""
-    from worker.screening.batch import Pipeline
+def _screener() -> Screener:
+    """Return this process' screener; made in the process that uses it, never before a fork."""
+    from worker.screening.batch import Screener
 
-    return Pipeline(Database(), WorkerSettings.read())
+    return Screener(Database(), WorkerSettings.read())
 
 
 @app.task(name=SCREEN_BATCH)  # type: ignore[untyped-decorator]
 def screen_batch(batch_id: int) -> None:
     """Screen one batch of images."""
-    pipeline = _pipeline()
+    screener = _screener()
     try:
-        screened = pipeline.screen(batch_id)
+        screened = screener.screen(batch_id)
     except DatabaseFailed as error:
         log.warning("batch %d: %s; it is rung for again", batch_id, error.code, extra={"batch": batch_id})
         return
     finally:
-        if pipeline.lost_gpu:
+        if screener.device.is_lost:
             log.error("the GPU failed; this worker ends, for another one to be started")
             _give_up()
     if not screened:
@@ -59,7 +59,7 @@ def screen_batch(batch_id: int) -> None:
 
 def _give_up(*_: Any) -> None:
     """Give batches back and end. Celery's own handler would cancel what runs, which threads do not allow."""
-    _pipeline().give_up()
+    _screener().give_up()
     state.should_terminate = EX_FAILURE
 
 
@@ -74,7 +74,7 @@ def _give_up_when_told_twice(sig: str = "", **_: Any) -> None:
 
     A job table that is away is waited for no more.
     """
-    _pipeline().stopping.set()
+    _screener().stopping.set()
     if sig in ("SIGTERM", "SIGINT"):
         signal.signal(signal.Signals[sig], _give_up)
 
@@ -83,12 +83,12 @@ def _give_up_when_told_twice(sig: str = "", **_: Any) -> None:
 def load_champion(**_: Any) -> None:
     """Load the champion before the worker says that it is ready, so that the first batch does not wait."""
     keep_memory()
-    pipeline = _pipeline()
+    screener = _screener()
     try:
-        with pipeline.database.read() as session:
+        with screener.database.read() as session:
             model = find_champion(session)
     except DatabaseFailed as error:
         log.warning("%s; the first batch loads its model", error.code)
         return
     if model is not None:
-        pipeline.residents.get(model.id)
+        screener.models.get(model.id)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from scheduler.ingest.source import Source
-from worker.files.remote import is_remote
 from worker.files.roots import Roots
+from worker.files.url import is_local
 
 
 def open_source(where: str) -> Source:
@@ -15,7 +15,7 @@ def open_source(where: str) -> Source:
     Raises SourceMissing, SourceUnreadable, SourceUnsupported, SourceOutsideRoots, RemoteUrlInvalid.
     """
     roots = Roots.read()
-    if is_remote(where):
+    if not is_local(where):
         from scheduler.ingest.remote import RemoteSource
 
         return RemoteSource(where, roots)

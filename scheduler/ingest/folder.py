@@ -14,17 +14,18 @@ from db.jobs.images import NewImage
 from db.jobs.problems import EmptyFile, FileUnreadable, ImageProblem, OutsideRoots
 from scheduler.ingest.dicom import Identity, read_identity
 from scheduler.ingest.look import START_BYTES, is_expected, is_hidden, look, not_readable
-from scheduler.ingest.source import Entry, Source, SourceMissing, SourceUnreadable, SourceUnsupported
+from scheduler.ingest.source import Source, SourceMissing, SourceUnreadable, SourceUnsupported
+from worker.files.access import list_files
+from worker.files.opener import Entry
+from worker.files.openers.file import OPENER, entry_of, open_file
 from worker.files.roots import EVERYWHERE, Roots, SourceOutsideRoots
-from worker.files.tree import walk_files
 from worker.files.url import path_to_uri, uri_to_path
 
 
 class FolderSource(Source):
     """The images in a folder and all folders below it, or one image file."""
 
-    #: A share's server answers in parallel; more threads than this wait for each other in the interpreter.
-    threads = 8
+    threads = OPENER.threads
     #: Opening a local file takes less time than handing it to a thread.
     at_once = 32
 
@@ -40,7 +41,7 @@ class FolderSource(Source):
         except (OSError, RuntimeError):
             raise SourceUnreadable from None
         try:
-            roots.check(self.path)
+            roots.check_path(self.path)
         except OutsideRoots:
             raise SourceOutsideRoots from None
         if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
@@ -61,16 +62,16 @@ class FolderSource(Source):
         `lost+found`; of any other that cannot be listed nobody knows what is in it: raises SourceUnreadable.
         """
         if self.path.is_file():
-            yield _entry(self.path)
+            yield entry_of(self.path)
             return
-        for folder, names in walk_files(str(self.path), self._pass_over):
-            for name in names:
-                yield _entry(Path(folder, name))
-
-    def _pass_over(self, error: OSError) -> None:
-        """Count a folder that this user may not list. Raises SourceUnreadable."""
-        if not isinstance(error, PermissionError) or error.filename == str(self.path):
+        try:
+            yield from list_files(self.described, roots=self._roots, on_denied=self._count_denied)
+        except OutsideRoots:
+            raise SourceOutsideRoots from None
+        except OSError as error:
             raise SourceUnreadable(error.strerror or "") from None
+
+    def _count_denied(self) -> None:
         self.closed_folders += 1
 
     def look(self, entry: Entry) -> NewImage | None:
@@ -82,7 +83,7 @@ class FolderSource(Source):
         if is_hidden(path.name):
             return None
         try:
-            file = self._roots.open_file(path)
+            file = open_file(path, self._roots)
         except ImageProblem as problem:
             image = not_readable(entry.uri, problem, expected=is_expected(path.name))
             return image and replace(image, size=entry.size, modified=entry.modified)
@@ -106,13 +107,3 @@ def _start(file: FileIO) -> bytes:
 def _identity(file: FileIO) -> Identity:
     """Read a DICOM file's identifiers. Raises FileUnreadable, CorruptImage."""
     return read_identity(BufferedReader(file))
-
-
-def _entry(path: Path) -> Entry:
-    """Return a file as its folder has it; a link that leads nowhere has neither size nor time."""
-    uri = path_to_uri(path)
-    try:
-        status = path.stat()
-    except OSError:
-        return Entry(uri)
-    return Entry(uri, status.st_size, status.st_mtime)

@@ -10,7 +10,7 @@ from db.jobs.problems import FileUnreadable, FileVanished, ImageProblem, Outside
 from db.text import is_too_long
 from scheduler.ingest.dicom import DICOMDIR, Identity
 from worker.files.dicom_header import MAGIC, PREAMBLE
-from worker.files.url import shortened
+from worker.files.url import shorten
 
 #: Files with these endings are taken for images, whatever is in them: a broken one gets a row.
 RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp"})
@@ -59,7 +59,7 @@ def not_readable(uri: str, problem: ImageProblem, *, expected: bool) -> NewImage
     """
     # What lies outside, or too deep, is not looked at, so nobody can tell that it is no image.
     if expected or isinstance(problem, OutsideRoots | PathTooLong):
-        return NewImage(uri=shortened(uri), state=problem.state, problem=problem.code)
+        return NewImage(uri=shorten(uri), state=problem.state, problem=problem.code)
     if isinstance(problem, FileVanished | FileUnreadable):
         raise problem
     return None

@@ -14,14 +14,12 @@ from db.jobs.images import NewImage
 from db.jobs.problems import CorruptImage, EmptyFile, OutsideRoots
 from scheduler.ingest.dicom import Identity, read_identity
 from scheduler.ingest.look import DICOM_SUFFIXES, RASTER_SUFFIXES, START_BYTES, is_expected, look, suffix_of
-from scheduler.ingest.source import Entry, Source, SourceMissing, SourceUnreadable
+from scheduler.ingest.source import Source, SourceMissing, SourceUnreadable
+from worker.files.access import find_opener, list_files, read_start
 from worker.files.dicom_header import HEAD_BYTES
-from worker.files.remote import RemoteFile, check_url, list_files, read_start
+from worker.files.opener import Entry
 from worker.files.roots import EVERYWHERE, Roots, SourceOutsideRoots
-
-#: Threads that look: the answer of a distant server takes its time. An SSH server takes few connections at
-#: once (OpenSSH's MaxStartups).
-_THREADS, _THREADS_SFTP = 16, 4
+from worker.files.url import check_url
 
 #: Bytes that hold the identifiers of nearly every DICOM file, and what comes before its header.
 _HEAD_BYTES = HEAD_BYTES + (1 << 16)
@@ -45,7 +43,7 @@ class RemoteSource(Source):
         self._roots = roots
         self.ignored = self.closed_folders = 0
         self._url = url
-        self.threads = _THREADS_SFTP if url.startswith("sftp:") else _THREADS
+        self.threads = find_opener(url).threads
 
     @property
     def described(self) -> str:
@@ -57,8 +55,7 @@ class RemoteSource(Source):
 
         Raises SourceMissing, SourceUnreadable, SourceOutsideRoots.
         """
-        for file in self._files():
-            yield Entry(file.url, file.size, file.modified)
+        yield from self._files()
 
     def look(self, entry: Entry) -> NewImage | None:
         """Return the file's image, with the size and the time that the listing gave.
@@ -74,10 +71,10 @@ class RemoteSource(Source):
         )
         return image and replace(image, size=entry.size, listed_at=entry.modified)
 
-    def _files(self) -> Iterator[RemoteFile]:
+    def _files(self) -> Iterator[Entry]:
         """Yield what is there. Raises SourceMissing, SourceUnreadable, SourceOutsideRoots."""
         if is_expected(_name(self._url)):
-            yield RemoteFile(self._url, None)
+            yield Entry(self._url, None)
             return
         try:
             yield from list_files(self._url, roots=self._roots)

@@ -6,13 +6,13 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Protocol
 
 from db.errors import PneumoscreenError
 from db.jobs.images import NewImage
 from db.jobs.problems import ImageProblem
 from scheduler.ingest.chunks import chunks
+from worker.files.opener import Entry
 
 #: Groups of files that each thread has before it while the one that leads waits for the first of them.
 _AHEAD = 4
@@ -40,16 +40,6 @@ class SourceUnsupported(PneumoscreenError):
     """The source is neither a folder nor an image file. Give a folder, one image file or a URL."""
 
     code = "source-unsupported"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file as its source lists it, before anybody has opened it."""
-
-    uri: str
-    #: Bytes, and time of the last change in seconds since 1970; None if the listing does not say.
-    size: int | None = None
-    modified: float | None = None
 
 
 class Source(Protocol):

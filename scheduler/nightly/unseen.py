@@ -11,8 +11,9 @@ from db.jobs.images import NewImage
 from db.nights.seen import Stamp, note_seen, seen_uris
 from scheduler.ingest.chunks import chunks
 from scheduler.ingest.look import is_hidden
-from scheduler.ingest.source import Entry, Source
+from scheduler.ingest.source import Source
 from scheduler.submit import LOOKUP
+from worker.files.opener import Entry
 
 
 class Unseen(Source):

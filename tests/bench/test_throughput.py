@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select
 
 from db.engine import Database
-from db.models.card import ModelCard, read_card
+from db.models.card import WEIGHTS_FILE, ModelCard, read_card
 from db.models.registry import ensure_champion
 from db.states import ImageState
 from db.tables import Batch, Cohort, Image, Prediction
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.shared]
 def fastai_learner(folder: Path, files: list[Path]) -> tuple[object, object]:
     """Build what a fastai user has after `load_learner`: nothing tuned."""
     from worker.runtime.torch import build_network
-    from worker.runtime.weights import read_weights
+    from worker.runtime.weights import unpack_weights
     from worker.torchvision_pair import import_torchvision
 
     import_torchvision()
@@ -51,7 +51,7 @@ def fastai_learner(folder: Path, files: list[Path]) -> tuple[object, object]:
 
     card = read_card(folder)
     network = build_network(card.backbone, len(card.classes))
-    network.load_state_dict(read_weights(folder, card.weights_digest))
+    network.load_state_dict(unpack_weights((folder / WEIGHTS_FILE).read_bytes()))
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock(vocab=list(card.classes))),
         get_y=lambda path: path.parent.name,

@@ -62,40 +62,40 @@ def die_between_pop_and_bookkeeping() -> None:
 
 
 def predict_slowly() -> None:
-    import worker.screening.batch
+    import worker.screening.step
 
-    really = worker.screening.batch.predict
+    really = worker.screening.step.predict
 
     def predict(*args: Any, **kwargs: Any) -> Any:
         time.sleep(SLOWLY)
         return really(*args, **kwargs)
 
-    worker.screening.batch.predict = predict
+    worker.screening.step.predict = predict
 
 
 def predict_nothing() -> None:
     """Take no time for forward passes: every probability is the same."""
     import numpy as np
 
-    from worker.runtime.torch import ResidentLearner
+    from worker.runtime.torch import TorchRuntime
 
-    def probabilities(self: ResidentLearner, pixels: Any, *_: Any) -> Any:
+    def probabilities(self: TorchRuntime, pixels: Any, *_: Any) -> Any:
         return np.full((len(pixels), len(self.card.classes)), 1 / len(self.card.classes), dtype=np.float32)
 
-    ResidentLearner.probabilities = probabilities
+    TorchRuntime._probabilities = probabilities
 
 
 def lose_the_gpu() -> None:
     """Fail in every forward pass, as a process does after an error of its GPU."""
     import torch
 
-    from worker.runtime.torch import ResidentLearner
+    from worker.runtime.torch import TorchRuntime
 
-    def probabilities(self: ResidentLearner, *_: Any) -> Any:
+    def probabilities(self: TorchRuntime, *_: Any) -> Any:
         self.device = torch.device("cuda")
         raise RuntimeError("CUDA error: unspecified launch failure")
 
-    ResidentLearner.probabilities = probabilities
+    TorchRuntime._probabilities = probabilities
 
 
 if FAULT in ("before_commit", "after_commit"):

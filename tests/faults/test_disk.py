@@ -31,7 +31,7 @@ from tests.faults.invariant import check
 from tests.faults.system import running_system
 from tests.waiting import wait_for
 from worker.runtime.weights import write_artifact
-from worker.screening.batch import Pipeline
+from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
 IMAGES = 300
@@ -120,7 +120,7 @@ def test_full_while_results_are_written_back(
         image_ids = session.scalars(select(Image.id)).all()
         batch_id = new_batch(session, 1, champion(session).id, image_ids)
     worker = threading.Thread(
-        target=Pipeline(job_table, WorkerSettings(lease_seconds=10)).screen, args=(batch_id,)
+        target=Screener(job_table, WorkerSettings(lease_seconds=10)).screen, args=(batch_id,)
     )
     worker.start()
     wait_for(lambda: state(job_table, batch_id) is BatchState.RUNNING)

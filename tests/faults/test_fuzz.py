@@ -29,9 +29,9 @@ from scheduler.ingest import open_source
 from scheduler.ingest.dicom import read_identity
 from scheduler.submit import submit
 from tests.faults.invariant import check
-from tests.worker.test_pipeline import try_again
+from tests.worker.screening.batches import try_again
 from worker.decoding.codecs import available_decoders
-from worker.decoding.pool import Decoders
+from worker.decoding.pool import DecoderPool
 from worker.imaging import Picture
 from worker.settings import WorkerSettings
 
@@ -150,7 +150,7 @@ def test_the_seeds_hold_every_transfer_syntax(seeds: dict[Kind, list[bytes]]) ->
 def test_damaged_files_give_a_picture_or_a_reason_in_time(seeds: dict[Kind, list[bytes]]) -> None:
     came: Counter[str] = Counter()
     files = damaged(seeds, TRIES)
-    with Decoders(SETTINGS) as decoders:
+    with DecoderPool(SETTINGS) as decoders:
         for start in range(0, len(files), 500):
             waiting: list[tuple[Kind, Future[Picture]]] = [
                 (kind, decoders.submit(lambda content=content: content))  # type: ignore[misc]

@@ -27,7 +27,7 @@ from scheduler.ingest import open_source
 from scheduler.submit import submit
 from tests.conftest import postgres_url
 from tests.faults.invariant import check
-from worker.screening.batch import Pipeline
+from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
 #: What a role may take for a statement, and how long somebody else's lock lasts: longer than a lease.
@@ -54,7 +54,7 @@ class Ward:
         )
         hurried = make_url(self.url).set(username="hurried").render_as_string(hide_password=False)
         self.worker = Database(DatabaseSettings(database_url=SecretStr(hurried)))
-        self.pipeline = Pipeline(self.worker, WorkerSettings(lease_seconds=LEASE))
+        self.pipeline = Screener(self.worker, WorkerSettings(lease_seconds=LEASE))
 
     def psql(self, *statements: str) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -108,9 +108,9 @@ def test_a_lock_that_outlasts_a_lease_fails_no_image(
             except Exception as error:
                 refused.append(str(error))
 
-    import worker.screening.batch
+    import worker.screening.step
 
-    really = worker.screening.batch.predict
+    really = worker.screening.step.predict
 
     def predict(*args: object, **kwargs: object) -> object:
         # The lock comes when the batch is held and its results are not yet written.
@@ -119,7 +119,7 @@ def test_a_lock_that_outlasts_a_lease_fails_no_image(
         computed.set()
         return really(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(worker.screening.batch, "predict", predict)
+    monkeypatch.setattr(worker.screening.step, "predict", predict)
     sweeping = threading.Thread(target=sweep)
     sweeping.start()
     try:
@@ -146,7 +146,7 @@ def test_a_table_that_the_worker_may_not_write_to_fails_no_image(ward: Ward) -> 
     (batch_id,) = ward.cut()
     url = make_url(ward.url).set(username="barred").render_as_string(hide_password=False)
     barred = Database(DatabaseSettings(database_url=SecretStr(url)))
-    pipeline = Pipeline(barred, WorkerSettings(lease_seconds=LEASE, wait_seconds=0.01))
+    pipeline = Screener(barred, WorkerSettings(lease_seconds=LEASE, wait_seconds=0.01))
     try:
         for _ in range(3):
             with pytest.raises(Exception, match="rights"):

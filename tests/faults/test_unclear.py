@@ -27,7 +27,7 @@ from tests.conftest import postgres_url
 from tests.faults.invariant import check
 from tests.faults.postgres import socket_of, through
 from tests.faults.proxy import Proxy
-from worker.screening.batch import Pipeline
+from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
 
@@ -45,7 +45,7 @@ class Bench:
             close_ingest(session, cohort.id)
             (self.batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
         self.worker = Database(DatabaseSettings(database_url=SecretStr(through(self.proxy, url))))
-        self.pipeline = Pipeline(self.worker, WorkerSettings(lease_seconds=5))
+        self.pipeline = Screener(self.worker, WorkerSettings(lease_seconds=5))
 
     def batch(self) -> Batch:
         with self.database.read() as session:

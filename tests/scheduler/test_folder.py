@@ -16,8 +16,10 @@ from db.jobs.problems import PathTooLong
 from db.text import LONGEST_URI
 from scheduler.ingest.folder import FolderSource
 from scheduler.ingest.source import SourceMissing, SourceUnsupported
+from worker.files.access import is_available
+from worker.files.openers.file import open_file
 from worker.files.roots import EVERYWHERE, Roots
-from worker.files.url import is_away, uri_to_path
+from worker.files.url import uri_to_path
 
 
 def walk(folder: Path) -> dict[str, NewImage]:
@@ -162,15 +164,14 @@ def test_each_file_is_opened_once_by_several_threads_and_keeps_its_place(
     source.at_once = 1
     opened: list[Path] = []
     together = threading.Barrier(2, timeout=10)
-    really = Roots.open_file
 
-    def open_file(roots: Roots, path: Path) -> FileIO:
+    def counted(path: Path, roots: Roots) -> FileIO:
         opened.append(path)
         # Each open waits for another one; one at a time would wait for ever.
         together.wait()
-        return really(roots, path)
+        return open_file(path, roots)
 
-    monkeypatch.setattr(Roots, "open_file", open_file)
+    monkeypatch.setattr("scheduler.ingest.folder.open_file", counted)
     assert [image.uri for image in source.walk()] == in_order
     assert sorted(str(path) for path in opened) == sorted(in_order)
 
@@ -233,15 +234,15 @@ def test_images_too_deep_to_be_opened_get_a_row_each_and_hold_up_no_other(
         assert len(one.uri.encode()) <= LONGEST_URI
         assert one.uri.startswith(str(deep))
         with pytest.raises(PathTooLong):
-            EVERYWHERE.open_file(uri_to_path(one.uri))
+            open_file(uri_to_path(one.uri), EVERYWHERE)
         with pytest.raises(PathTooLong):
-            Roots((str(deep),)).open_file(uri_to_path(one.uri))
+            open_file(uri_to_path(one.uri), Roots((str(deep),)))
     assert [one.uri for one in FolderSource(deep).walk()] == [first.uri, *(one.uri for one in others)]
 
 
 def test_a_path_that_a_path_map_makes_too_long_has_its_own_code(deep: Path) -> None:
     with pytest.raises(PathTooLong):
-        EVERYWHERE.open_file(deep / ("d/" * 2500) / "1.jpg")
+        open_file(deep / ("d/" * 2500) / "1.jpg", EVERYWHERE)
 
 
 def test_a_link_to_a_folder_and_a_link_in_a_loop_are_passed_over(tmp_path: Path, jpeg: bytes) -> None:
@@ -265,6 +266,6 @@ def test_a_source_whose_name_is_no_text_is_described_by_one_that_can_be_stored(
     (image,) = source.walk()
     assert image.uri == source.described + "/1.jpg"
     assert uri_to_path(image.uri).read_bytes() == jpeg
-    assert not is_away(source.described, {})
+    assert is_available(source.described)
     (folder / "1.jpg").unlink()
-    assert is_away(source.described, {})
+    assert not is_available(source.described)

@@ -41,6 +41,7 @@ from scheduler.nightly.summary import conclude, summarise
 from scheduler.submit import submit
 from tests.bells import ListBell
 from tests.scheduler.test_submit import cannot_be_listed
+from worker.files.openers.file import open_file
 from worker.files.roots import Roots
 
 DAY = 86_400.0
@@ -486,13 +487,12 @@ def test_two_runs_that_are_claimed_at_once_do_not_walk_together(
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """List the names of the files that are opened."""
     names: list[str] = []
-    really = Roots.open_file
 
-    def open_file(roots: Roots, path: Path) -> FileIO:
+    def noted(path: Path, roots: Roots) -> FileIO:
         names.append(path.name)
-        return really(roots, path)
+        return open_file(path, roots)
 
-    monkeypatch.setattr(Roots, "open_file", open_file)
+    monkeypatch.setattr("scheduler.ingest.folder.open_file", noted)
     return names
 
 
@@ -529,14 +529,13 @@ def test_a_file_that_nobody_could_read_is_not_taken_for_one_that_is_no_image(
 ) -> None:
     shutil.copy(next((phantoms / "dicom").rglob("IM0001")), folder / "IM0001")
     with monkeypatch.context() as patch:
-        really = Roots.open_file
 
-        def open_file(roots: Roots, path: Path) -> FileIO:
+        def failing(path: Path, roots: Roots) -> FileIO:
             if path.name == "IM0001":
                 raise FileUnreadable
-            return really(roots, path)
+            return open_file(path, roots)
 
-        patch.setattr(Roots, "open_file", open_file)
+        patch.setattr("scheduler.ingest.folder.open_file", failing)
         assert "IM0001" not in taken_in(with_champion, walk(with_champion, ward))
     assert taken_in(with_champion, walk(with_champion, ward)) == ["IM0001"]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import worker.files.remote
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.jobs.batches import cut_batches
@@ -25,11 +24,12 @@ from tests.scheduler.remotes import SftpServer, make_ssh_user
 from training.data.sources import labelled_images
 from training.plan import Plan
 from training.recipe import find_recipe
-from worker.files.remote import is_there, list_files, read_file, read_start
+from worker.files.access import is_available, list_files, read_file, read_start
+from worker.files.openers.s3 import OPENER as S3
 from worker.files.roots import Roots
-from worker.files.url import is_away
+from worker.files.url import locate
 from worker.imaging import read_picture
-from worker.screening.batch import Pipeline
+from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
 
@@ -110,8 +110,8 @@ def ask_everything(address: str, roots: Roots) -> None:
         lambda: list(list_files(address, roots=roots)),
         lambda: read_file(f"{address}/a.jpg", limit=1 << 20, roots=roots),
         lambda: read_start(f"{address}/b.dcm", 132, roots=roots),
-        lambda: is_there(address, roots=roots),
-        lambda: is_away(f"{address}/a.jpg", {}, roots),
+        lambda: is_available(address, roots=roots),
+        lambda: is_available(f"{address}/a.jpg", roots=roots),
         lambda: read_picture(f"{address}/a.jpg", roots=roots),
     )
     for ask in asked:
@@ -189,7 +189,7 @@ def test_an_image_that_is_gone_ends_when_its_folder_is_redirected_and_nobody_out
         add_images(session, cohort.id, [NewImage(uri=f"{inside.url}/trial/{name}") for name in names])
         close_ingest(session, cohort.id)
         (batch,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
-    Pipeline(database, WorkerSettings()).screen(batch)
+    Screener(database, WorkerSettings()).screen(batch)
     with database.read() as session:
         ends = [image.problem for image in session.query(Image).order_by(Image.id)]
     assert ends == ["file-vanished", "outside-roots"]
@@ -217,24 +217,26 @@ def test_labels_and_training_ask_nobody_outside(
 def test_what_lies_outside_is_not_asked_whether_it_is_there_and_not_waited_for(
     inside: Server, outside: Server, tmp_path: Path
 ) -> None:
-    assert not is_away(f"{outside.url}/trial", {}, Roots.read())
-    assert not is_away(str(tmp_path), {}, Roots((str(tmp_path / "elsewhere"),)))
-    assert not is_away(f"{inside.url}/trial", {f"{inside.url}": outside.url}, Roots.read())
+    assert is_available(f"{outside.url}/trial", roots=Roots.read())
+    assert is_available(str(tmp_path), roots=Roots((str(tmp_path / "elsewhere"),)))
+    mapped = locate(f"{inside.url}/trial", {inside.url: outside.url})
+    assert mapped == f"{outside.url}/trial"
+    assert is_available(mapped, roots=Roots.read())
     assert (outside.requests, inside.requests) == ([], [])
-    assert is_away("http://127.0.0.1:9/trial", {}, Roots(("http://127.0.0.1:9",)))
-    assert is_away(f"{inside.url}/trial/nowhere", {}, Roots.read())
+    assert not is_available("http://127.0.0.1:9/trial", roots=Roots(("http://127.0.0.1:9",)))
+    assert not is_available(f"{inside.url}/trial/nowhere", roots=Roots.read())
 
 
 def test_roots_with_a_user_and_with_a_name_in_another_script_hold_what_lies_in_them() -> None:
     from yarl import URL
 
-    from worker.files.connections import _is_inside, _spellings, _without_users
+    from worker.files.openers.http import is_inside, spellings, without_users
 
-    roots = _without_users(Roots(("https://reader@host/x", "https://krankenhäuser.example/x")))
+    roots = without_users(Roots(("https://reader@host/x", "https://krankenhäuser.example/x")))
     for url in ("https://host/x/a.jpg", "https://krankenhäuser.example/x/a name.jpg"):
-        assert any(_is_inside(one, roots) for one in _spellings(URL(url)))
+        assert any(is_inside(one, roots) for one in spellings(URL(url)))
     for url in ("https://host/y", "https://krankenhauser.example/x", "https://krankenhäuser.example/y"):
-        assert not any(_is_inside(one, roots) for one in _spellings(URL(url)))
+        assert not any(is_inside(one, roots) for one in spellings(URL(url)))
 
 
 @pytest.fixture
@@ -250,9 +252,9 @@ def s3_inside(inside: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PNEUMOSCREEN_SOURCE_ROOTS", '["s3://trial"]')
     monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
-    worker.files.remote._shared.cache_clear()
+    S3.disconnect()
     yield inside
-    worker.files.remote._shared.cache_clear()
+    S3.disconnect()
 
 
 @pytest.mark.parametrize("status", [301, 307])
@@ -297,9 +299,9 @@ def test_links_on_an_sftp_server_lead_out_of_no_root(
                 read_picture(f"{mount}/{name}", roots=roots)
         with pytest.raises(OutsideRoots):
             list(list_files(f"{mount}/ward", roots=roots))
-        assert not is_away(f"{mount}/ward", {}, roots)
-        assert is_away(f"{mount}/nowhere", {}, roots)
-        assert not is_away(mount, {}, roots)
+        assert is_available(f"{mount}/ward", roots=roots)
+        assert not is_available(f"{mount}/nowhere", roots=roots)
+        assert is_available(mount, roots=roots)
         ends = {Path(image.uri).name: image.problem for image in open_source(mount).walk()}
         assert ends == {"a.jpg": None, "in.jpg": None, "out.jpg": None, "ward": "outside-roots"}
         with pytest.raises((FileVanished, FileUnreadable)):

@@ -27,11 +27,11 @@ from training.data.pictures import read_pictures
 from training.data.sources import labelled_images
 from training.plan import Plan
 from training.recipe import find_recipe
-from worker.decoding.pool import Decoders
-from worker.files.remote import RemoteUrlInvalid, check_url
+from worker.decoding.pool import DecoderPool
 from worker.files.roots import Roots, SourceOutsideRoots
+from worker.files.url import RemoteUrlInvalid, check_url
 from worker.imaging import read_picture
-from worker.screening.batch import Pipeline
+from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
 
@@ -113,7 +113,7 @@ def screened(database: Database, uris: list[str], *, before: Callable[[], None] 
         close_ingest(session, cohort.id)
         batches = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
     before()
-    pipeline = Pipeline(database, WorkerSettings(path_map={"/elsewhere": uris[0].rpartition("/")[0]}))
+    pipeline = Screener(database, WorkerSettings(path_map={"/elsewhere": uris[0].rpartition("/")[0]}))
     for batch in batches:
         pipeline.screen(batch)
     with database.read() as session:
@@ -342,7 +342,7 @@ def test_training_follows_no_link_that_was_put_there_after_the_check(
     for path in (swapped, root / "label.jpg"):
         path.unlink()
         path.symlink_to(tmp_path / "secret.jpg")
-    with Decoders(WorkerSettings.read()) as decoders:
+    with DecoderPool(WorkerSettings.read()) as decoders:
         pictures = read_pictures(images, decoders)
     assert [image.path.name for image in pictures.images] == [stays.name, fetched.name]
     assert {image.path: problem.code for image, problem in pictures.unreadable} == {

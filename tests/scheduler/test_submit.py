@@ -27,9 +27,10 @@ from db.queries.progress import progress
 from db.tables import Image, Model
 from scheduler.dispatch import Sweeper
 from scheduler.ingest.folder import FolderSource
-from scheduler.ingest.source import Entry, Source, SourceEmpty, SourceUnreadable
+from scheduler.ingest.source import Source, SourceEmpty, SourceUnreadable
 from scheduler.submit import default_cohort, submit
 from scheduler.watch import watch
+from worker.files.opener import Entry
 
 
 def take_in(database: Database, folder: Path, **more: object) -> tuple[int, int]:

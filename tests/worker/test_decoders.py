@@ -24,10 +24,10 @@ from db.engine import Database
 from db.jobs.problems import CorruptImage, DecoderCrashed, DecoderMemory, DecoderTimeout, ImageProblem
 from db.tables import Image
 from tests.waiting import wait_for
-from tests.worker.test_pipeline import submit
-from worker.decoding.pool import Decoders, DecodersUnusable
+from tests.worker.screening.batches import submit
+from worker.decoding.pool import DecoderPool, DecodersUnusable
 from worker.imaging import read_picture
-from worker.screening.batch import Pipeline
+from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
 #: Loaded before a decoder's modules: does what a decoder in C might, on an image that asks for it.
@@ -87,16 +87,16 @@ def settings(**changed: float) -> WorkerSettings:
 
 
 @pytest.fixture
-def decoders() -> Iterator[Decoders]:
-    with Decoders(settings()) as decoders:
+def decoders() -> Iterator[DecoderPool]:
+    with DecoderPool(settings()) as decoders:
         yield decoders
 
 
-def pids(decoders: Decoders) -> list[int]:
+def pids(decoders: DecoderPool) -> list[int]:
     return [decoder._process.pid for decoder in decoders._started]
 
 
-def test_a_decoder_gives_what_decoding_here_gives(decoders: Decoders, phantoms: Path) -> None:
+def test_a_decoder_gives_what_decoding_here_gives(decoders: DecoderPool, phantoms: Path) -> None:
     for file in sorted(path for path in phantoms.rglob("*") if path.is_file()):
         picture, expected = decoders.submit(file.read_bytes).result(), read_picture(file)
         assert np.array_equal(picture.pixels, expected.pixels)
@@ -104,7 +104,7 @@ def test_a_decoder_gives_what_decoding_here_gives(decoders: Decoders, phantoms: 
         assert (picture.instance_uid is not None) == (file.suffix not in (".jpeg", ".jpg", ".png"))
 
 
-def test_a_problem_comes_back_as_itself(decoders: Decoders) -> None:
+def test_a_problem_comes_back_as_itself(decoders: DecoderPool) -> None:
     with pytest.raises(CorruptImage):
         decoders.submit(lambda: png()[:300]).result()
 
@@ -114,7 +114,7 @@ def test_a_problem_comes_back_as_itself(decoders: Decoders) -> None:
     ("what", "problem"), [("segfault", DecoderCrashed), ("hang", DecoderTimeout), ("memory", DecoderMemory)]
 )
 def test_a_poison_image_costs_itself_alone(
-    what: str, problem: type[ImageProblem], decoders: Decoders
+    what: str, problem: type[ImageProblem], decoders: DecoderPool
 ) -> None:
     start = time.monotonic()
     futures = [decoders.submit(lambda word=word: png(word)) for word in ("", what, "")]  # type: ignore[misc]
@@ -132,7 +132,7 @@ def test_of_a_batch_only_the_culprits_fail_each_with_its_code(database: Database
     files = [tmp_path / f"{number}.png" for number in range(len(words))]
     for file, word in zip(files, words, strict=True):
         file.write_bytes(png(word))
-    Pipeline(database, settings(forward_images=4)).screen(submit(database, files))
+    Screener(database, settings(forward_images=4)).screen(submit(database, files))
     with database.read() as session:
         found = session.execute(select(Image.state, Image.problem).order_by(Image.id)).all()
     expected = {"segfault": "decoder-crashed", "hang": "decoder-timeout", "memory": "decoder-memory"}
@@ -142,7 +142,7 @@ def test_of_a_batch_only_the_culprits_fail_each_with_its_code(database: Database
 
 @pytest.mark.usefixtures("poisoned")
 def test_a_decoder_knows_no_settings_and_writes_no_file(
-    decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+    decoders: DecoderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_DATABASE_URL", "postgresql://user:secret@db/x")
     with pytest.raises(ImageProblem) as caught:
@@ -154,7 +154,7 @@ def test_a_decoder_knows_no_settings_and_writes_no_file(
     assert caught.value.detail == "FileNotFoundError", "a decoder could write a file"
 
 
-def test_an_image_whose_decoder_was_killed_gets_another_one(decoders: Decoders) -> None:
+def test_an_image_whose_decoder_was_killed_gets_another_one(decoders: DecoderPool) -> None:
     decoders.submit(png).result()
     (first,) = pids(decoders)
     os.kill(first, signal.SIGKILL)
@@ -162,7 +162,7 @@ def test_an_image_whose_decoder_was_killed_gets_another_one(decoders: Decoders) 
     assert pids(decoders) != [first]
 
 
-def test_a_term_for_everybody_leaves_the_last_batch_its_decoder(decoders: Decoders) -> None:
+def test_a_term_for_everybody_leaves_the_last_batch_its_decoder(decoders: DecoderPool) -> None:
     decoders.submit(png).result()
     (first,) = pids(decoders)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -173,7 +173,7 @@ def test_a_term_for_everybody_leaves_the_last_batch_its_decoder(decoders: Decode
 
 
 def test_decoders_end_with_the_pool() -> None:
-    with Decoders(settings()) as decoders:
+    with DecoderPool(settings()) as decoders:
         decoders.submit(png).result()
         (pid,) = pids(decoders)
         assert Path(f"/proc/{pid}").exists()
@@ -186,7 +186,7 @@ def test_a_hanging_decoder_dies_with_its_worker(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib;"
         "from worker.decoding.pool import Decoders; from worker.settings import WorkerSettings;"
-        "d = Decoders(WorkerSettings(decode_threads=1));"
+        "d = DecoderPool(WorkerSettings(decode_threads=1));"
         "d.submit(pathlib.Path(sys.argv[1]).read_bytes).result()"
     )
     worker = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "hang.png")])
@@ -211,7 +211,7 @@ def test_where_decoders_do_not_start_the_batch_waits(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     batch_id = submit(database, [tmp_path / "one.png"])
     with pytest.raises(DecodersUnusable):
-        Pipeline(database, settings()).screen(batch_id)
+        Screener(database, settings()).screen(batch_id)
     with database.read() as session:
         assert session.scalars(select(Image.state)).all() == ["queued"]
 
@@ -228,7 +228,7 @@ def test_where_no_process_can_be_started_decoders_are_unusable_and_no_image_is_t
         resource.setrlimit(resource.RLIMIT_NOFILE, (opened[-1], hard))
         return png()
 
-    with Decoders(settings()) as decoders:
+    with DecoderPool(settings()) as decoders:
         try:
             with pytest.raises(DecodersUnusable, match="Too many open files"):
                 decoders.submit(read).result()
@@ -247,7 +247,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "mark"
 
 
-def test_modules_in_a_folder_of_images_are_not_imported(decoders: Decoders, planted: Path) -> None:
+def test_modules_in_a_folder_of_images_are_not_imported(decoders: DecoderPool, planted: Path) -> None:
     from scheduler.cli.system.doctor import _machine
 
     assert decoders.submit(png).result().pixels.shape == (224, 224, 3)

@@ -27,8 +27,10 @@ from db.tables import Model
 from db.upkeep.migrate import upgrade
 from training.fitting.candidate import check_candidate
 from training.fitting.checkpoint import read_checkpoint
-from worker.runtime.torch import ModelWeightsUnfit, ResidentLearner, build_network
-from worker.screening.model_cache import Residents
+from worker.runtime.loading import load_model
+from worker.runtime.protocol import ModelWeightsUnfit
+from worker.runtime.torch import build_network
+from worker.screening.model_cache import ModelCache
 
 
 class Bomb:
@@ -202,7 +204,7 @@ def test_a_worker_refuses_what_was_planted_in_the_models_folder(plant: str, plan
     weights = planted / WEIGHTS_FILE
     digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "0" * 64
     with pytest.raises(error):
-        ResidentLearner.load(planted, digest=digest, card=card)
+        load_model(planted, digest=digest, card=card)
     assert not (planted.parent / "mark").exists(), "it was unpickled"
 
 
@@ -264,7 +266,7 @@ def test_pickles_beside_a_model_are_neither_read_nor_copied(job_table: Database,
         (planted / name).write_bytes(pickle.dumps(Bomb(planted.parent / "mark")))
     (planted.parent / "link").symlink_to(planted)
     model = import_model(job_table, planted.parent / "link")
-    assert Residents(job_table).get(model.id)
+    assert ModelCache(job_table).get(model.id)
     copied = job_table.models_folder / model.name
     assert sorted(file.name for file in copied.iterdir()) == [CARD_FILE, WEIGHTS_FILE]
     assert not (planted.parent / "mark").exists()
@@ -276,14 +278,14 @@ def test_a_folder_that_is_a_link_is_not_loaded(job_table: Database, artefact: Pa
     folder.rename(folder.with_name("elsewhere"))
     folder.symlink_to(folder.with_name("elsewhere"))
     with pytest.raises(ModelInvalid):
-        Residents(job_table).get(model.id)
+        ModelCache(job_table).get(model.id)
 
 
 def test_weights_with_another_digest_are_not_loaded(job_table: Database, artefact: Path) -> None:
     model = ensure_champion(job_table, artefact)
     change_weights(lambda one: one + 1)(job_table.models_folder / model.name)
     with pytest.raises(ModelDigestMismatch):
-        Residents(job_table).get(model.id)
+        ModelCache(job_table).get(model.id)
 
 
 def test_a_card_that_is_swapped_after_import_moves_no_threshold(job_table: Database, artefact: Path) -> None:
@@ -291,7 +293,7 @@ def test_a_card_that_is_swapped_after_import_moves_no_threshold(job_table: Datab
     change_card(
         job_table.models_folder / model.name, threshold=0.0, temperature=99.0, classes=["NORMAL", "PNEUMONIA"]
     )
-    card = Residents(job_table).get(model.id).card
+    card = ModelCache(job_table).get(model.id).card
     assert (card.threshold, card.temperature, card.classes) == (0.5, 1.5, ("PNEUMONIA", "NORMAL"))
 
 

@@ -22,7 +22,7 @@ from db.states import BatchState
 from db.tables import Batch, Image, Source
 from scheduler.ingest import open_source
 from scheduler.submit import submit
-from worker.screening.batch import Pipeline
+from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
 
@@ -37,7 +37,7 @@ def folder_of(parent: Path, *inside: str) -> Path:
 
 def screen_all(database: Database) -> None:
     """Dispatch and screen until nothing is handed out any more, two batches under way at a time."""
-    pipeline = Pipeline(database, WorkerSettings())
+    pipeline = Screener(database, WorkerSettings())
     while True:
         with database.write() as session:
             for cohort_id in cohorts_to_dispatch(session):

@@ -20,7 +20,7 @@ from training.data.pictures import PictureSet, read_pictures
 from training.data.splits import grouped_split, random_split
 from training.outcome import DataSummary, HeldOut
 from training.recipe import Recipe
-from worker.decoding.pool import Decoders
+from worker.decoding.pool import DecoderPool
 from worker.settings import WorkerSettings
 
 #: With fewer images, neither side of a split says anything.
@@ -121,7 +121,7 @@ def read_dataset(
     Raises LabelledFolderMissing, TooFewImages, TooFewLabelled.
     """
     as_classes(labelled, classes)  # raises before any file is read
-    with Decoders(WorkerSettings.read()) as decoders:
+    with DecoderPool(WorkerSettings.read()) as decoders:
         everything = read_pictures(labelled, decoders)
     found = [image.label for image in everything.images]
     bad = set(contradictions(found, everything.digests, readings))

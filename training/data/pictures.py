@@ -12,7 +12,7 @@ from db.jobs.problems import ImageProblem
 from training.data.attributes import GROUP, read_attributes
 from training.data.labelled import LabelledImage
 from training.data.patients import Group, ToldBy
-from worker.decoding.pool import Decoders
+from worker.decoding.pool import DecoderPool
 from worker.imaging import SIDE, Limits, read_bytes
 
 #: Images that are decoded ahead.
@@ -46,7 +46,7 @@ class PictureSet:
         )
 
 
-def read_pictures(images: Sequence[LabelledImage], decoders: Decoders) -> PictureSet:
+def read_pictures(images: Sequence[LabelledImage], decoders: DecoderPool) -> PictureSet:
     """Read images through the one preprocessing, in order; 150 kB of memory each.
 
     A DICOM image's group is its Patient ID.

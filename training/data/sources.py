@@ -20,9 +20,9 @@ from db.training.labels import labelled_files
 from training.data.labelled import LabelledImage, find_labelled
 from training.data.patients import Group, ToldBy, patient_group
 from training.plan import Plan
-from worker.files.remote import is_remote, read_file
+from worker.files.access import check, read_file
 from worker.files.roots import Roots, SourceOutsideRoots
-from worker.files.url import locate, uri_to_path
+from worker.files.url import is_local, locate, uri_to_path
 from worker.settings import WorkerSettings
 
 #: Characters that a fetched file's name keeps, and how many: at four bytes each a file system takes 63.
@@ -39,7 +39,7 @@ def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
     found = []
     if plan.data is not None:
         try:
-            roots.check(plan.data.absolute())
+            roots.check_path(plan.data.absolute())
         except OutsideRoots:
             raise SourceOutsideRoots from None
         found = [replace(image, roots=roots) for image in find_labelled(plan.data.absolute())]
@@ -68,7 +68,7 @@ def labels_without_file(database: Database, plan: Plan) -> int:
 def _may_be_read(uri: str | None, roots: Roots, elsewhere: Mapping[str, str]) -> bool:
     try:
         if uri is not None:
-            roots.check(locate(uri, elsewhere))
+            check(locate(uri, elsewhere), roots)
     except OutsideRoots:
         return False
     return uri is not None
@@ -106,12 +106,12 @@ def _groups(patients: Mapping[str, str | None]) -> dict[str, Group]:
 
 def _server(uri: str) -> str:
     parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc}" if is_remote(uri) else ""
+    return "" if is_local(uri) else f"{parts.scheme}://{parts.netloc}"
 
 
 def _path(uri: str) -> PurePath:
     """Return where a file lies on its server or this machine, decoded; training reads no file by it."""
-    if not is_remote(uri):
+    if is_local(uri):
         return uri_to_path(uri)
     return PurePosixPath("/", unquote(urlsplit(uri).path).lstrip("/"))
 
@@ -122,17 +122,18 @@ def _at_hand(uri: str, roots: Roots) -> tuple[Path, Roots]:
     A file that cannot be fetched is left out by the reader of all of them, which says so.
     Raises OutsideRoots.
     """
-    where = locate(uri, WorkerSettings.read().path_map)
-    roots.check(where)
-    if isinstance(where, Path):
-        return where, roots
+    settings = WorkerSettings.read()
+    where = locate(uri, settings.path_map)
+    check(where, roots)
+    if is_local(where):
+        return uri_to_path(where), roots
     fetched = home().resolve() / "fetched"
     folder = fetched / hashlib.sha256(where.encode()).hexdigest()[:32]
     path = folder / _name(where)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with suppress(ImageProblem), write_whole(path) as file:
-            file.write(read_file(where, limit=WorkerSettings.read().max_file_bytes, roots=roots))
+            file.write(read_file(where, limit=settings.max_file_bytes, roots=roots).data)
     return path, Roots((str(fetched),))
 
 

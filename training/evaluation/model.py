@@ -14,8 +14,11 @@ from training.data.classes import CLASSES
 from training.data.labelled import as_classes, find_labelled
 from training.data.pictures import read_pictures
 from training.evaluation.measures import Measures, measure
-from worker.decoding.pool import Decoders
-from worker.runtime.torch import Precision, ResidentLearner, positive_probability
+from worker.decoding.pool import DecoderPool
+from worker.runtime.classes import positive_probability
+from worker.runtime.loading import load_model
+from worker.runtime.passes import probabilities_of
+from worker.runtime.protocol import Precision, Runtime
 from worker.settings import WorkerSettings
 
 #: Images in memory at a time, 150 kB each.
@@ -46,21 +49,21 @@ def evaluate(
     ModelWeightsUnfit.
     """
     labelled = iter(as_classes(find_labelled(data), CLASSES))
-    learner = ResidentLearner.load(folder, digest=digest, card=card)
+    runtime = load_model(folder, digest=digest, card=card)
     positive: list[bool] = []
     probability: list[float] = []
     unreadable = 0
-    with Decoders(WorkerSettings.read()) as decoders:
+    with DecoderPool(WorkerSettings.read()) as decoders:
         while chunk := list(islice(labelled, _CHUNK)):
             pictures = read_pictures(chunk, decoders)
             unreadable += len(pictures.unreadable)
             positive += [image.label == POSITIVE for image in pictures.images]
-            probability += predict(learner, pictures.pixels).tolist()
-    measures = measure(np.array(positive, dtype=bool), np.array(probability), learner.card.threshold)
-    return Evaluation(model=learner.card.model_id, measures=measures, unreadable=unreadable)
+            probability += predict(runtime, pictures.pixels).tolist()
+    measures = measure(np.array(positive, dtype=bool), np.array(probability), runtime.card.threshold)
+    return Evaluation(model=runtime.card.model_id, measures=measures, unreadable=unreadable)
 
 
-def predict(learner: ResidentLearner, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+def predict(runtime: Runtime, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return P(PNEUMONIA), (N,), of pictures (N, 224, 224, 3), as screening does in single precision."""
-    rows = learner.probabilities(pixels, Precision.FP32, WorkerSettings.read().forward_images)
-    return positive_probability(learner.card, rows).astype(np.float64)
+    rows = probabilities_of(runtime, pixels, Precision.FP32, WorkerSettings.read().forward_images)
+    return positive_probability(runtime.card, rows).astype(np.float64)

@@ -20,10 +20,6 @@ from worker.torchvision_pair import import_torchvision
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: ImageNet's statistics of RGB in [0, 1], which all of torchvision's weights expect.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class InitialWeightsMissing(PneumoscreenError):
     """The initial ImageNet weights are missing. Put one of the named files into the named folder, name

@@ -16,13 +16,16 @@ from db.models.card import ModelCard, digest_of, model_id_of
 from training.data.classes import positive_columns, positives
 from training.data.dataset import Dataset
 from training.evaluation.measures import measure
-from training.fitting.backbones import IMAGENET_MEAN, IMAGENET_STD
 from training.fitting.calibration import calibrate
 from training.fitting.fine_tuning import Fitted, training_precision
 from training.recipe import Recipe
 from worker.imaging import PREPROCESSING
-from worker.runtime.torch import ResidentLearner, best_device
-from worker.runtime.weights import pack_weights, unpack_weights, write_artifact
+from worker.runtime.device import best_device
+from worker.runtime.loading import load_model
+from worker.runtime.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from worker.runtime.torch import TorchRuntime, load
+from worker.runtime.weights import pack_weights, write_artifact
+from worker.settings import WorkerSettings
 
 
 def software() -> dict[str, str]:
@@ -36,8 +39,7 @@ def write_candidate(
 ) -> tuple[ModelCard, NDArray[np.float64]]:
     """Calibrate a trained network, write its artefact below `out`, and return its card.
 
-    The second value is the calibrated probabilities (N, classes) of the held-out images. They are computed
-    with the weights as they are stored, in half precision.
+    The second value is the calibrated probabilities (N, classes) of the held-out images.
     """
     content = pack_weights(fitted.network.state_dict())
     digest = digest_of(content)
@@ -52,8 +54,8 @@ def write_candidate(
         weights_digest=digest,
         training=_provenance(dataset, recipe, initial_digest, fitted),
     )
-    fitted.network.load_state_dict(unpack_weights(content))
-    logits = held_out_logits(fitted.network, draft, dataset)
+    # The weights as they are stored, in half precision.
+    logits = _held_out_logits(load(draft, content), dataset)
     targets, columns = dataset.targets[dataset.held_out], positive_columns(dataset.classes)
     calibration = calibrate(logits, targets, dataset.classes, recipe.target_sensitivity)
     probabilities = calibration.probabilities(logits)
@@ -70,7 +72,7 @@ def check_candidate(folder: Path) -> None:
 
     Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelWeightsUnfit.
     """
-    ResidentLearner.load(folder.resolve(), device=torch.device("cpu"))
+    load_model(folder.resolve(), device="cpu")
 
 
 def _provenance(
@@ -92,16 +94,8 @@ def _provenance(
     }
 
 
-@torch.inference_mode()
-def held_out_logits(network: torch.nn.Module, card: ModelCard, dataset: Dataset) -> NDArray[np.float32]:
-    """Return the logits (N, classes) of the held-out pictures in single precision."""
-    network.eval()
-    device = best_device()
-    mean = torch.tensor(card.mean, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(card.std, device=device).view(1, 3, 1, 1)
-    parts = []
-    pixels = dataset.pictures.pixels[dataset.held_out]
-    for start in range(0, len(pixels), 64):
-        batch = torch.from_numpy(pixels[start : start + 64]).to(device).permute(0, 3, 1, 2)
-        parts.append(network((batch.float().div_(255.0) - mean) / std).float().cpu())
-    return torch.cat(parts).numpy()
+def _held_out_logits(runtime: TorchRuntime, dataset: Dataset) -> NDArray[np.float32]:
+    """Return the logits (N, classes) of the held-out pictures, as screening computes them."""
+    pixels, size = dataset.pictures.pixels[dataset.held_out], WorkerSettings.read().forward_images
+    parts = [runtime.logits(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+    return np.concatenate(parts)

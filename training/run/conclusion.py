@@ -26,7 +26,8 @@ from training.outcome import Answers, BackboneOutcome, Comparison, FailedBackbon
 from training.report.findings import build_report
 from training.report.page import write_report
 from training.run.claim import ClaimedRun
-from worker.runtime.torch import ResidentLearner, best_device
+from worker.runtime.device import best_device
+from worker.runtime.loading import load_model
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def compare_with_champion(database: Database, winner: BackboneOutcome, held_out:
     if champion is None or champion.name == winner.model_id:
         return None
     try:
-        learner = ResidentLearner.load(
+        runtime = load_model(
             database.models_folder / champion.name,
             digest=champion.weights_digest,
             card=registered_card(champion),
@@ -115,7 +116,7 @@ def compare_with_champion(database: Database, winner: BackboneOutcome, held_out:
     except ModelPreprocessingMismatch as error:
         # The run must not fail: its winner is what replaces a champion of an earlier version.
         return incomparable(winner.model_id, champion.name, error)
-    answers = Answers(champion.name, predict(learner, held_out.pixels), champion.threshold)
+    answers = Answers(champion.name, predict(runtime, held_out.pixels), champion.threshold)
     return decide(winner.answers(held_out), answers, held_out)
 
 

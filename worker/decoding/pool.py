@@ -49,7 +49,7 @@ class DecodersUnusable(PneumoscreenError):
     code = "decoders-unusable"
 
 
-class Decoders:
+class DecoderPool:
     """Threads that read files, each with a process that decodes them; to be closed after use."""
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -72,7 +72,7 @@ class Decoders:
         for decoder in self._started:
             decoder.kill()
 
-    def __enter__(self) -> Decoders:
+    def __enter__(self) -> DecoderPool:
         return self
 
     def __exit__(

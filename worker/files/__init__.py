@@ -1,1 +1,1 @@
-"""Files of every kind of URL, and where they may lie."""
+"""Files behind every kind of URL, and the roots that they must lie in."""

@@ -1,4 +1,4 @@
-"""Forward passes: a batch's pictures through the network, always as many at a time."""
+"""Forward passes of one size."""
 
 from __future__ import annotations
 
@@ -6,48 +6,70 @@ from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from worker.runtime.precision import Row, is_clear_cut
-from worker.runtime.torch import Precision, ResidentLearner
+from worker.runtime.protocol import PassTooLarge, Precision, Runtime
 
 _Name = TypeVar("_Name")
 
 _Named = tuple[_Name, NDArray[np.uint8]]
 
+#: Pictures in one pass by default, as in the setting `forward_images`.
+PASS_IMAGES = 16
+
+
+def probabilities_of(
+    runtime: Runtime,
+    pictures: NDArray[np.uint8],
+    precision: Precision = Precision.FP32,
+    size: int = PASS_IMAGES,
+) -> NDArray[np.float32]:
+    """Return class probabilities (N, classes) of pictures (N, 224, 224, 3), computed in passes of `size`.
+
+    Black pictures fill up the last pass. Raises PassTooLarge, DeviceUnusable.
+    """
+    count, missing = len(pictures), -len(pictures) % size
+    if missing:
+        black = np.zeros((missing, *pictures.shape[1:]), dtype=np.uint8)
+        pictures = np.concatenate([pictures, black])
+    starts = range(0, len(pictures), size)
+    return np.concatenate([runtime.probabilities(pictures[one : one + size], precision) for one in starts])[
+        :count
+    ]
+
 
 class Passes(Generic[_Name]):
     """Collects the pictures of one batch and computes them in passes of one size; one thread uses it.
 
-    A picture's probabilities depend in their last bits on how many are computed at once, and on nothing else
-    of its neighbours: libraries choose their kernels by the shape. So pictures wait until a pass is full, and
-    what is left at the end of a batch is filled up with black.
+    Libraries choose their kernels by the shape of the input. So the last bits of a picture's probabilities
+    depend on the number of pictures in the pass, and on nothing else. Therefore pictures wait until a pass is
+    full, and black pictures fill up the last pass of a batch.
     """
 
-    def __init__(self, learner: ResidentLearner, *, adaptive: bool, size: int) -> None:
-        """`adaptive`: begin in bfloat16, and compute again what is not clear-cut in it."""
-        self.learner = learner
-        self._adaptive, self._size = adaptive, size
+    def __init__(self, runtime: Runtime, *, adaptive: bool, size: int) -> None:
+        """`adaptive`: compute in bfloat16 first, and in single precision what is not clear-cut."""
+        self.runtime = runtime
+        self._size = size
+        self._first = Precision.BF16 if adaptive else Precision.FP32
         self._new: list[_Named[_Name]] = []
         self._again: list[_Named[_Name]] = []
 
     def add(self, pictures: Iterable[_Named[_Name]]) -> list[tuple[_Name, Row | None]]:
-        """Take pictures up, (224, 224, 3) each under a name, and return the rows of those that are computed.
+        """Add named pictures (224, 224, 3), and return the rows of all pictures that are computed by now.
 
-        None stands for a picture that does not fit into the device's memory by itself.
+        None means that a single picture does not fit into the device's memory.
         """
         self._new += pictures
         return [*self._compute(last=False)]
 
     def finish(self) -> list[tuple[_Name, Row | None]]:
-        """Return the rows of all others."""
+        """Compute the remaining pictures and return their rows."""
         return [*self._compute(last=True)]
 
     def _compute(self, *, last: bool) -> Iterator[tuple[_Name, Row | None]]:
-        first = Precision.BF16 if self._adaptive else Precision.FP32
-        for name, picture, row in self._run(self._new, first, last=last):
-            if row is None or row.precision is Precision.FP32 or is_clear_cut(self.learner, row.values):
+        for name, picture, row in self._run(self._new, self._first, last=last):
+            if row is None or row.precision is Precision.FP32 or is_clear_cut(self.runtime.card, row.values):
                 yield name, row
             else:
                 self._again.append((name, picture))
@@ -57,31 +79,28 @@ class Passes(Generic[_Name]):
     def _run(
         self, waiting: list[_Named[_Name]], precision: Precision, *, last: bool
     ) -> Iterator[tuple[_Name, NDArray[np.uint8], Row | None]]:
-        """Take the pictures of each full pass, and of the last one, out of those that wait."""
+        """Remove the pictures of each full pass from `waiting` and compute them; if `last`, also the rest."""
         while len(waiting) >= self._size or (last and waiting):
             taken = waiting[: self._size]
             del waiting[: self._size]
-            rows = fitting_rows(
-                self.learner, np.stack([picture for _, picture in taken]), precision, self._size
-            )
+            pictures = np.stack([picture for _, picture in taken])
+            rows = rows_that_fit(self.runtime, pictures, precision, self._size)
             for (name, picture), row in zip(taken, rows, strict=True):
                 yield name, picture, row
 
 
-def fitting_rows(
-    learner: ResidentLearner, pixels: NDArray[np.uint8], precision: Precision, size: int
+def rows_that_fit(
+    runtime: Runtime, pictures: NDArray[np.uint8], precision: Precision, size: int
 ) -> list[Row | None]:
-    """Return class probabilities per picture; if memory runs out, by ever smaller passes.
+    """Return a row of class probabilities for each picture, in smaller passes if memory runs out.
 
-    None stands for a picture that does not fit by itself.
+    None means that a single picture does not fit. Raises DeviceUnusable.
     """
     try:
-        return [Row(row, precision) for row in learner.probabilities(pixels, precision, size)]
-    except torch.OutOfMemoryError:
+        return [Row(row, precision) for row in probabilities_of(runtime, pictures, precision, size)]
+    except PassTooLarge:
         if size == 1:
-            return [None] * len(pixels)
-    # Outside the handler: the error holds on to the memory of the failed pass.
-    torch.cuda.empty_cache()
+            return [None] * len(pictures)
     half = size // 2
-    parts = (pixels[start : start + half] for start in range(0, len(pixels), half))
-    return [row for part in parts for row in fitting_rows(learner, part, precision, half)]
+    parts = (pictures[start : start + half] for start in range(0, len(pictures), half))
+    return [row for part in parts for row in rows_that_fit(runtime, part, precision, half)]

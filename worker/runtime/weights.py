@@ -1,4 +1,4 @@
-"""The weights of a model as safetensors, which hold numbers and nothing that can run."""
+"""The weights of a model as safetensors: a format that holds numbers and no code."""
 
 from __future__ import annotations
 
@@ -10,30 +10,22 @@ from safetensors.torch import load, save
 
 from db.atomic import write_whole
 from db.disk import needs_room
-from db.models.card import CARD_FILE, WEIGHTS_FILE, ModelCard, ModelInvalid, read_checked_weights
+from db.models.card import CARD_FILE, WEIGHTS_FILE, ModelCard, ModelInvalid
 
 State = dict[str, torch.Tensor]
 
 
 def pack_weights(state: State) -> bytes:
-    """Return weights as safetensors: matrices and filters in half precision, the rest as they are.
+    """Return weights as safetensors: matrices and filters in half precision, all others unchanged.
 
-    Half precision halves the file; batch norm's vectors stay in single precision, since its running
-    variances span more than half precision's range.
+    Half precision halves the file. The vectors of batch norm stay in single precision: its running variances
+    exceed the range of half precision.
     """
     packed = {}
     for name, tensor in state.items():
         halved = tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
         packed[name] = halved.detach().cpu().contiguous()
     return save(packed)
-
-
-def read_weights(folder: Path, digest: str) -> State:
-    """Read weights in single precision.
-
-    Raises ModelMissing, ModelDigestMismatch where they are not the registered ones, ModelInvalid.
-    """
-    return unpack_weights(read_checked_weights(folder, digest))
 
 
 def unpack_weights(content: bytes) -> State:
@@ -43,12 +35,12 @@ def unpack_weights(content: bytes) -> State:
     except SafetensorError as error:
         raise ModelInvalid(WEIGHTS_FILE) from error
     if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise ModelInvalid(f"{WEIGHTS_FILE} holds what is no finite number")
+        raise ModelInvalid(f"{WEIGHTS_FILE} holds a value that is not a finite number")
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def write_artifact(folder: Path, card: ModelCard, weights: bytes) -> None:
-    """Write a model's two files; the card last, so that a folder with a card is whole. Raises DiskFull."""
+    """Write a model's two files. The card is last: a folder with a card is complete. Raises DiskFull."""
     card_file = folder / CARD_FILE
     with needs_room():
         folder.mkdir(parents=True, exist_ok=True)

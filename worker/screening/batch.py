@@ -1,4 +1,4 @@
-"""One batch's way: claim, decode, predict, write back."""
+"""One batch, from its claim to its commit."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from itertools import chain
-
-import numpy as np
-from numpy.typing import NDArray
 
 from db.database_errors import BLAMELESS, PASSING, DatabaseFailed
 from db.engine import Database
@@ -23,7 +18,6 @@ from db.heartbeat import Heartbeat
 from db.jobs.claims import (
     Claim,
     Effort,
-    Item,
     LeaseLost,
     NotScreened,
     Provenance,
@@ -35,34 +29,15 @@ from db.jobs.claims import (
     keep,
     most_urgent,
 )
-from db.jobs.problems import (
-    BrokenModelOutput,
-    FileChanged,
-    FileUnreadable,
-    FileVanished,
-    ImageProblem,
-    OutOfMemory,
-    ScreeningFailed,
-    SourceAway,
-)
 from db.jobs.sources import Wait
-from db.models.card import POSITIVE, ModelCard
-from worker.decoding.pool import Decoders
-from worker.files.roots import Roots
-from worker.files.url import is_away, locate
-from worker.imaging import PREPROCESSING, Picture, read_bytes
+from db.models.card import PREPROCESSING
+from worker.runtime.loading import DEFAULT
 from worker.runtime.passes import Passes
-from worker.runtime.precision import Row, native_bf16
-from worker.runtime.torch import (
-    DeviceUnusable,
-    ResidentLearner,
-    best_device,
-    device_errors,
-    peak_gpu_memory,
-    positive_probability,
-)
-from worker.screening.model_cache import Residents
-from worker.screening.patience import patiently
+from worker.runtime.protocol import Precision, Runtime
+from worker.screening.model_cache import ModelCache
+from worker.screening.reading import BatchReader
+from worker.screening.retry import retry_while_unavailable
+from worker.screening.step import Device, Waiting
 from worker.screening.stopwatch import Stopwatch
 from worker.settings import WorkerSettings
 
@@ -70,56 +45,43 @@ log = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400.0
 
-Readable = tuple[Item, Picture]
-Decoded = tuple[Item, Picture | ImageProblem]
 
+class Screener:
+    """Screens batches with the models that it keeps in memory; several threads may use it at once."""
 
-class Pipeline:
-    """Screens batches with the learners that it keeps in memory; several threads may call it at once."""
-
-    def __init__(self, database: Database, settings: WorkerSettings) -> None:
+    def __init__(self, database: Database, settings: WorkerSettings, *, runtime: str = DEFAULT) -> None:
         self.database = database
+        self.models = ModelCache(database, runtime=runtime)
+        self.device = Device()
         self._settings = settings
-        self._roots = Roots.read()
-        self.residents = Residents(database)
-        self._adaptive = settings.precision == "adaptive" and native_bf16(best_device())
-        self._decoders = Decoders(settings)
-        # One forward pass at a time: while one batch computes, the next decodes.
-        self._device = threading.Lock()
+        self._reader = BatchReader(settings)
         self._owner = f"{socket.gethostname()}:{os.getpid()}"
-        #: Set when the worker is told to end: no more waiting for a job table that is away.
+        #: Set when the worker is told to stop: then it waits no longer for a job table that is unavailable.
         self.stopping = threading.Event()
-        #: Whether a GPU failed under this process, which gets no answer from it any more.
-        self.lost_gpu = False
-        #: What is being screened now.
+        #: The batches that are being screened.
         self._held: dict[int, tuple[Claim, Heartbeat]] = {}
         self._given_up = False
 
     def screen(self, batch_id: int) -> bool:
         """Screen the batch that a message names, or a more urgent one; return whether there was any.
 
-        A message for a batch that is not there to be claimed, as a late or doubled one, is good for the
-        oldest of the most urgent others: as many messages as queued batches are enough, whatever they name.
+        If the named batch cannot be claimed (the message came late or twice), the oldest of the most urgent
+        other batches is screened. So there need be only as many messages as queued batches, whatever they
+        name.
 
-        A job table that is unavailable is waited for: to claim, and to write while nobody else has the batch.
+        While the job table is unavailable, the claim is tried again, and so is the write for as long as no
+        other worker has the batch.
         Raises PneumoscreenError if the batch's model cannot be used here, its source is unavailable, decoders
         do not start or the device fails; the batch waits for another try.
         """
-        lease_seconds = self._settings.lease_seconds
         claimed = self._claim(batch_id)
         if claimed is None:
-            log.info("batch %d is not there to be claimed, nor another", batch_id, extra={"batch": batch_id})
+            log.info("batch %d cannot be claimed, nor another one", batch_id, extra={"batch": batch_id})
             return False
-        batch_id = claimed.batch_id
         try:
-            with Heartbeat(
-                self.database,
-                f"batch {batch_id}",
-                lease_seconds,
-                lambda session: keep(session, batch_id, claimed.token, lease_seconds=lease_seconds),
-            ) as heartbeat:
-                self._held[batch_id] = claimed, heartbeat
-                if self._given_up:  # told so while it claimed
+            with self._heartbeat(claimed) as heartbeat:
+                self._held[claimed.batch_id] = claimed, heartbeat
+                if self._given_up:  # `give_up` was called during the claim
                     self._give_back(claimed, heartbeat)
                 self._screen_claimed(claimed, heartbeat)
         except LeaseLost:
@@ -129,47 +91,11 @@ class Pipeline:
                 self._requeue(claimed, error)
             raise
         finally:
-            self._held.pop(batch_id, None)
+            self._held.pop(claimed.batch_id, None)
         return True
 
-    def _claim(self, named: int) -> Claim | None:
-        """Claim the most urgent batch, or return None if none is queued, which costs one read."""
-        what, stop = f"claim of batch {named}", self.stopping.is_set
-        while True:
-            batch_id = patiently(self.database.read, what, lambda session: most_urgent(session, named), stop)
-            if batch_id is None:
-                return None
-            claimed = patiently(
-                self.database.write,
-                what,
-                partial(
-                    claim, batch_id=batch_id, owner=self._owner, lease_seconds=self._settings.lease_seconds
-                ),
-                stop,
-            )
-            if claimed is not None:
-                return claimed
-
-    def _requeue(self, claimed: Claim, error: PneumoscreenError) -> None:
-        """Give a batch back that something unavailable stands in the way of; a job table is waited for."""
-        passing = isinstance(error, PASSING)
-        wait = Wait(
-            code=error.code,
-            again_seconds=self._settings.wait_seconds,
-            most_seconds=self._settings.wait_days * _DAY_SECONDS,
-        )
-        with suppress(LeaseLost):
-            patiently(
-                self.database.write,
-                f"return of batch {claimed.batch_id}",
-                lambda session: give_back(
-                    session, claimed.batch_id, claimed.token, wait=None if passing else wait
-                ),
-                self.stopping.is_set,
-            )
-
     def give_up(self) -> None:
-        """Give every batch that is being screened back at once, so that another worker takes it up.
+        """Give back every batch that is being screened, so that other workers claim them at once.
 
         From then on no batch is kept.
         """
@@ -177,51 +103,55 @@ class Pipeline:
         for claimed, heartbeat in list(self._held.values()):
             self._give_back(claimed, heartbeat)
 
-    def _give_back(self, claimed: Claim, heartbeat: Heartbeat) -> None:
-        heartbeat.lose()
-        with suppress(LeaseLost, DatabaseFailed), self.database.write() as session:
-            give_back(session, claimed.batch_id, claimed.token)
-        log.warning("batch %d was given back", claimed.batch_id, extra=ids(claimed))
+    def _claim(self, named: int) -> Claim | None:
+        """Claim the most urgent batch, or return None if none is queued, which costs one read."""
+        what, stop = f"claim of batch {named}", self.stopping.is_set
+        lease_seconds = self._settings.lease_seconds
+        while True:
+            batch_id = retry_while_unavailable(
+                self.database.read, what, lambda session: most_urgent(session, named), stop
+            )
+            if batch_id is None:
+                return None
+            one = partial(claim, batch_id=batch_id, owner=self._owner, lease_seconds=lease_seconds)
+            claimed = retry_while_unavailable(self.database.write, what, one, stop)
+            if claimed is not None:
+                return claimed
 
-    def _log_lost(self, claimed: Claim) -> None:
-        """Say what became of a batch: a commit whose answer was lost shows as a lease that is gone, too."""
-        try:
-            with self.database.read() as session:
-                ended = ended_here(session, claimed, owner=self._owner)
-        except DatabaseFailed:
-            ended = False
-        if ended:
-            log.warning(
-                "batch %d ended here; the database's answer was lost", claimed.batch_id, extra=ids(claimed)
-            )
-        else:
-            log.warning(
-                "lease of batch %d was lost; its results are dropped", claimed.batch_id, extra=ids(claimed)
-            )
+    def _heartbeat(self, claimed: Claim) -> Heartbeat:
+        batch_id, seconds = claimed.batch_id, self._settings.lease_seconds
+        return Heartbeat(
+            self.database,
+            f"batch {batch_id}",
+            seconds,
+            lambda session: keep(session, batch_id, claimed.token, lease_seconds=seconds),
+        )
 
     def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat) -> None:
-        learner = self.residents.get(claimed.model_id)
-        passes = Passes[Readable](learner, adaptive=self._adaptive, size=self._settings.forward_images)
+        runtime = self.models.get(claimed.model_id)
         screened: list[Screened] = []
         problems: list[NotScreened] = []
+        passes = Passes[Waiting](
+            runtime,
+            # Emulated bfloat16 would be slower than single precision.
+            adaptive=self._settings.precision == "adaptive" and Precision.BF16 in runtime.precisions,
+            size=self._settings.forward_images,
+        )
         decoding, computing = Stopwatch(), Stopwatch()
-        for decoded in chain(decoding.each(self._decode(claimed.items)), (None,)):
+        for decoded in chain(decoding.each(self._reader.steps(claimed)), (None,)):
             heartbeat.check()
-            if decoded is not None:
-                self._check_source(claimed, decoded)
-            with self._device, computing:
-                results = self._predict(passes, decoded)
-            screened += [result for result in results if isinstance(result, Screened)]
-            problems += [result for result in results if isinstance(result, NotScreened)]
+            outcomes = self.device.predict(passes, decoded, computing)
+            screened += [one for one in outcomes if isinstance(one, Screened)]
+            problems += [one for one in outcomes if isinstance(one, NotScreened)]
         effort = Effort(
             decode_seconds=decoding.seconds,
             forward_seconds=computing.seconds,
-            gpu_memory_bytes=peak_gpu_memory(),
+            gpu_memory_bytes=runtime.peak_memory(),
         )
-        patiently(
+        retry_while_unavailable(
             self.database.write,
             f"results of batch {claimed.batch_id}",
-            lambda session: complete(session, claimed, screened, problems, provenance(learner), effort),
+            lambda session: complete(session, claimed, screened, problems, provenance(runtime), effort),
             heartbeat.is_lost,
         )
         log.info(
@@ -232,74 +162,46 @@ class Pipeline:
             extra=ids(claimed) | {"screened": len(screened), "not_screened": len(problems)},
         )
 
-    def _predict(
-        self, passes: Passes[Readable], decoded: list[Decoded] | None
-    ) -> list[Screened | NotScreened]:
-        """Return the outcome of each image whose pass was full; of all others for None.
+    def _requeue(self, claimed: Claim, error: PneumoscreenError) -> None:
+        """Give back a batch that needs something unavailable. An outage of the job table never delays it."""
+        wait = Wait(
+            code=error.code,
+            again_seconds=self._settings.wait_seconds,
+            most_seconds=self._settings.wait_days * _DAY_SECONDS,
+        )
+        batch_id, token = claimed.batch_id, claimed.token
+        with suppress(LeaseLost):
+            retry_while_unavailable(
+                self.database.write,
+                f"return of batch {batch_id}",
+                partial(
+                    give_back,
+                    batch_id=batch_id,
+                    token=token,
+                    wait=None if isinstance(error, PASSING) else wait,
+                ),
+                self.stopping.is_set,
+            )
 
-        All inputs are of one shape and type: no image brings a device to fail, and none fails for it. Raises
-        DeviceUnusable.
-        """
+    def _give_back(self, claimed: Claim, heartbeat: Heartbeat) -> None:
+        heartbeat.lose()
+        with suppress(LeaseLost, DatabaseFailed), self.database.write() as session:
+            give_back(session, claimed.batch_id, claimed.token)
+        log.warning("batch %d was given back", claimed.batch_id, extra=ids(claimed))
+
+    def _log_lost(self, claimed: Claim) -> None:
+        """Log what became of a batch. If the answer to the commit was lost, the lease is gone, too."""
         try:
-            with device_errors():
-                return predict(passes, decoded)
-        except DeviceUnusable:
-            self.lost_gpu |= passes.learner.device.type == "cuda"
-            raise
-
-    def _check_source(self, claimed: Claim, decoded: list[Decoded]) -> None:
-        """Raise SourceAway if images cannot be read because the source that they lie in is unavailable.
-
-        Of a source that is there, what is missing has been deleted: that fails the images in it alone.
-        """
-        missing = any(isinstance(found, FileVanished | FileUnreadable) for _, found in decoded)
-        if missing and is_away(claimed.source, self._settings.path_map, self._roots):
-            raise SourceAway
-
-    def _decode(self, items: tuple[Item, ...]) -> Iterator[list[Decoded]]:
-        """Yield the pictures of one forward pass after another, the decoders being one pass ahead."""
-        size = self._settings.forward_images
-        waiting: list[tuple[Item, Future[Picture]]] = []
-        for item in items:
-            waiting.append((item, self._decoders.submit(partial(self._read, item))))
-            if len(waiting) == 2 * size:
-                yield [(done, _outcome_of(done, future)) for done, future in waiting[:size]]
-                del waiting[:size]
-        for start in range(0, len(waiting), size):
-            yield [(done, _outcome_of(done, future)) for done, future in waiting[start : start + size]]
-
-    def _read(self, item: Item) -> bytes:
-        """Return the bytes of the file that was taken in, and of no other. Raises ImageProblem."""
-        where = locate(item.uri, self._settings.path_map)
-        content, modified = read_bytes(where, self._decoders.limits, self._roots)
-        # A copy elsewhere has a date of its own.
-        same_place = where == locate(item.uri, {})
-        if item.size not in (None, len(content)) or (same_place and item.modified not in (None, modified)):
-            raise FileChanged
-        return content
-
-
-def _outcome_of(item: Item, future: Future[Picture]) -> Picture | ImageProblem:
-    """Return what came of reading and decoding an image. Raises DecodersUnusable."""
-    try:
-        picture = future.result()
-    except ScreeningFailed as problem:
-        _log_unforeseen(item, problem.detail)
-        return problem
-    except ImageProblem as problem:
-        return problem
-    except PneumoscreenError:
-        raise
-    except Exception as error:  # an unforeseen error costs this image alone; its text may hold a path
-        _log_unforeseen(item, type(error).__name__)
-        return ScreeningFailed()
-    if item.instance_uid is not None and picture.instance_uid != item.instance_uid:
-        return FileChanged()
-    return picture
-
-
-def _log_unforeseen(item: Item, kind: str) -> None:
-    log.error("image %d: %s", item.image_id, kind, extra={"image": item.image_id, "error": kind})
+            with self.database.read() as session:
+                ended = ended_here(session, claimed, owner=self._owner)
+        except DatabaseFailed:
+            ended = False
+        message = (
+            "batch %d ended here; the database's answer was lost"
+            if ended
+            else "lease of batch %d was lost; its results are dropped"
+        )
+        log.warning(message, claimed.batch_id, extra=ids(claimed))
 
 
 def ids(claimed: Claim) -> dict[str, int]:
@@ -307,58 +209,11 @@ def ids(claimed: Claim) -> dict[str, int]:
     return {"cohort": claimed.cohort_id, "batch": claimed.batch_id}
 
 
-def provenance(learner: ResidentLearner) -> Provenance:
-    """Return what explains a learner's predictions."""
+def provenance(runtime: Runtime) -> Provenance:
+    """Return what explains the predictions of a loaded model."""
     return Provenance(
-        threshold=learner.card.threshold,
-        runtime=learner.runtime,
+        threshold=runtime.card.threshold,
+        runtime=runtime.name,
         preprocessing=PREPROCESSING,
         software=version("pneumoscreen"),
     )
-
-
-def predict(passes: Passes[Readable], decoded: list[Decoded] | None) -> list[Screened | NotScreened]:
-    """Take decoded images up and return outcomes of those that are computed; of all others for None."""
-    if decoded is None:
-        done, problems = passes.finish(), []
-    else:
-        problems = [
-            NotScreened(item.image_id, found) for item, found in decoded if isinstance(found, ImageProblem)
-        ]
-        readable = [(item, found) for item, found in decoded if isinstance(found, Picture)]
-        done = passes.add((one, one[1].pixels) for one in readable)
-    return [*problems, *(_outcome(passes.learner, item, picture, row) for (item, picture), row in done)]
-
-
-def _outcome(
-    learner: ResidentLearner, item: Item, picture: Picture, row: Row | None
-) -> Screened | NotScreened:
-    if row is None:
-        return NotScreened(item.image_id, OutOfMemory())
-    values = row.values
-    if not np.isfinite(values).all():
-        return NotScreened(item.image_id, BrokenModelOutput())
-    probability = float(positive_probability(learner.card, values[None])[0])
-    return Screened(
-        image_id=item.image_id,
-        probability=probability,
-        label=label_of(learner.card, values, probability),
-        types=types_of(learner.card, values),
-        precision=row.precision,
-        input_digest=picture.digest,
-    )
-
-
-def label_of(card: ModelCard, row: NDArray[np.float32], probability: float) -> str:
-    """Return PNEUMONIA if the stored probability reaches the threshold, else the likeliest other class."""
-    if probability >= card.threshold:
-        return POSITIVE
-    others = [index for index in range(len(row)) if index not in card.positive_columns]
-    return card.classes[max(others, key=lambda index: float(row[index]))]
-
-
-def types_of(card: ModelCard, row: NDArray[np.float32]) -> dict[str, float] | None:
-    """Return the probability of each type of pneumonia, for a model that tells types apart."""
-    if card.positives == (POSITIVE,):
-        return None
-    return {card.classes[index]: float(row[index]) for index in card.positive_columns}

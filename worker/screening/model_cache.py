@@ -1,4 +1,4 @@
-"""The learners that a worker process keeps in memory."""
+"""The models that a worker process keeps in memory."""
 
 from __future__ import annotations
 
@@ -8,39 +8,42 @@ from collections import OrderedDict
 from db.engine import Database
 from db.models.registry import registered_card
 from db.tables import Model
-from worker.runtime.torch import ResidentLearner
+from worker.runtime.loading import DEFAULT, load_model
+from worker.runtime.protocol import Runtime
 
-#: Learners kept at a time: a champion and the one that replaces it, while batches of both are under way.
+#: Models kept at a time: a champion and the one that replaces it, while batches of both are running.
 _KEPT = 2
 
 
-class Residents:
-    """Learners by registered model, loaded at first use and kept."""
+class ModelCache:
+    """Runtimes by the id of a registered model. A model is loaded when it is first used."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, runtime: str = DEFAULT) -> None:
         self._database = database
-        self._learners: OrderedDict[int, ResidentLearner] = OrderedDict()
+        self._runtime = runtime
+        self._loaded: OrderedDict[int, Runtime] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, model_id: int) -> ResidentLearner:
-        """Return the learner of a model.
+    def get(self, model_id: int) -> Runtime:
+        """Return the runtime of a model.
 
         Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelWeightsUnfit,
         DeviceUnusable.
         """
         with self._lock:
-            if model_id not in self._learners:
-                self._learners[model_id] = self._load(model_id)
-            self._learners.move_to_end(model_id)
-            while len(self._learners) > _KEPT:
-                self._learners.popitem(last=False)
-            return self._learners[model_id]
+            if model_id not in self._loaded:
+                self._loaded[model_id] = self._load(model_id)
+            self._loaded.move_to_end(model_id)
+            while len(self._loaded) > _KEPT:
+                self._loaded.popitem(last=False)
+            return self._loaded[model_id]
 
-    def _load(self, model_id: int) -> ResidentLearner:
+    def _load(self, model_id: int) -> Runtime:
         with self._database.read() as session:
             model = session.get_one(Model, model_id)
-        return ResidentLearner.load(
+        return load_model(
             self._database.models_folder / model.name,
-            digest=model.weights_digest,
             card=registered_card(model),
+            digest=model.weights_digest,
+            runtime=self._runtime,
         )

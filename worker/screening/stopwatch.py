@@ -1,4 +1,4 @@
-"""Adding up seconds."""
+"""A stopwatch that adds up seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Adds up the seconds of the blocks that it guards; for one thread."""
+    """Adds up the duration of `with` blocks; one thread uses it."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -23,7 +23,7 @@ class Stopwatch:
         self.seconds += time.monotonic() - self._start
 
     def each(self, values: Iterable[T]) -> Iterator[T]:
-        """Yield values, adding up the time that it takes to get each."""
+        """Yield values, and add up the time that the iterable takes to produce them."""
         iterator = iter(values)
         while True:
             with self:

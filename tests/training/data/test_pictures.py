@@ -11,7 +11,7 @@ import training.data.pictures as module
 from training.data.labelled import LabelledImage
 from training.data.patients import Group, ToldBy
 from training.data.pictures import read_pictures
-from worker.decoding.pool import Decoders
+from worker.decoding.pool import DecoderPool
 from worker.settings import WorkerSettings
 
 
@@ -31,7 +31,7 @@ def test_what_a_header_says_is_read_from_the_bytes_that_are_decoded(
         return content
 
     monkeypatch.setattr(module, "read_bytes", once)
-    with Decoders(WorkerSettings.read()) as decoders:
+    with DecoderPool(WorkerSettings.read()) as decoders:
         pictures = read_pictures(images, decoders)
     assert [attributes.get("size") for attributes in pictures.attributes] == ["1 to 2 megapixels"] * 2
     assert [(image.group.key.split("-")[0], image.group.told_by) for image in pictures.images] == [
@@ -50,7 +50,7 @@ def test_the_bytes_of_files_are_not_kept(labelled: Path, tmp_path: Path) -> None
                 path=tmp_path / f"{number}.png", label="NORMAL", group=Group(str(number), ToldBy.NOTHING)
             )
         )
-    with Decoders(WorkerSettings(decode_threads=2)) as decoders:
+    with DecoderPool(WorkerSettings(decode_threads=2)) as decoders:
         tracemalloc.start()
         pictures = read_pictures(images, decoders)
         _, peak = tracemalloc.get_traced_memory()

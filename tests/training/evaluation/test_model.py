@@ -15,7 +15,8 @@ from db.upkeep.migrate import upgrade
 from training.evaluation.model import evaluate
 from training.recipe import RecipeUnknown, find_recipe
 from worker.imaging import PREPROCESSING
-from worker.runtime.torch import ResidentLearner, build_network
+from worker.runtime.loading import load_model
+from worker.runtime.torch import build_network
 
 
 def test_unreadable_images_are_counted_and_left_out(labelled: Path, artefact: Path, tmp_path: Path) -> None:
@@ -74,11 +75,11 @@ def test_the_shipped_model_is_whole_and_says_where_it_comes_from() -> None:
     from deploy.models import default_model
 
     folder = default_model()
-    learner = ResidentLearner.load(folder)
-    assert learner.card.backbone == "resnet50"
-    assert learner.card.preprocessing == PREPROCESSING
-    assert folder.name == learner.card.model_id
+    card = load_model(folder).card
+    assert card.backbone == "resnet50"
+    assert card.preprocessing == PREPROCESSING
+    assert folder.name == card.model_id
     text = (folder / "README.md").read_text()
-    for fact in (learner.card.model_id, "CC BY 4.0", "10.17632/rscbjbr9sj", "Not a medical device"):
+    for fact in (card.model_id, "CC BY 4.0", "10.17632/rscbjbr9sj", "Not a medical device"):
         assert fact in text
     assert sum(p.numel() for p in build_network("resnet50", 2).parameters()) > 25_000_000

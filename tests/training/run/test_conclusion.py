@@ -20,7 +20,9 @@ from db.tables import Event
 from training.evaluation.promotion import Decision
 from training.outcome import Answers, HeldOut
 from training.run.lifecycle import train
-from worker.runtime.torch import ResidentLearner, positive_probability
+from worker.runtime.classes import positive_probability
+from worker.runtime.loading import load_model
+from worker.runtime.passes import probabilities_of
 
 #: The fixture of this name.
 Start = Callable[..., int]
@@ -58,9 +60,9 @@ def test_a_card_that_is_swapped_after_import_decides_no_promotion(
     monkeypatch.setattr(module, "decide", observe)
     train(job_table, start_trained())
     ((champion, held_out),) = asked
-    learner = ResidentLearner.load(artefact)
-    expected = positive_probability(learner.card, learner.probabilities(held_out.pixels))
-    assert np.abs(champion.probability - expected).max() < 1e-5
+    runtime = load_model(artefact)
+    expected = positive_probability(runtime.card, probabilities_of(runtime, held_out.pixels))
+    assert np.abs(champion.probability - expected).max() == 0
 
 
 def test_a_champion_that_was_promoted_during_the_comparison_stays(

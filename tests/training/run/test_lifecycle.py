@@ -26,7 +26,7 @@ from training.recipe import RECIPES, RecipeName
 from training.run.conclusion import Finished
 from training.run.lifecycle import train
 from training.run.progress import Step
-from worker.runtime.torch import ResidentLearner
+from worker.runtime.loading import load_model
 
 #: The fixtures of these names; `trained` is a `Trained` of `conftest.py`.
 Draw = Callable[..., None]
@@ -126,9 +126,9 @@ def test_three_classes_are_trained_and_screened_by_name(
 ) -> None:
     classes = ("NORMAL", "BACTERIAL", "VIRAL")
     finished = train(job_table, start(job_table, SHORT, labelled, classes=classes))
-    learner = ResidentLearner.load(job_table.models_folder / finished.winner)
-    assert learner.card.classes == classes
-    assert learner.card.positives == ("BACTERIAL", "VIRAL")
+    card = load_model(job_table.models_folder / finished.winner).card
+    assert card.classes == classes
+    assert card.positives == ("BACTERIAL", "VIRAL")
     report = json.loads((finished.report.parent / "report.json").read_text())
     assert len(report["backbones"][0]["confusion"]) == 3
 

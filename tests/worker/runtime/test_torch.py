@@ -20,8 +20,11 @@ from db.models.card import (
 from training.data.classes import CLASSES
 from worker.imaging import read_picture
 from worker.phantoms import write_phantoms
-from worker.runtime.torch import ModelWeightsUnfit, Precision, ResidentLearner, build_network
-from worker.runtime.weights import pack_weights, read_weights, write_artifact
+from worker.runtime.loading import load_model
+from worker.runtime.passes import probabilities_of
+from worker.runtime.protocol import ModelWeightsUnfit, Precision
+from worker.runtime.torch import build_network
+from worker.runtime.weights import pack_weights, unpack_weights, write_artifact
 from worker.torchvision_pair import import_torchvision
 
 CPU = torch.device("cpu")
@@ -43,7 +46,7 @@ def fastai_probabilities(files: list[Path], folder: Path, *, channels_last: bool
 
     card = read_card(folder)
     network = build_network(card.backbone, len(card.classes))
-    network.load_state_dict(read_weights(folder, card.weights_digest))
+    network.load_state_dict(unpack_weights((folder / WEIGHTS_FILE).read_bytes()))
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock(vocab=list(card.classes))),
         get_y=lambda _: "NORMAL",
@@ -74,8 +77,8 @@ def whole_passes(files: list[Path]) -> list[Path]:
 
 
 def screened(files: list[Path], folder: Path) -> np.ndarray:
-    learner = ResidentLearner.load(folder, device=CPU)
-    return learner.probabilities(np.stack([read_picture(file).pixels for file in files]), size=16)
+    runtime = load_model(folder, device="cpu")
+    return probabilities_of(runtime, np.stack([read_picture(file).pixels for file in files]), size=16)
 
 
 def test_probabilities_are_fastais_to_the_last_bit(files: list[Path], artefact: Path) -> None:
@@ -96,19 +99,19 @@ def test_probabilities_of_real_radiographs_are_fastais_to_the_last_bit(shared: P
 
 
 def test_a_learner_gives_probabilities_that_add_up_to_one(artefact: Path, random_pixels: np.ndarray) -> None:
-    learner = ResidentLearner.load(artefact, device=CPU)
-    rows = learner.probabilities(random_pixels)
+    runtime = load_model(artefact, device="cpu")
+    rows = runtime.probabilities(random_pixels, Precision.FP32)
     assert rows.shape == (8, 2)
     assert rows.dtype == np.float32
     assert rows.sum(axis=1) == pytest.approx(np.ones(8), abs=1e-6)
-    assert learner.card.positive_columns == [0]
+    assert runtime.card.positive_columns == [0]
     assert CLASSES.index("PNEUMONIA") == 1
 
 
 def test_bf16_agrees_roughly(artefact: Path, random_pixels: np.ndarray) -> None:
-    learner = ResidentLearner.load(artefact, device=CPU)
-    single = learner.probabilities(random_pixels)
-    half = learner.probabilities(random_pixels, Precision.BF16)
+    runtime = load_model(artefact, device="cpu")
+    single = runtime.probabilities(random_pixels, Precision.FP32)
+    half = runtime.probabilities(random_pixels, Precision.BF16)
     assert 0 < np.abs(single - half).max() < 0.05
 
 
@@ -119,10 +122,10 @@ def test_every_backbone_of_the_thesis_can_be_built() -> None:
 
 def test_a_missing_model_is_refused(tmp_path: Path, artefact: Path) -> None:
     with pytest.raises(ModelMissing):
-        ResidentLearner.load(tmp_path / "nowhere")
+        load_model(tmp_path / "nowhere")
     (tmp_path / "model.json").write_bytes((artefact / "model.json").read_bytes())
     with pytest.raises(ModelMissing):
-        ResidentLearner.load(tmp_path)
+        load_model(tmp_path)
 
 
 def copy(artefact: Path, to: Path, weights: bytes) -> Path:
@@ -138,14 +141,14 @@ def test_truncated_or_swapped_weights_are_refused_before_use(tmp_path: Path, art
     swapped[-1] ^= 1
     for name, content in {"truncated": weights[:-1], "swapped": bytes(swapped), "empty": b""}.items():
         with pytest.raises(ModelDigestMismatch):
-            ResidentLearner.load(copy(artefact, tmp_path / name, content))
+            load_model(copy(artefact, tmp_path / name, content))
 
 
 def test_a_pickle_is_never_loaded_even_with_the_right_digest(tmp_path: Path, artefact: Path) -> None:
     pickle = b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94."
     folder = copy(artefact, tmp_path / "pickle", pickle)
     with pytest.raises(ModelInvalid):
-        ResidentLearner.load(folder, digest=digest_of(pickle))
+        load_model(folder, digest=digest_of(pickle))
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path, artefact: Path) -> None:
@@ -155,7 +158,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path, artefact: P
     card = read_card(artefact).model_copy(update=renamed)
     write_artifact(tmp_path / "alexnet", card, weights)
     with pytest.raises(ModelWeightsUnfit):
-        ResidentLearner.load(tmp_path / "alexnet")
+        load_model(tmp_path / "alexnet")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Waits for a job table that is away, while there is a point in it."""
+"""Retries of a transaction while the job table is unavailable."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds before the second try, and the most between two: a database that comes back is used within them.
+#: Seconds before the second try, and the longest pause between two tries: a database that is available again
+#: is used within it.
 _FIRST_SECONDS, _MOST_SECONDS = 0.25, 2.0
 
 
-def patiently(
+def retry_while_unavailable(
     transaction: Callable[[], AbstractContextManager[Session]],
     what: str,
     do: Callable[[Session], T],
     stop: Callable[[], bool],
 ) -> T:
-    """Return what `do` returns in a transaction, again and again while the job table is unavailable.
+    """Return the result of `do` in a transaction; try again for as long as the job table is unavailable.
 
-    `stop` is asked before each further try. A try whose connection was lost while it committed may have had
-    its effect: `do` is to be safe to repeat. Raises DatabaseFailed.
+    `stop` is called before each further try. If the connection was lost during the commit, the try may have
+    taken effect, so `do` must be safe to repeat. `what` names the transaction in the log.
+    Raises DatabaseFailed.
     """
     pause = _FIRST_SECONDS
     while True:

@@ -10,25 +10,23 @@ import torch
 
 from deploy.models import default_model
 from worker.imaging import read_picture
-from worker.runtime.passes import Passes
-from worker.runtime.precision import Row, native_bf16
-from worker.runtime.torch import Precision, ResidentLearner
+from worker.runtime.device import native_bf16
+from worker.runtime.loading import load_model
+from worker.runtime.passes import Passes, probabilities_of
+from worker.runtime.precision import Row
+from worker.runtime.protocol import Precision, Runtime
 
 CPU = torch.device("cpu")
 
 
-class Scripted(ResidentLearner):
-    """A learner whose probabilities are given: in bfloat16 those of `cheap`, else those of `exact`."""
+class Scripted:
+    """A runtime whose probabilities are given: in bfloat16 those of `cheap`, else those of `exact`."""
 
-    def __init__(
-        self, like: ResidentLearner, cheap: list[float], exact: list[float], threshold: float
-    ) -> None:
+    def __init__(self, like: Runtime, cheap: list[float], exact: list[float], threshold: float) -> None:
         self.card = like.card.model_copy(update={"threshold": threshold})
         self.cheap, self.exact = cheap, exact
 
-    def probabilities(
-        self, pixels: np.ndarray, precision: Precision = Precision.FP32, size: int = 0
-    ) -> np.ndarray:
+    def probabilities(self, pixels: np.ndarray, precision: Precision) -> np.ndarray:
         """Return what was scripted for the pictures, which are their own numbers."""
         script = self.cheap if precision is Precision.BF16 else self.exact
         found = [script[int(number)] for number in pixels[:, 0, 0, 0]]
@@ -38,9 +36,9 @@ class Scripted(ResidentLearner):
         return rows
 
 
-def predict(learner: ResidentLearner, pixels: np.ndarray, *, adaptive: bool) -> list[Row | None]:
+def predict(runtime: Runtime, pixels: np.ndarray, *, adaptive: bool) -> list[Row | None]:
     """Return the rows of a batch's pictures in their order."""
-    passes = Passes[int](learner, adaptive=adaptive, size=16)
+    passes = Passes[int](runtime, adaptive=adaptive, size=16)
     rows = dict([*passes.add(enumerate(pixels)), *passes.finish()])
     return [rows[index] for index in range(len(pixels))]
 
@@ -54,9 +52,9 @@ def numbered(count: int) -> np.ndarray:
 def test_only_clear_cut_pictures_stay_in_bfloat16(artefact: Path) -> None:
     cheap = [0.001, 0.5, 0.999, 0.97, float("nan"), 0.0, 1.0]
     exact = [0.9, 0.6, 0.1, 0.96, 0.3, 0.5, 0.5]
-    learner = Scripted(ResidentLearner.load(artefact, device=CPU), cheap, exact, 0.5)
-    rows = predict(learner, numbered(7), adaptive=True)
-    column = learner.card.positive_columns[0]
+    runtime = Scripted(load_model(artefact, device="cpu"), cheap, exact, 0.5)
+    rows = predict(runtime, numbered(7), adaptive=True)
+    column = runtime.card.positive_columns[0]
     found = [(round(float(row.values[column]), 4), str(row.precision)) for row in rows]
     assert found == [
         (0.001, "bf16"), (0.6, "fp32"), (0.999, "bf16"), (0.96, "fp32"), (0.3, "fp32"),
@@ -65,17 +63,17 @@ def test_only_clear_cut_pictures_stay_in_bfloat16(artefact: Path) -> None:
 
 
 def test_near_an_extreme_threshold_nothing_stays_in_bfloat16(artefact: Path) -> None:
-    learner = Scripted(ResidentLearner.load(artefact, device=CPU), [0.996, 0.9999], [0.9, 0.9], 0.995)
-    assert [row.precision for row in predict(learner, numbered(2), adaptive=True)] == ["fp32", "bf16"]
+    runtime = Scripted(load_model(artefact, device="cpu"), [0.996, 0.9999], [0.9, 0.9], 0.995)
+    assert [row.precision for row in predict(runtime, numbered(2), adaptive=True)] == ["fp32", "bf16"]
 
 
 def test_without_adapting_everything_is_in_single_precision(
     artefact: Path, random_pixels: np.ndarray
 ) -> None:
-    learner = ResidentLearner.load(artefact, device=CPU)
-    rows = predict(learner, random_pixels, adaptive=False)
+    runtime = load_model(artefact, device="cpu")
+    rows = predict(runtime, random_pixels, adaptive=False)
     assert {row.precision for row in rows} == {Precision.FP32}
-    assert np.array_equal(np.stack([row.values for row in rows]), learner.probabilities(random_pixels))
+    assert np.array_equal(np.stack([row.values for row in rows]), probabilities_of(runtime, random_pixels))
 
 
 def test_a_device_says_whether_it_computes_bfloat16() -> None:
@@ -87,11 +85,11 @@ def test_a_device_says_whether_it_computes_bfloat16() -> None:
 def test_labels_of_real_radiographs_are_those_of_single_precision(shared: Path) -> None:
     files = sorted((shared / "chest_xray_original").rglob("*.jpeg"))[::2]
     pixels = np.stack([read_picture(file).pixels for file in files])
-    learner = ResidentLearner.load(default_model(), device=CPU)
-    column = learner.card.positive_columns[0]
-    exact = learner.probabilities(pixels)[:, column]
-    rows = predict(learner, pixels, adaptive=True)
+    runtime = load_model(default_model(), device="cpu")
+    column = runtime.card.positive_columns[0]
+    exact = probabilities_of(runtime, pixels)[:, column]
+    rows = predict(runtime, pixels, adaptive=True)
     found = np.array([row.values[column] for row in rows])
     assert {row.precision for row in rows} == {Precision.FP32, Precision.BF16}
-    assert ((found >= learner.card.threshold) == (exact >= learner.card.threshold)).all()
+    assert ((found >= runtime.card.threshold) == (exact >= runtime.card.threshold)).all()
     assert np.abs(found - exact).max() < 0.01

@@ -1,0 +1,20 @@
+"""Fixtures of screening."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def files(phantoms: Path) -> list[Path]:
+    return sorted(path for path in phantoms.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def folder(phantoms: Path, tmp_path: Path) -> Path:
+    """Copy the phantoms to where they may be changed."""
+    shutil.copytree(phantoms, tmp_path / "ward")
+    return tmp_path / "ward"

@@ -1,0 +1,74 @@
+"""The outcome of an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sqlalchemy import select
+
+from db.engine import Database
+from db.tables import Model, Prediction
+from tests.worker.screening.batches import outcomes, submit
+from worker.runtime.loading import load_model
+from worker.runtime.passes import probabilities_of
+from worker.runtime.protocol import Precision
+from worker.runtime.torch import TorchRuntime
+from worker.screening.batch import Screener
+from worker.settings import WorkerSettings
+
+
+@pytest.mark.usefixtures("model")
+def test_a_label_never_contradicts_the_probability_that_is_stored(
+    database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database.read() as session:
+        threshold = session.scalars(select(Model.threshold)).one()
+    near = [np.float32(threshold)]
+    for _ in range(2):
+        near = [np.nextafter(near[0], np.float32(0)), *near, np.nextafter(near[-1], np.float32(1))]
+
+    def at_the_edge(self: TorchRuntime, pixels: np.ndarray, *_: object) -> np.ndarray:
+        rows = np.zeros((len(pixels), 2), dtype=np.float32)
+        column = self.card.positive_columns[0]
+        rows[:, column] = np.resize(near, len(pixels))
+        rows[:, 1 - column] = 1 - rows[:, column]
+        return rows
+
+    monkeypatch.setattr(TorchRuntime, "probabilities", at_the_edge)
+    Screener(database, WorkerSettings(precision="fp32")).screen(submit(database, files))
+    with database.read() as session:
+        found = session.execute(select(Prediction.probability, Prediction.label, Prediction.threshold)).all()
+    assert len({probability for probability, _, _ in found}) == len(near)
+    assert {label for _, label, _ in found} == {"NORMAL", "PNEUMONIA"}
+    assert all((probability >= edge) == (label == "PNEUMONIA") for probability, label, edge in found)
+
+
+def test_the_probability_is_that_of_pneumonia_by_name(
+    database: Database, model: Model, artefact: Path, files: list[Path]
+) -> None:
+    from worker.imaging import read_picture
+
+    Screener(database, WorkerSettings(precision="fp32")).screen(submit(database, files[:3]))
+    runtime = load_model(artefact, device="cpu")
+    rows = probabilities_of(runtime, np.stack([read_picture(file).pixels for file in files[:3]]))
+    column = model.card["classes"].index("PNEUMONIA")
+    with database.read() as session:
+        stored = session.scalars(select(Prediction.probability).order_by(Prediction.image_id)).all()
+    if not torch.cuda.is_available():
+        assert stored == [float(value) for value in rows[:, column]]
+    assert stored == pytest.approx(rows[:, column], abs=1e-4)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_model_that_gives_no_number_fails_the_image_and_not_the_worker(
+    database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(_: TorchRuntime, pixels: np.ndarray, *__: Precision) -> np.ndarray:
+        return np.full((len(pixels), 2), np.nan, dtype=np.float32)
+
+    monkeypatch.setattr(TorchRuntime, "probabilities", nothing)
+    Screener(database, WorkerSettings()).screen(submit(database, files[:2]))
+    assert set(outcomes(database).values()) == {"broken-model-output"}

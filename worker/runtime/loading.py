@@ -1,0 +1,40 @@
+"""The table of runtimes, and the loading of a model from its folder."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+from db.models.card import ModelCard, read_card, read_checked_weights
+from worker.runtime.protocol import Loader, Runtime
+
+#: The runtime that is used unless another one is named.
+DEFAULT = "torch"
+
+#: The module of each runtime. A module is imported when its runtime is first used: each is a large library.
+RUNTIMES = {
+    "torch": "worker.runtime.torch",
+}
+
+
+def load_model(
+    folder: Path,
+    *,
+    card: ModelCard | None = None,
+    digest: str | None = None,
+    runtime: str = DEFAULT,
+    device: str | None = None,
+) -> Runtime:
+    """Load the model in a folder.
+
+    `card` is the registered card, by default the one in the folder. `digest` is the registered digest of the
+    weights, by default the card's. `device` is `cpu` or `cuda`, by default the best one that is available.
+    Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelWeightsUnfit,
+    DeviceUnusable.
+    """
+    card = card or read_card(folder)
+    card.check_preprocessing()
+    weights = read_checked_weights(folder, digest or card.weights_digest)
+    loader = cast(Loader, import_module(RUNTIMES[runtime]))
+    return loader.load(card, weights, device=device)

@@ -1,0 +1,88 @@
+"""The protocol of a runtime: a library that computes a model's probabilities from pictures."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from db.errors import PneumoscreenError
+from db.models.card import ModelCard
+
+
+class ModelWeightsUnfit(PneumoscreenError):
+    """The model's weights do not fit its architecture. Import a model that pneumoscreen wrote."""
+
+    code = "model-weights-unfit"
+
+
+class DeviceUnusable(PneumoscreenError):
+    """The GPU or CPU that the model runs on failed or is full. See `doctor`, and what else runs on it.
+
+    Batches wait for it. `detail` is the first line of the device's message.
+    """
+
+    code = "device-unusable"
+
+    def __init__(self, detail: str = "", *, lost: bool = False) -> None:
+        """`lost`: this process cannot use the device again, as after a CUDA error."""
+        super().__init__(detail)
+        self.lost = lost
+
+
+class PassTooLarge(Exception):
+    """The pictures of one pass do not fit into the device's memory."""
+
+
+class Precision(StrEnum):
+    """The number format of a forward pass."""
+
+    #: Single precision. It defines the probabilities.
+    FP32 = "fp32"
+    #: bfloat16. It is about twice as fast on a device that computes it natively.
+    BF16 = "bf16"
+
+
+class Runtime(Protocol):
+    """A model that is loaded on a device; one thread at a time uses it."""
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Library, version and device, as `torch-2.8.0/cpu`. It is stored with each prediction."""
+        ...
+
+    @property
+    def precisions(self) -> frozenset[Precision]:
+        """The number formats that the device computes natively. Single precision is always one of them."""
+        ...
+
+    def probabilities(self, pictures: NDArray[np.uint8], precision: Precision) -> NDArray[np.float32]:
+        """Return class probabilities (N, classes) of pictures (N, 224, 224, 3), computed in one pass.
+
+        Columns follow `card.classes`. The same picture has the same row in every pass of N pictures.
+        Raises PassTooLarge, DeviceUnusable.
+        """
+        ...
+
+    def peak_memory(self) -> int | None:
+        """Return the most bytes of GPU memory that this process has held, None on a CPU."""
+        ...
+
+
+class Loader(Protocol):
+    """The module of a runtime."""
+
+    def load(self, card: ModelCard, weights: bytes, *, device: str | None) -> Runtime:
+        """Load a model from the checked content of its `model.safetensors`.
+
+        `device` is `cpu` or `cuda`; None means the best one that is available.
+        Raises ModelInvalid, ModelWeightsUnfit, DeviceUnusable.
+        """
+        ...

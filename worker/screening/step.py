@@ -1,0 +1,56 @@
+"""One step of a batch: from the decoded images of a forward pass to their outcomes."""
+
+from __future__ import annotations
+
+import threading
+
+from db.jobs.claims import Item, NotScreened, Screened
+from db.jobs.problems import ImageProblem
+from worker.imaging.picture import Picture
+from worker.runtime.passes import Passes
+from worker.runtime.protocol import DeviceUnusable
+from worker.screening.outcome import outcome_of
+from worker.screening.reading import Decoded
+from worker.screening.stopwatch import Stopwatch
+
+#: A picture that waits for its probabilities, with the image that it belongs to.
+Waiting = tuple[Item, Picture]
+
+
+class Device:
+    """The device of this process. One thread at a time uses it: the next batch decodes meanwhile."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: Whether this process cannot use its GPU again.
+        self.is_lost = False
+
+    def predict(
+        self, passes: Passes[Waiting], decoded: list[Decoded] | None, computing: Stopwatch
+    ) -> list[Screened | NotScreened]:
+        """Do `predict`, and time it without the wait for other threads. Raises DeviceUnusable.
+
+        All inputs have the same shape and type, so an error of the device is never the fault of an image.
+        """
+        with self._lock, computing:
+            try:
+                return predict(passes, decoded)
+            except DeviceUnusable as error:
+                self.is_lost |= error.lost
+                raise
+
+
+def predict(passes: Passes[Waiting], decoded: list[Decoded] | None) -> list[Screened | NotScreened]:
+    """Add decoded images to the passes, and return the outcomes that are known by now.
+
+    None means that no images follow: it computes the remaining pictures.
+    """
+    if decoded is None:
+        done, problems = passes.finish(), []
+    else:
+        problems = [
+            NotScreened(item.image_id, found) for item, found in decoded if isinstance(found, ImageProblem)
+        ]
+        waiting = [(item, found) for item, found in decoded if isinstance(found, Picture)]
+        done = passes.add((one, one[1].pixels) for one in waiting)
+    return [*problems, *(outcome_of(passes.runtime.card, *one, row) for one, row in done)]
