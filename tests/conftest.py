@@ -89,7 +89,7 @@ def write_random_model(parent: Path, seed: int) -> Path:
     """Write a ResNet-18 with random weights: a real model, small and of no use."""
     import torch
 
-    from worker.imaging import PREPROCESSING
+    from db.models.card import PREPROCESSING
     from worker.runtime.torch import build_network
     from worker.runtime.weights import pack_weights, write_artifact
 

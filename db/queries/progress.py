@@ -26,7 +26,7 @@ _Wait = tuple[str | None, float | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a cohort has come. The states always add up to `total`."""
+    """The progress of one cohort. The counts by state always add up to `total`."""
 
     cohort_id: int
     name: str
@@ -41,13 +41,13 @@ class Progress:
     failed: int
     #: Number of images per problem code.
     problems: dict[str, int]
-    #: Why its batches have to wait: the code of an error, as `source-away` or `model-missing`.
+    #: Why its batches have to wait: the code of an error, such as `source-away` or `model-missing`.
     waits_for: str | None = None
-    #: Since when, in seconds since 1970 UTC; None if it does not wait, or an earlier version found it.
+    #: Since when, in seconds since 1970 UTC. None if it does not wait, or an earlier version wrote why.
     waits_since: float | None = None
-    #: Whether its rows are in an archive, and no longer here.
+    #: Whether its rows were moved to an archive.
     archived: bool = False
-    #: Whether a source of it was not walked to its end, and nobody walks one now.
+    #: Whether a source was not read to its end, and no command reads one now.
     ingest_broke_off: bool = False
 
     @property
@@ -57,19 +57,19 @@ class Progress:
 
     @property
     def finished(self) -> bool:
-        """Whether everything has been taken in and has ended."""
+        """Whether every image has been taken in and has ended."""
         return self.state is not CohortState.INGESTING and self.ended == self.total
 
     @property
     def stands_still(self) -> bool:
-        """Whether nothing more comes of it by itself: it is finished, or waits for the same `submit`."""
+        """Whether it cannot go on by itself: it is finished, or `submit` must repeat its ingest."""
         return self.finished or (self.ingest_broke_off and self.ended == self.total)
 
 
 def progress(session: Session, names: Sequence[str] | None = None) -> list[Progress]:
-    """Return the counts of some or all cohorts, oldest cohort first, without a look at their images.
+    """Return the progress of all cohorts or of those of these names, the oldest first. It reads no images.
 
-    Raises CohortUnknown where a name is not a cohort's.
+    Raises CohortUnknown if no cohort has one of the names.
     """
     query = select(Cohort).order_by(Cohort.id)
     if names is not None:
@@ -77,30 +77,35 @@ def progress(session: Session, names: Sequence[str] | None = None) -> list[Progr
     cohorts = session.scalars(query).all()
     if names is not None and len(cohorts) < len(set(names)):
         raise CohortUnknown
+    return progress_of(session, cohorts)
+
+
+def progress_of(session: Session, cohorts: Sequence[Cohort]) -> list[Progress]:
+    """Return the progress of these cohorts, in their order. It reads no images."""
+    # The counts of an archived cohort are in its own row.
+    cohort_ids = [cohort.id for cohort in cohorts if cohort.archived is None]
     open_ones = [cohort.id for cohort in cohorts if cohort.state is CohortState.INGESTING]
-    broken_off = set(open_ones) - _being_walked(session, open_ones)
-    counts = count_images(session, None if names is None else [cohort.id for cohort in cohorts])
-    waits = _waiting_sources(session, cohorts)
+    broken_off = set(open_ones) - _with_running_ingest(session, open_ones)
+    counts = count_images(session, cohort_ids)
+    waits = _waiting_sources(session, cohort_ids)
     return [
         _progress(cohort, counts.get(cohort.id, {}), waits, broke_off=cohort.id in broken_off)
         for cohort in cohorts
     ]
 
 
-def _waiting_sources(
-    session: Session, cohorts: Sequence[Cohort]
-) -> dict[int, tuple[str | None, float | None]]:
-    """Return why a source of these cohorts waits, and since when: of several, since the longest."""
+def _waiting_sources(session: Session, cohort_ids: Sequence[int]) -> dict[int, _Wait]:
+    """Return why a source of each of these cohorts waits, and since when. Of several: the longest wait."""
     query = (
         select(Source.cohort_id, Source.waits_for, Source.waits_since)
-        .where(Source.waits_for.is_not(None), Source.cohort_id.in_([cohort.id for cohort in cohorts]))
+        .where(Source.waits_for.is_not(None), Source.cohort_id.in_(cohort_ids))
         .order_by(Source.waits_since.desc())
     )
     return {row.cohort_id: (row.waits_for, row.waits_since) for row in session.execute(query)}
 
 
-def _being_walked(session: Session, cohort_ids: Sequence[int]) -> set[int]:
-    """Return those of these cohorts that a command takes a source into, as far as leases tell."""
+def _with_running_ingest(session: Session, cohort_ids: Sequence[int]) -> set[int]:
+    """Return those of these cohorts that a command with a live lease takes a source into."""
     if not cohort_ids:
         return set()
     query = select(Ingest.cohort_id).where(

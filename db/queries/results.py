@@ -1,20 +1,20 @@
-"""What came of a cohort, a row per image."""
+"""Results of a cohort: a row per image, in the order in which the images were taken in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, func, select, union_all
+from sqlalchemy import ColumnElement, Select, and_, func, select, union_all
 from sqlalchemy.orm import Session
 
 from db.states import ImageState
 from db.tables import Batch, Cohort, Image, Model, Prediction, Study
 
-#: Images read at a time: enough to hide the round trip, few enough that PostgreSQL looks each of them up in
-#: the other tables and reads none of those whole for a page.
-PAGE = 1_000
+#: Images read at a time: enough to hide the round trip, and few enough that PostgreSQL looks each of them up
+#: in the other tables instead of reading one of those whole.
+CHUNK = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class ResultRow:
     study: str | None
     series: str | None
     instance: str | None
-    #: The file; without identifiers `sha256:` and its digest, or `image:` and its row where it has none.
+    #: The file. Without identifiers: `sha256:` and its digest, or `image:` and its row id if it has none.
     source: str
     state: ImageState
     #: P(PNEUMONIA).
@@ -35,7 +35,7 @@ class ResultRow:
     threshold: float | None
     #: Backbone and digest of the model.
     model: str | None
-    #: The code of what stood in the way; null where there is a prediction.
+    #: The code of the problem; null if there is a prediction.
     error: str | None
     #: The most probable type of pneumonia and its probability, from a model that tells types apart.
     type: str | None
@@ -50,24 +50,29 @@ def cohort_results(
     after: int = 0,
     limit: int | None = None,
 ) -> Iterator[ResultRow]:
-    """Yield a cohort's rows, all or `limit` of them `after` an image, in the order in which it was taken in.
+    """Yield a cohort's rows: all, or `limit` of them `after` an image.
 
-    With `pseudonym`, which is given each UID, they hold no identifiers: no UID and no path. An image's
-    prediction is the one of the model that its batch was pinned to.
+    `pseudonym` is called with each UID. If it is given, the rows hold no identifiers: no UID and no path. An
+    image's prediction is the one of the model that its batch was pinned to.
     """
-    for image_ids in image_pages(session, cohort.id, after=after, limit=limit):
-        for row in session.execute(_rows(image_ids)):
-            yield _result(cohort.name, tuple(row), pseudonym)
+    for image_ids in image_chunks(session, cohort.id, after=after, limit=limit):
+        for _, row in read_results(session, cohort.name, image_ids, pseudonym=pseudonym):
+            yield row
 
 
-def image_pages(
-    session: Session, cohort_id: int, *, after: int = 0, limit: int | None = None
+def image_chunks(
+    session: Session,
+    cohort_id: int,
+    *,
+    after: int = 0,
+    limit: int | None = None,
+    states: Collection[ImageState] = tuple(ImageState),
 ) -> Iterator[Sequence[int]]:
-    """Yield the ids of a cohort's images in order, a page at a time; every page costs the same."""
+    """Yield the ids of a cohort's images in order, a chunk at a time. Every chunk costs the same."""
     left = limit
     while left is None or left > 0:
-        size = PAGE if left is None else min(PAGE, left)
-        image_ids = session.scalars(_page(cohort_id, after, size)).all()
+        size = CHUNK if left is None else min(CHUNK, left)
+        image_ids = session.scalars(_next_ids(cohort_id, after, size, states)).all()
         if image_ids:
             yield image_ids
         if len(image_ids) < size:
@@ -76,25 +81,38 @@ def image_pages(
         left = None if left is None else left - size
 
 
-def _page(cohort_id: int, after: int, size: int) -> Select[int]:
+def _next_ids(cohort_id: int, after: int, size: int, states: Collection[ImageState]) -> Select[int]:
     """Select the next ids.
 
-    Within one state the index of cohort, state and id has them in order: a page takes the first of each.
-    An index of cohort and id alone would be one more to write whenever an image changes.
+    The index of cohort, state and id has them in order within one state: the query takes the first of each
+    state, and the first of those. An index of cohort and id alone would slow every change of an image down.
     """
-    states = (
+    by_state = (
         select(Image.id)
         .where(Image.cohort_id == cohort_id, Image.state == state, Image.id > after)
         .order_by(Image.id)
         .limit(size)
         .subquery()
-        for state in ImageState
+        for state in states
     )
-    ids = union_all(*(select(state.c.id) for state in states)).subquery()
+    ids = union_all(*(select(state.c.id) for state in by_state)).subquery()
     return select(ids.c.id).order_by(ids.c.id).limit(size)
 
 
-def _rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
+def read_results(
+    session: Session,
+    cohort: str,
+    image_ids: Sequence[int],
+    *conditions: ColumnElement[bool],
+    limit: int | None = None,
+    pseudonym: Callable[[str], str] | None = None,
+) -> Iterator[tuple[int, ResultRow]]:
+    """Yield the ids and rows of those of these images that meet the conditions, in order, at most `limit`."""
+    for row in session.execute(_select_rows(image_ids).where(*conditions).limit(limit)):
+        yield row.id, _result(cohort, tuple(row), pseudonym)
+
+
+def _select_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
     return (
         select(
             Image.id,
@@ -134,7 +152,7 @@ def _result(cohort: str, row: tuple[Any, ...], pseudonym: Callable[[str], str] |
 
 @dataclass(frozen=True, slots=True)
 class LabelCount:
-    """How many of a cohort's images one model gave one label."""
+    """How many images of a cohort got one label from one model."""
 
     model: str
     label: str

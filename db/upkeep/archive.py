@@ -16,7 +16,7 @@ from db.jobs.cohorts import CohortArchived, lock_cohort
 from db.nights.seen import keep_seen
 from db.queries.counts import cohorts_with
 from db.queries.progress import Progress, progress
-from db.queries.results import image_pages
+from db.queries.results import image_chunks
 from db.states import UNFINISHED, CohortState
 from db.tables import Cohort, Image, Model, Prediction, Study
 from db.training.labels import keep_labelled
@@ -54,7 +54,7 @@ def cohorts_to_archive(session: Session, *, older_than_seconds: float) -> Sequen
 
 def archive_rows(session: Session, cohort_id: int) -> Iterator[dict[str, Any]]:
     """Yield everything that is known of a cohort's images: a row per image and prediction."""
-    for image_ids in image_pages(session, cohort_id):
+    for image_ids in image_chunks(session, cohort_id):
         for row in session.execute(_archive_rows(image_ids)).mappings():
             yield dict(row)
 

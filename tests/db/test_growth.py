@@ -1,4 +1,4 @@
-"""What runs on a tick or a poll does the same work among twenty thousand images as among a thousand."""
+"""What runs on a tick, a poll or a page does the same work among 20,000 images as among 1,000."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from sqlalchemy import event, select, text, update
 
 from db.engine import Database
 from db.jobs.cohorts import find_cohort
+from db.queries.explanation import show_image
+from db.queries.pages import ImageFilter, list_cohorts, list_images
 from db.queries.progress import progress
 from db.queries.results import cohort_results
 from db.settings import DatabaseSettings
@@ -83,6 +85,32 @@ def last_rows(database: Database) -> None:
         assert len(list(cohort_results(session, cohort, after=last - 20, limit=20))) == 20
 
 
+def page(database: Database, *, after: int = 0, wanted: ImageFilter | None = None) -> None:
+    with database.read() as session:
+        cohort = find_cohort(session, "large")
+        assert len(list_images(session, cohort, after=after, limit=20, wanted=wanted).rows) == 20
+
+
+def last_page(database: Database) -> None:
+    with database.read() as session:
+        last = progress(session, ["large"])[0].total
+    page(database, after=last - 20)
+
+
+def page_of_failed(database: Database) -> None:
+    page(database, wanted=ImageFilter(state=ImageState.FAILED))
+
+
+def page_of_cohorts(database: Database) -> None:
+    with database.read() as session:
+        assert list_cohorts(session, limit=1).rows
+
+
+def shown_image(database: Database) -> None:
+    with database.read() as session:
+        assert show_image(session, SMALL // 2 + 1).predictions
+
+
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Database]]:
     """Fill a small job table, one with many images, and one with many finished cohorts."""
@@ -123,7 +151,11 @@ def steps(database: Database, do: Callable[[Database], None]) -> int:
     return count
 
 
-@pytest.mark.parametrize("do", [poll, tick, sweep, scrape, nights, labelled, first_rows, last_rows])
+@pytest.mark.parametrize("do", [
+        poll, tick, sweep, scrape, nights, labelled, first_rows, last_rows, page, last_page, page_of_failed,
+        page_of_cohorts, shown_image,
+    ],
+)  # fmt: skip
 def test_what_is_done_again_and_again_takes_no_longer_with_many_images(
     grown: dict[str, Database], do: Callable[[Database], None]
 ) -> None:
@@ -131,7 +163,7 @@ def test_what_is_done_again_and_again_takes_no_longer_with_many_images(
     assert 0 < large <= DEEPER * small
 
 
-@pytest.mark.parametrize("do", [poll, tick, sweep, nights, first_rows])
+@pytest.mark.parametrize("do", [poll, tick, sweep, nights, first_rows, page, page_of_cohorts])
 def test_what_is_done_again_and_again_takes_no_longer_with_many_finished_cohorts(
     grown: dict[str, Database], do: Callable[[Database], None]
 ) -> None:

@@ -32,7 +32,7 @@ from tests.faults.invariant import check
 from tests.worker.screening.batches import try_again
 from worker.decoding.codecs import available_decoders
 from worker.decoding.pool import DecoderPool
-from worker.imaging import Picture
+from worker.imaging.picture import Picture
 from worker.settings import WorkerSettings
 
 TRIES = int(os.environ.get("FUZZ", "2000"))

@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom import Dataset, dcmread, uid
 from pydicom.dataset import FileMetaDataset
 
-from worker.imaging import decode, read_picture
+from tests.pictures import decode, read_picture
 from worker.imaging.display import display_values
 
 needs = pytest.mark.skipif(

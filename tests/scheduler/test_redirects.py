@@ -20,6 +20,7 @@ from db.tables import Image, LabelClass
 from db.training.labels import Reading, add_readings
 from scheduler.ingest import open_source
 from scheduler.labels import import_labels
+from tests.pictures import read_picture
 from tests.scheduler.remotes import SftpServer, make_ssh_user
 from training.data.sources import labelled_images
 from training.plan import Plan
@@ -28,7 +29,6 @@ from worker.files.access import is_available, list_files, read_file, read_start
 from worker.files.openers.s3 import OPENER as S3
 from worker.files.roots import Roots
 from worker.files.url import locate
-from worker.imaging import read_picture
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 

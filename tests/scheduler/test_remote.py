@@ -25,6 +25,7 @@ from scheduler.ingest.source import SourceMissing, SourceUnreadable
 from scheduler.labels import import_labels
 from scheduler.nightly.run import run_now, walk_night
 from scheduler.nightly.schedule import Nightly, NightlySettings
+from tests.pictures import read_picture
 from tests.scheduler.remotes import SftpServer, WebServer, make_ssh_user, s3_server, web_server
 from training.data.sources import labelled_images
 from training.plan import Plan
@@ -32,7 +33,7 @@ from training.recipe import find_recipe
 from worker.files.access import list_files, read_file, read_start
 from worker.files.roots import Roots
 from worker.files.url import RemoteUrlInvalid, check_url, locate
-from worker.imaging import Limits, read_picture
+from worker.imaging.limits import Limits
 
 
 @pytest.fixture(scope="module")

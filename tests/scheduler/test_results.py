@@ -116,7 +116,7 @@ def test_csv_json_and_parquet_say_the_same(finished: Database, model: object, tm
 def test_pages_together_are_the_whole_and_a_page_begins_after_any_image(
     finished: Database, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    monkeypatch.setattr("db.queries.results.PAGE", page)
+    monkeypatch.setattr("db.queries.results.CHUNK", page)
     with finished.write() as session:  # its rows lie between those of the first
         other = open_cohort(session, "other", source="/data")
         add_images(session, other.id, [NewImage(uri="/data/b.png")])

@@ -22,6 +22,7 @@ from db.settings import SettingsInvalid
 from db.tables import Image
 from scheduler.ingest import open_source
 from scheduler.labels import import_labels
+from tests.pictures import read_picture
 from tests.scheduler.remotes import web_server
 from training.data.pictures import read_pictures
 from training.data.sources import labelled_images
@@ -30,7 +31,6 @@ from training.recipe import find_recipe
 from worker.decoding.pool import DecoderPool
 from worker.files.roots import Roots, SourceOutsideRoots
 from worker.files.url import RemoteUrlInvalid, check_url
-from worker.imaging import read_picture
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 

@@ -12,14 +12,13 @@ import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from db.models.card import ModelCard, digest_of, model_id_of
+from db.models.card import PREPROCESSING, ModelCard, digest_of, model_id_of
 from training.data.classes import positive_columns, positives
 from training.data.dataset import Dataset
 from training.evaluation.measures import measure
 from training.fitting.calibration import calibrate
 from training.fitting.fine_tuning import Fitted, training_precision
 from training.recipe import Recipe
-from worker.imaging import PREPROCESSING
 from worker.runtime.device import best_device
 from worker.runtime.loading import load_model
 from worker.runtime.normalisation import IMAGENET_MEAN, IMAGENET_STD

@@ -1,95 +1,61 @@
-"""A process that decodes: the bytes of files in, pictures out. `worker.decoding.pool` starts it.
+"""A process that decodes files: it receives bytes and sends pictures. `worker.decoding.pool` starts it.
 
-Decoders are written in C and read what strangers send. Here a crash, a hang or a hunger for memory costs one
-image and no worker; and whoever takes a decoder over has none of the worker's environment, open files,
-connections and leases, and cannot write into a file. It is no sandbox: it may read what the worker may.
+Decoders are written in C, and files may be hostile. In a process of its own, a crash, an endless loop or too
+much memory costs one image and not the worker. An attacker who takes over this process finds none of the
+worker's environment, open files, connections and leases, and cannot write to a file. The process is no
+sandbox: it can read what the worker can read.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import resource
 import signal
 import socket
-import struct
 import sys
-import time
-from typing import Any
 
 from db.jobs.problems import DecoderMemory, ImageProblem, ScreeningFailed
-from worker.imaging import Limits, decode
-from worker.imaging.dicom import instance_uid
-
-#: Lengths of a file and of a reply's header, in front of each.
-FILE_LENGTH, HEADER_LENGTH = struct.Struct(">Q"), struct.Struct(">I")
-
-#: What a decoder says first.
-READY = b"R"
+from worker.decoding.decode import decode_file
+from worker.decoding.protocol import READY, receive_file, send_picture, send_problem
+from worker.imaging.limits import Limits
 
 #: Linux' <sys/prctl.h>.
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
-def receive(connection: socket.socket, size: int, deadline: float | None = None) -> bytearray | None:
-    """Return exactly so many bytes, None where the other side is gone.
-
-    Raises OSError, TimeoutError past a `deadline` of `time.monotonic`: byte by byte, too, it holds for all.
-    """
-    content = bytearray(size)
-    rest = memoryview(content)
-    while rest:
-        if deadline is not None:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            connection.settimeout(left)
-        got = connection.recv_into(rest)
-        if not got:
-            return None
-        rest = rest[got:]
-    return content
-
-
 def serve(connection: socket.socket, limits: Limits) -> None:
-    """Say that all is loaded, and decode one file after another until the worker is gone."""
+    """Report that all modules are loaded, and decode files until the worker ends."""
     connection.sendall(READY)
-    while (length := receive(connection, FILE_LENGTH.size)) is not None:
-        content = receive(connection, *FILE_LENGTH.unpack(length))
-        if content is None:
-            return
-        connection.sendall(_reply(bytes(content), limits))
+    while (content := receive_file(connection)) is not None:
+        _answer(connection, content, limits)
 
 
-def _reply(content: bytes, limits: Limits) -> bytes:
-    """Return a header as JSON, its length before it and the picture's pixels, if there are any, behind it."""
-    header: dict[str, Any] = {}
-    pixels = b""
+def _answer(connection: socket.socket, content: bytes, limits: Limits) -> None:
     try:
-        pixels = decode(content, limits).tobytes()
-        header["instance"] = instance_uid(content)
+        decoded = decode_file(content, limits)
     except ImageProblem as problem:
-        header["problem"] = problem.code
+        send_problem(connection, problem.code)
     except MemoryError:
-        header["problem"] = DecoderMemory.code
+        send_problem(connection, DecoderMemory.code)
     except Exception as error:  # an unforeseen error costs this image alone; its text may quote the file
-        header |= {"problem": ScreeningFailed.code, "error": type(error).__name__}
-    head = json.dumps(header).encode()
-    return HEADER_LENGTH.pack(len(head)) + head + (b"" if "problem" in header else pixels)
+        send_problem(connection, ScreeningFailed.code, type(error).__name__)
+    else:
+        send_picture(connection, decoded)
 
 
 def _confine(memory_bytes: int) -> None:
-    """Give up what decoding does not need."""
-    # The worker decides when it ends: a TERM to the whole group must not cost the images of its last batch.
+    """Give up all rights that decoding does not need."""
+    # The worker decides when this process ends: it still needs pictures of its last batch after a TERM to the
+    # whole process group.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    # No file may be written, and no core dump of somebody's radiograph.
+    # No file can be written, and no core dump with a radiograph in it.
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        # A decoder that hangs does not notice that its worker was killed.
+        # A decoder in an endless loop does not notice that its worker was killed.
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 

@@ -1,20 +1,23 @@
-"""Which DICOM images are for us, by their header alone."""
+"""The gate step that judges a DICOM file by its header: a frontal chest radiograph, ready for display."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from db.jobs.problems import (
     ColourImage,
     ForProcessing,
+    ImageProblem,
     LateralView,
     MultiFrame,
     NoPixels,
     NotChest,
     NotRadiograph,
 )
+from worker.gate.verdict import Verdict
 from worker.imaging.elements import integer, items, text
 
 if TYPE_CHECKING:
@@ -40,27 +43,13 @@ _LATERAL_CODES = frozenset({
 })  # fmt: skip
 
 
-def check_screenable(header: Dataset) -> None:
-    """Raise why an image is not for us; what a header does not say is no reason.
+def _has_no_pixels(header: Dataset) -> bool:
+    return "PixelData" not in header or not integer(header, "Rows", 0) or not integer(header, "Columns", 0)
 
-    Raises NoPixels, NotRadiograph, ForProcessing, MultiFrame, ColourImage, NotChest, LateralView, and
-    CorruptImage where an element that decides cannot be read.
-    """
-    if "PixelData" not in header or not integer(header, "Rows", 0) or not integer(header, "Columns", 0):
-        raise NoPixels
-    if text(header, "Modality") not in _RADIOGRAPHS | {""}:
-        raise NotRadiograph
-    if text(header, "PresentationIntentType") == "FOR PROCESSING":
-        raise ForProcessing
-    if integer(header, "NumberOfFrames", 1) > 1:
-        raise MultiFrame
-    if text(header, "PhotometricInterpretation") == "PALETTE COLOR":
-        raise ColourImage
+
+def _is_another_body_part(header: Dataset) -> bool:
     body_part = _unaccented(text(header, "BodyPartExamined"))
-    if body_part and not _CHEST.search(body_part):
-        raise NotChest
-    if _is_lateral(header):
-        raise LateralView
+    return bool(body_part) and not _CHEST.search(body_part)
 
 
 def _is_lateral(header: Dataset) -> bool:
@@ -76,3 +65,23 @@ def _unaccented(value: str) -> str:
     """Return letters without their accents: TORAX for TÓRAX."""
     letters = unicodedata.normalize("NFKD", value)
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+#: Each problem with the test for it; the first one that applies counts.
+_PROBLEMS: tuple[tuple[type[ImageProblem], Callable[[Dataset], bool]], ...] = (
+    (NoPixels, _has_no_pixels),
+    (NotRadiograph, lambda header: text(header, "Modality") not in _RADIOGRAPHS | {""}),
+    (ForProcessing, lambda header: text(header, "PresentationIntentType") == "FOR PROCESSING"),
+    (MultiFrame, lambda header: integer(header, "NumberOfFrames", 1) > 1),
+    (ColourImage, lambda header: text(header, "PhotometricInterpretation") == "PALETTE COLOR"),
+    (NotChest, _is_another_body_part),
+    (LateralView, _is_lateral),
+)
+
+
+def judge_header(header: Dataset) -> Verdict:
+    """Refuse what is no frontal chest radiograph. A missing element refuses nothing.
+
+    Raises CorruptImage if an element that decides cannot be read.
+    """
+    return Verdict(next((problem() for problem, applies in _PROBLEMS if applies(header)), None))

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from db.jobs.problems import CorruptImage, FileTooLarge, NotAnImage, UnsupportedPixels
 from worker.files.silence import silence_libraries
-from worker.gate.header import check_screenable
 from worker.imaging.colour import grey_of_rgb
 from worker.imaging.display import display_values
 from worker.imaging.elements import element, integer, text
 from worker.imaging.limits import Limits
-from worker.imaging.picture import squeeze_grey
+from worker.imaging.picture import HeaderFacts, squeeze_grey
 from worker.imaging.stored import stored_values
 
 if TYPE_CHECKING:
@@ -26,6 +25,9 @@ _PREAMBLE, _MAGIC = 128, b"DICM"
 
 #: Bytes that are inflated at a time: a thousandfold of it, at most, is in memory at once.
 _DEFLATED_CHUNK = 64 * 1024
+
+#: Longest fact: a UID has 64 characters, the other elements have 16 (PS3.5 section 6.2).
+_FACT_LETTERS = 64
 
 
 def is_dicom(content: bytes) -> bool:
@@ -47,14 +49,11 @@ def _has_preamble(content: bytes) -> bool:
     return content[_PREAMBLE : _PREAMBLE + len(_MAGIC)] == _MAGIC
 
 
-def decode_dicom(content: bytes, limits: Limits) -> NDArray[np.uint8]:
-    """Return the picture in a DICOM file as uint8 (224, 224, 3), 0 is black.
+def picture_pixels(dataset: FileDataset, limits: Limits) -> NDArray[np.uint8]:
+    """Return the picture in a parsed DICOM file as uint8 (224, 224, 3), 0 is black.
 
-    Raises ImageProblem: what `check_screenable` raises, and NotAnImage, CorruptImage, NoDecoder,
-    TooManyPixels, TooFewPixels, FileTooLarge, UnsupportedPixels.
+    Raises CorruptImage, NoDecoder, TooManyPixels, TooFewPixels, ColourImage, UnsupportedPixels.
     """
-    dataset = _read(content, limits)
-    check_screenable(dataset)
     limits.check(integer(dataset, "Columns"), integer(dataset, "Rows"))
     _check_layout(dataset)
     stored = stored_values(dataset)
@@ -63,14 +62,13 @@ def decode_dicom(content: bytes, limits: Limits) -> NDArray[np.uint8]:
     return squeeze_grey(display_values(stored, dataset))
 
 
-def instance_uid(content: bytes) -> str | None:
-    """Return the SOP Instance UID (0008,0018) of a file that could be decoded; None where there is none."""
-    from pydicom import dcmread
-
-    if not is_dicom(content):
-        return None
-    header = dcmread(BytesIO(content), force=True, stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
-    return str(element(header, "SOPInstanceUID") or "").strip("\0 ") or None
+def facts_of(dataset: FileDataset) -> HeaderFacts:
+    """Return facts of a header that the gate has passed. Raises CorruptImage if they cannot be read."""
+    return HeaderFacts(
+        instance_uid=str(element(dataset, "SOPInstanceUID") or "").strip("\0 ")[:_FACT_LETTERS] or None,
+        body_part=text(dataset, "BodyPartExamined")[:_FACT_LETTERS],
+        view_position=text(dataset, "ViewPosition")[:_FACT_LETTERS],
+    )
 
 
 def _check_layout(dataset: FileDataset) -> None:
@@ -81,7 +79,8 @@ def _check_layout(dataset: FileDataset) -> None:
         raise UnsupportedPixels
 
 
-def _read(content: bytes, limits: Limits) -> FileDataset:
+def parse_dicom(content: bytes, limits: Limits) -> FileDataset:
+    """Parse a DICOM file. Raises NotAnImage, CorruptImage, FileTooLarge."""
     from pydicom import dcmread
 
     # After the import, which sets the level of pydicom's logger.

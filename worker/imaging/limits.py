@@ -1,4 +1,4 @@
-"""How much an image may ask for."""
+"""The limits of one image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHORTEST_SIDE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What is refused before it takes time or memory."""
+    """The size above which an image is refused, before it takes time or memory."""
 
     #: Largest file in bytes: ten times what the largest detectors write.
     max_file_bytes: int = 512 * 1024 * 1024
@@ -25,3 +25,6 @@ class Limits:
             raise TooManyPixels
         if min(width, height) < SHORTEST_SIDE:
             raise TooFewPixels
+
+
+DEFAULTS = Limits()

@@ -1,4 +1,4 @@
-"""The picture that a model sees. A change of any pixel is a new version in `db.models.card`."""
+"""The picture that a model sees. If any pixel changes, `db.models.card` gets a new version."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ SIDE = 224
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderFacts:
+    """The elements of a DICOM header that a worker uses. The decoding process cuts long values off."""
+
+    #: SOP Instance UID (0008,0018), None if it is missing.
+    instance_uid: str | None
+    #: Body Part Examined (0018,0015) and View Position (0018,5101) in upper case, empty if they are missing.
+    body_part: str
+    view_position: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """A radiograph, ready for a model."""
 
@@ -20,14 +31,14 @@ class Picture:
     pixels: NDArray[np.uint8]
     #: SHA-256 of the file's bytes, hexadecimal.
     digest: str
-    #: SOP Instance UID (0008,0018); None where it is not DICOM, or does not say.
-    instance_uid: str | None = None
+    #: Facts of the DICOM header, None for other files.
+    facts: HeaderFacts | None
 
 
 def squeeze(image: Image.Image) -> NDArray[np.uint8]:
     """Return an 8-bit greyscale (L) or RGB image as a picture's pixels, uint8 (224, 224, 3).
 
-    The aspect ratio is given up, with Pillow's antialiased bilinear filter: the same as fastai's
+    The aspect ratio is not kept. The filter is Pillow's antialiased bilinear filter, the same as in fastai's
     `Resize(224, method="squish")`. The filter works on each channel by itself, so resizing greyscale
     and then repeating the channel equals resizing RGB, in a third of the time.
     """

@@ -37,7 +37,7 @@ from worker.runtime.protocol import Precision, Runtime
 from worker.screening.model_cache import ModelCache
 from worker.screening.reading import BatchReader
 from worker.screening.retry import retry_while_unavailable
-from worker.screening.step import Device, Waiting
+from worker.screening.step import Device, Waiting, gate
 from worker.screening.stopwatch import Stopwatch
 from worker.settings import WorkerSettings
 
@@ -138,7 +138,7 @@ class Screener:
             size=self._settings.forward_images,
         )
         decoding, computing = Stopwatch(), Stopwatch()
-        for decoded in chain(decoding.each(self._reader.steps(claimed)), (None,)):
+        for decoded in chain(decoding.each(map(gate, self._reader.steps(claimed))), (None,)):
             heartbeat.check()
             outcomes = self.device.predict(passes, decoded, computing)
             screened += [one for one in outcomes if isinstance(one, Screened)]

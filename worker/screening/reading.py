@@ -94,7 +94,8 @@ def _result(item: Item, future: Future[Picture]) -> Picture | ImageProblem:
     except Exception as error:  # an unforeseen error costs this image alone; its text may contain a path
         _log_unforeseen(item, type(error).__name__)
         return ScreeningFailed()
-    if item.instance_uid is not None and picture.instance_uid != item.instance_uid:
+    found = None if picture.facts is None else picture.facts.instance_uid
+    if item.instance_uid not in (None, found):
         return FileChanged()
     return picture
 

@@ -1,4 +1,4 @@
-"""One step of a batch: from the decoded images of a forward pass to their outcomes."""
+"""One step of a batch: from the decoded images of a forward pass to their outcomes, through the gate."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 
 from db.jobs.claims import Item, NotScreened, Screened
 from db.jobs.problems import ImageProblem
+from worker.gate.steps import problems_of
 from worker.imaging.picture import Picture
 from worker.runtime.passes import Passes
 from worker.runtime.protocol import DeviceUnusable
@@ -38,6 +39,15 @@ class Device:
             except DeviceUnusable as error:
                 self.is_lost |= error.lost
                 raise
+
+
+def gate(decoded: list[Decoded]) -> list[Decoded]:
+    """Return decoded images with the problems of those that the gate refuses."""
+    pictures = [found for _, found in decoded if isinstance(found, Picture)]
+    problems = iter(problems_of(pictures))
+    return [
+        (item, (next(problems) or found) if isinstance(found, Picture) else found) for item, found in decoded
+    ]
 
 
 def predict(passes: Passes[Waiting], decoded: list[Decoded] | None) -> list[Screened | NotScreened]:

@@ -9,12 +9,11 @@ import pytest
 import typer
 
 from db.engine import Database
-from db.models.card import CARD_FILE
+from db.models.card import CARD_FILE, PREPROCESSING
 from db.models.registry import ensure_champion
 from db.upkeep.migrate import upgrade
 from training.evaluation.model import evaluate
 from training.recipe import RecipeUnknown, find_recipe
-from worker.imaging import PREPROCESSING
 from worker.runtime.loading import load_model
 from worker.runtime.torch import build_network
 

@@ -13,7 +13,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from worker.imaging import decode
+from tests.pictures import decode
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from db.jobs.problems import CorruptImage, ImageProblem
-from worker.imaging import decode
+from tests.pictures import decode
 
 KINDS = ("JPEG", "PNG", "PNG16", "TIFF", "TIFF-LZW", "BMP", "plain", "LUT", "RLE", "JPEG-LS", "JPEG 2000")
 
@@ -121,7 +121,8 @@ import sys
 from pathlib import Path
 import numpy as np
 from db.jobs.problems import ImageProblem
-from worker.imaging import decode
+from worker.decoding.decode import decode_file
+from worker.imaging.limits import DEFAULTS
 good = np.frombuffer(Path(sys.argv[1]).read_bytes(), np.uint8)
 start = good.tobytes().index(bytes.fromhex(sys.argv[2]))
 random = np.random.default_rng(1)
@@ -130,7 +131,7 @@ for _ in range(600):
     span = 120 if random.random() < 0.6 else len(content) - start
     content[start + random.integers(0, span, random.integers(1, 6))] = random.integers(256)
     try:
-        decode(content.tobytes())
+        decode_file(content.tobytes(), DEFAULTS)
     except ImageProblem:
         pass
 """
@@ -169,12 +170,13 @@ def test_what_a_library_said_is_kept_as_the_cause(healthy: dict[str, bytes]) -> 
 def test_an_error_of_our_own_is_not_called_a_corrupt_image(
     healthy: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import worker.decoding.decode as decoding
     from worker.imaging import dicom, raster
 
     def mistaken(*_: object) -> None:
         raise AttributeError("a programming error")
 
-    for module, name in ((dicom, "display_values"), (dicom, "check_screenable"), (raster, "squeeze")):
+    for module, name in ((dicom, "display_values"), (decoding, "check_header"), (raster, "squeeze")):
         monkeypatch.setattr(module, name, mistaken)
     for kind in ("plain", "PNG"):
         with pytest.raises(AttributeError):

@@ -11,7 +11,7 @@ from pydicom import Dataset, Sequence
 from pydicom.uid import ImplicitVRLittleEndian
 
 from db.jobs.problems import CorruptImage
-from worker.imaging import decode
+from tests.pictures import decode
 
 Shade = Callable[..., int]
 

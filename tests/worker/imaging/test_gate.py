@@ -25,7 +25,7 @@ from db.jobs.problems import (
     TooFewPixels,
     UnsupportedPixels,
 )
-from worker.imaging import decode
+from tests.pictures import decode
 
 Send = Callable[..., None]
 
@@ -152,13 +152,13 @@ def test_a_view_code_tells_a_lateral_view(send: Send, value: str, meaning: str, 
 
 
 def test_body_parts_in_other_alphabets_are_read_without_accents() -> None:
-    from worker.gate.header import check_screenable
+    from worker.gate.steps import check_header
 
     header = Dataset()
     header.Rows = header.Columns = 100
     header.PixelData = b"\0\0"
     header.add_new("BodyPartExamined", "LO", "Tórax")
-    check_screenable(header)
+    check_header(header)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pydicom import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless
 
-from worker.imaging import decode
+from tests.pictures import decode
 from worker.imaging.codestream import read_codestream
 
 #: Decodes a file with half a gigabyte to spare: an attempt at the pixels dies of it.
@@ -26,7 +26,7 @@ import resource, sys
 from pathlib import Path
 import pydicom.pixels, PIL.Image
 from db.jobs.problems import ImageProblem
-from worker.imaging import decode
+from tests.pictures import decode
 content = Path(sys.argv[1]).read_bytes()
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))

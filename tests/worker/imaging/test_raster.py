@@ -12,7 +12,8 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from db.jobs.problems import CorruptImage, MultiFrame, TooFewPixels, TooManyPixels, UnsupportedPixels
-from worker.imaging import Limits, decode, read_picture
+from tests.pictures import decode, read_picture
+from worker.imaging.limits import Limits
 
 
 def encoded(image: Image.Image | np.ndarray, form: str, **options: Any) -> bytes:

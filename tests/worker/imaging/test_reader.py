@@ -17,9 +17,10 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-import worker.imaging.reader as module
+import worker.files.openers.file as module
 from db.jobs.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanished, ImageProblem, NotAnImage
-from worker.imaging import Limits, decode, read_picture
+from tests.pictures import decode, read_picture
+from worker.imaging.limits import Limits
 
 PATIENT = "DOE^JANE"
 
@@ -83,7 +84,7 @@ def test_a_pipe_that_nobody_writes_to_does_not_hold_the_reader(tmp_path: Path) -
     code = f"""
 from pathlib import Path
 from db.jobs.problems import FileUnreadable
-from worker.imaging import read_picture
+from tests.pictures import read_picture
 try:
     read_picture(Path({str(tmp_path / "pipe.png")!r}))
 except FileUnreadable:
@@ -190,7 +191,7 @@ from pathlib import Path
 warnings.simplefilter("always")
 logging.basicConfig(level=logging.INFO)
 from db.jobs.problems import ImageProblem
-from worker.imaging import read_picture
+from tests.pictures import read_picture
 for name in ("bad", "cut"):
     try:
         read_picture(Path({str(tmp_path)!r}) / name)
@@ -210,7 +211,7 @@ import logging, sys, warnings
 # numpy sets filters of its own.
 import PIL.Image, numpy
 before = list(warnings.filters)
-import worker.imaging
+import worker.decoding.process
 assert list(warnings.filters) == before
 assert logging.getLogger("pydicom").level == logging.NOTSET
 assert not {"torch", "fastai", "pydicom"} & set(sys.modules)

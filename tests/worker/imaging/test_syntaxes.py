@@ -13,8 +13,8 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_frames
 
 from db.jobs.problems import CorruptImage, NoDecoder
+from tests.pictures import decode
 from worker.decoding.codecs import available_decoders
-from worker.imaging import decode
 from worker.imaging.stored import stored_values
 
 Bytes = Callable[..., bytes]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deploy.models import default_model
-from worker.imaging import read_picture
+from tests.pictures import read_picture
 from worker.runtime.loading import load_model
 from worker.runtime.passes import Passes, probabilities_of
 from worker.runtime.protocol import Precision, Runtime

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deploy.models import default_model
-from worker.imaging import read_picture
+from tests.pictures import read_picture
 from worker.runtime.device import native_bf16
 from worker.runtime.loading import load_model
 from worker.runtime.passes import Passes, probabilities_of

@@ -17,8 +17,8 @@ from db.models.card import (
     model_id_of,
     read_card,
 )
+from tests.pictures import read_picture
 from training.data.classes import CLASSES
-from worker.imaging import read_picture
 from worker.phantoms import write_phantoms
 from worker.runtime.loading import load_model
 from worker.runtime.passes import probabilities_of

@@ -49,7 +49,7 @@ def test_a_label_never_contradicts_the_probability_that_is_stored(
 def test_the_probability_is_that_of_pneumonia_by_name(
     database: Database, model: Model, artefact: Path, files: list[Path]
 ) -> None:
-    from worker.imaging import read_picture
+    from tests.pictures import read_picture
 
     Screener(database, WorkerSettings(precision="fp32")).screen(submit(database, files[:3]))
     runtime = load_model(artefact, device="cpu")

@@ -41,7 +41,7 @@ def test_an_image_has_the_same_probability_alone_and_in_a_batch_with_bad_files(
 def test_if_memory_runs_out_passes_shrink_and_an_image_too_large_fails_alone(
     database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from worker.imaging import read_picture
+    from tests.pictures import read_picture
 
     real = TorchRuntime._probabilities
     culprit = read_picture(files[4]).pixels

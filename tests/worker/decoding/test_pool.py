@@ -23,19 +23,19 @@ from sqlalchemy import select
 from db.engine import Database
 from db.jobs.problems import CorruptImage, DecoderCrashed, DecoderMemory, DecoderTimeout, ImageProblem
 from db.tables import Image
+from tests.pictures import read_picture
 from tests.waiting import wait_for
 from tests.worker.screening.batches import submit
 from worker.decoding.pool import DecoderPool, DecodersUnusable
-from worker.imaging import read_picture
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
 #: Loaded before a decoder's modules: does what a decoder in C might, on an image that asks for it.
 POISON = """
 import ctypes, os, time
-import worker.imaging.reader as reader
+import worker.decoding.decode as module
 
-healthy = reader.decode
+healthy = module.decode_file
 
 def decode(content, limits):
     name = bytes(content[-16:]).strip().decode("ascii", "replace")
@@ -56,8 +56,7 @@ def decode(content, limits):
         raise SystemExit("it could be written")
     return healthy(content, limits)
 
-import worker.imaging
-reader.decode = worker.imaging.decode = decode
+module.decode_file = decode
 """
 
 
@@ -101,7 +100,8 @@ def test_a_decoder_gives_what_decoding_here_gives(decoders: DecoderPool, phantom
         picture, expected = decoders.submit(file.read_bytes).result(), read_picture(file)
         assert np.array_equal(picture.pixels, expected.pixels)
         assert picture.digest == expected.digest
-        assert (picture.instance_uid is not None) == (file.suffix not in (".jpeg", ".jpg", ".png"))
+        assert picture.facts == expected.facts
+        assert (picture.facts is not None) == (file.suffix not in (".jpeg", ".jpg", ".png"))
 
 
 def test_a_problem_comes_back_as_itself(decoders: DecoderPool) -> None:
@@ -185,7 +185,7 @@ def test_a_hanging_decoder_dies_with_its_worker(tmp_path: Path) -> None:
     (tmp_path / "hang.png").write_bytes(png("hang"))
     code = (
         "import sys, pathlib;"
-        "from worker.decoding.pool import Decoders; from worker.settings import WorkerSettings;"
+        "from worker.decoding.pool import DecoderPool; from worker.settings import WorkerSettings;"
         "d = DecoderPool(WorkerSettings(decode_threads=1));"
         "d.submit(pathlib.Path(sys.argv[1]).read_bytes).result()"
     )
@@ -264,7 +264,7 @@ def test_a_taken_over_decoder_that_sends_byte_after_byte_is_cut_off() -> None:
 
     def drip() -> None:
         with theirs, suppress(OSError):
-            theirs.sendall(b"\0\0\0\x02{}")
+            theirs.sendall(b'\0\0\0\x0f{"facts": null}')
             while True:
                 time.sleep(0.2)
                 theirs.sendall(b"\0")
@@ -276,7 +276,7 @@ def test_a_taken_over_decoder_that_sends_byte_after_byte_is_cut_off() -> None:
     closing = threading.Timer(10, ours.shutdown, [socket.SHUT_RDWR])
     closing.start()
     with pytest.raises(DecoderTimeout):
-        decoder.exchange(b"", 1)
+        decoder.decode(b"", 1)
     assert time.monotonic() - start < 5
     closing.cancel()
     ours.close()
@@ -287,9 +287,11 @@ def test_what_a_taken_over_decoder_sends_is_not_believed(monkeypatch: pytest.Mon
     import worker.decoding.pool as module
 
     lies = [
-        b"\0\0\0\x02{}" + bytes(5),
+        b'\0\0\0\x0f{"facts": null}' + bytes(5),
+        b'\0\0\0\x10{"facts": [1,2]}' + bytes(150528),
+        b'\0\0\0\x10{"facts":{"a":1}}' + bytes(150528),
         b"\xff\xff\xff\xff",
-        b'\0\0\0\x13{"problem": "other"',
+        b'\0\0\0\x14{"problem": "other"}',
         b"\0\0\0\x02[]",
     ]
     for lie in lies:
@@ -299,6 +301,6 @@ def test_what_a_taken_over_decoder_sends_is_not_believed(monkeypatch: pytest.Mon
         theirs.sendall(lie)
         theirs.shutdown(socket.SHUT_WR)
         with pytest.raises(DecoderCrashed):
-            decoder.exchange(b"", 1)
+            decoder.decode(b"", 1)
         ours.close()
         theirs.close()
