@@ -1,4 +1,4 @@
-"""Handing batches out: cut in the job table first, then ring the broker."""
+"""Dispatch: batches are cut in the job table first, then the broker's queues are notified."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from db.training.runs import count_queued_runs, expire_runs, mark_runs_rung, run
 from db.upkeep.counters import fold
 from db.upkeep.ended_batches import count_ended
 from scheduler.settings import SchedulerSettings
-from worker.broker.notify import Bell, ring_for
+from worker.broker.notify import Notifier, notify_queue
 
 log = logging.getLogger(__name__)
 
-#: Seconds after the job table was away in which no lease ends. Heartbeats that fail are tried again every
-#: second, but a connection to a server that is gone may hang for ten.
+#: Seconds after an outage of the job table in which no lease expires. A failed heartbeat is retried every
+#: second, but a connection to a server that is gone may hang for ten seconds.
 _GRACE_SECONDS = 12.0
 
 
-def dispatch(database: Database, settings: SchedulerSettings, bell: Bell) -> int:
-    """Cut what may be cut and ring for what nobody has come for; return how many batches were rung for.
+def dispatch(database: Database, settings: SchedulerSettings, notifier: Notifier) -> int:
+    """Cut pending images into batches and notify workers of unclaimed batches; return how many.
 
-    Any number of these may run at once.
+    Any number of calls may run at once.
     """
     with database.read() as session:
         cohort_ids = cohorts_to_dispatch(session)
     for cohort_id in cohort_ids:
-        # One transaction each: a long list of cohorts must not hold the write lock.
+        # One transaction for each cohort: a long list must not hold the write lock.
         with database.write() as session:
             cut_batches(
                 session,
@@ -44,55 +44,55 @@ def dispatch(database: Database, settings: SchedulerSettings, bell: Bell) -> int
     with database.read() as session:
         due = batches_to_ring(session, again_seconds=settings.ring_again_seconds)
         queued = count_queued(session)
-    rung = ring_for(bell, due, open_rows=queued)
-    if rung:
+    notified = notify_queue(notifier, due, open_rows=queued)
+    if notified:
         with database.write() as session:
-            mark_rung(session, rung)
-    return len(rung)
+            mark_rung(session, notified)
+    return len(notified)
 
 
-def dispatch_runs(database: Database, settings: SchedulerSettings, bell: Bell) -> int:
-    """Ring for training runs that wait for a worker; return how many."""
+def dispatch_runs(database: Database, settings: SchedulerSettings, notifier: Notifier) -> int:
+    """Send notifications for training runs that wait for a worker; return how many were sent."""
     with database.read() as session:
         due = runs_to_ring(session, again_seconds=settings.ring_again_seconds)
         queued = count_queued_runs(session)
-    rung = ring_for(bell, due, open_rows=queued)
-    if rung:
+    notified = notify_queue(notifier, due, open_rows=queued)
+    if notified:
         with database.write() as session:
-            mark_runs_rung(session, rung)
-    return len(rung)
+            mark_runs_rung(session, notified)
+    return len(notified)
 
 
 class Sweeper:
-    """Takes batches, training runs and ingests away from those whose lease has ended.
+    """Expires the leases of batches, training runs and ingests.
 
-    Not while the job table was just unavailable, or somebody else's lock was on a batch: nobody could keep a
-    lease then. Who lives gets a moment to say so, or an outage would count against every batch under way, as
-    an image that kills workers does.
+    After an outage of the job table, or a lock of another program on a batch, no lease expires for a while:
+    no holder could renew its lease. Otherwise an outage would count against every running batch, as if an
+    image in it killed workers.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._away_at = -math.inf
+        self._unavailable_at = -math.inf
 
     def sweep(self) -> int:
         """Sweep, chain new events of the audit log and add up counters.
 
-        Return how many batches and runs were taken away.
+        Return how many batches and runs lost their lease.
         """
         try:
             with self._database.write() as session:
-                graceful = time.monotonic() - self._away_at < _GRACE_SECONDS
+                graceful = time.monotonic() - self._unavailable_at < _GRACE_SECONDS
                 lost = 0
                 if not graceful:
                     lost = expire(session) + expire_runs(session)
                     expire_ingests(session)
                     if any_lapsed(session):
-                        self._away_at = time.monotonic()
+                        self._unavailable_at = time.monotonic()
         except DatabaseFailed:
-            self._away_at = time.monotonic()
+            self._unavailable_at = time.monotonic()
             raise
-        # What is wrong with the audit log alone keeps nobody from keeping a lease.
+        # A problem with the audit log alone does not stop holders from renewing their leases.
         with self._database.write() as session:
             seal(session)
         with self._database.write() as session:

@@ -10,7 +10,7 @@ from db.settings import RoomSettings
 
 
 class SchedulerSettings(RoomSettings):
-    """Cutting, ringing and sweeping."""
+    """Cutting, notifications and sweeps."""
 
     #: Images in a batch of a large cohort. A batch is one message and one transaction; 256 keep both
     #: rare and lose little work with a worker.

@@ -1,4 +1,4 @@
-"""Taking a cohort in: from a source to rows in the job table."""
+"""The intake of a source: from its files to rows in the job table, under a cohort."""
 
 from __future__ import annotations
 
@@ -23,22 +23,20 @@ from db.text import is_too_long
 from scheduler.ingest.chunks import chunks
 from scheduler.ingest.pseudonym import ensure_site_key, place_pseudonym
 from scheduler.ingest.source import Source, SourceEmpty, SourceUnreadable
+from scheduler.ingest.walk import Known, Walk
 from scheduler.settings import SchedulerSettings
 from worker.broker.notify import ask_for_batches
 from worker.files.opener import Entry
 from worker.files.url import root_of
 
-#: Files looked up in the job table at a time.
-LOOKUP = 1000
-
-#: Seconds after which a command that takes a source in and gave no sign of life counts as dead: five
-#: heartbeats. Batches have no say in it; a long walk costs a statement every twelve seconds.
+#: Seconds without a heartbeat after which a command that takes a source in counts as dead: five heartbeats.
+#: It does not follow the batches' lease; a long walk costs a statement every twelve seconds.
 _LEASE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submitted:
-    """What came of taking a source in."""
+    """The outcome of an intake."""
 
     cohort_id: int
     cohort: str
@@ -48,9 +46,9 @@ class Submitted:
     new: int
     #: Files that are not images.
     ignored: int
-    #: Folders that this user may not list.
+    #: Folders that this user must not list.
     closed_folders: int
-    #: Whether another command has taken the source over, which goes on with it.
+    #: Whether another command has taken the same source over, and continues its intake.
     taken_over: bool = False
 
     def as_text(self) -> str:
@@ -62,8 +60,23 @@ class Submitted:
         if self.closed_folders:
             text += f" Folders that may not be read: {self.closed_folders}."
         if self.taken_over:
-            text += " Another command takes the same source in, and goes on from here."
+            text += " Another command takes the same source in, and continues from here."
         return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What a caller adds to an intake."""
+
+    #: What is known of the source's files besides those that the cohort holds.
+    known: tuple[Known, ...] = ()
+    #: Called with the cohort, in the transaction that opens it.
+    on_open: Callable[[Session, Cohort], None] = lambda *_: None
+    #: Called after each chunk of images. An error that it raises ends the intake.
+    on_found: Callable[[], None] = lambda: None
+
+
+NO_HOOKS = Hooks()
 
 
 def submit(
@@ -73,17 +86,16 @@ def submit(
     name: str,
     priority: int | None = None,
     model: str | None = None,
-    on_found: Callable[[int], None] = lambda _: None,
-    on_open: Callable[[Session, Cohort], None] = lambda *_: None,
+    hooks: Hooks = NO_HOOKS,
 ) -> Submitted:
-    """Write a source's images into the job table under a cohort; `on_found` gets the count as it grows.
+    """Write a source's images into the job table under a cohort.
 
-    `on_open` gets the cohort in the transaction that opens it. Without a priority a cohort that exists keeps
-    its own.
+    Files that the cohort holds already are not opened. Without a priority, an existing cohort keeps its own.
 
-    Killed in the middle and run again it goes on: what is there stays, and is not opened again. A source
-    without an image leaves no cohort behind, and one that breaks off leaves it to be gone on with. The same
-    source submitted meanwhile takes it over: this one stops, and the other goes on.
+    Safe to repeat: a command that was killed continues when it is run again. A source without an image leaves
+    no cohort behind. If the source fails in the middle, the cohort keeps what was found, and the same command
+    continues. If another command submits the same source meanwhile, it takes the intake over, and this one
+    stops.
     Raises SourceEmpty, SourceUnreadable, ModelUnknown, NoChampion, CohortNameInvalid, PriorityOutOfRange,
     CohortHasOtherModel, CohortArchived, CohortCancelled, CohortClosed, SiteKeyMissing, SiteKeyDiffers,
     SiteKeyUnusable.
@@ -92,10 +104,11 @@ def submit(
         raise SourceUnreadable("its path is too long")
     ensure_site_key(database)
     size = SchedulerSettings.read().ingest_images
-    unknown = _Unknown(database, source, name)
-    images = chunks(source.walk(unknown.entries()), size)
+    held = _Held(database, name)
+    walk = Walk(source, *hooks.known, held)
+    images = chunks(walk, size)
     chunk = next(images, None)
-    if not chunk and not unknown.held:
+    if not chunk and not held.count:
         closed = source.closed_folders
         raise SourceEmpty(f"folders that may not be read: {closed}" if closed else "")
     with database.write() as session:
@@ -107,7 +120,7 @@ def submit(
         source_id = None
         if chunk:
             source_id = take_source(session, cohort.id, root_of(source.described, chunk[0].uri))
-        on_open(session, cohort)
+        hooks.on_open(session, cohort)
     taken = new = 0
     taken_over = False
     try:
@@ -116,7 +129,7 @@ def submit(
                 with database.write() as session:
                     new += add_images(session, lease.cohort_id, chunk, ingest=lease, source_id=source_id)
                 taken += len(chunk)
-                on_found(unknown.held + taken)
+                hooks.on_found()
                 chunk = next(images, None)
             with database.write() as session:
                 end_ingest(session, lease)
@@ -127,48 +140,50 @@ def submit(
     return Submitted(
         cohort_id=lease.cohort_id,
         cohort=name,
-        found=unknown.held + taken,
+        found=held.count + taken,
         new=new,
-        ignored=source.ignored,
+        ignored=walk.ignored,
         closed_folders=source.closed_folders,
         taken_over=taken_over,
     )
 
 
-class _Unknown:
-    """What a source lists and a cohort does not hold yet."""
+class _Held:
+    """The files that a cohort holds already."""
 
-    def __init__(self, database: Database, source: Source, cohort: str) -> None:
-        self._database, self._source = database, source
-        #: Files that were passed over, because the cohort holds them.
-        self.held = 0
+    def __init__(self, database: Database, cohort: str) -> None:
+        self._database = database
+        #: Files that were left out of the walk because the cohort holds them.
+        self.count = 0
         with database.read() as session:
             try:
                 self._cohort_id: int | None = find_cohort(session, cohort).id
             except CohortUnknown:
                 self._cohort_id = None
 
-    def entries(self) -> Iterator[Entry]:
-        """Yield them."""
-        for chunk in chunks(self._source.entries(), LOOKUP):
-            held = set[str]()
-            if self._cohort_id is not None:
-                with self._database.read() as session:
-                    held = held_uris(session, self._cohort_id, [entry.uri for entry in chunk])
-            unknown = [entry for entry in chunk if entry.uri not in held]
-            self.held += len(chunk) - len(unknown)
-            yield from unknown
+    def unknown(self, entries: list[Entry]) -> list[Entry]:
+        """Return the entries that the cohort does not hold."""
+        if self._cohort_id is None or not entries:
+            return entries
+        with self._database.read() as session:
+            held = held_uris(session, self._cohort_id, [entry.uri for entry in entries])
+        unknown = [entry for entry in entries if entry.uri not in held]
+        self.count += len(entries) - len(unknown)
+        return unknown
+
+    def note_no_image(self, entry: Entry) -> None:
+        """Do nothing: a cohort remembers images alone."""
 
 
 def take_ingest(session: Session, cohort_id: int, source: str) -> IngestLease:
-    """Take the ingest of a source into a cohort in this process' name."""
+    """Open the ingest of a source into a cohort, with a lease for this process."""
     owner = f"{socket.gethostname()}:{os.getpid()}"
     return begin_ingest(session, cohort_id, source, owner=owner, lease_seconds=_LEASE_SECONDS)
 
 
 @contextmanager
 def _kept(database: Database, lease: IngestLease) -> Iterator[None]:
-    """Keep an ingest's lease for as long as the block lasts; if that fails, the ingest has broken off."""
+    """Renew an ingest's lease while the block runs; if the block raises, the ingest has broken off."""
     try:
         with Heartbeat(
             database,
@@ -178,15 +193,15 @@ def _kept(database: Database, lease: IngestLease) -> Iterator[None]:
         ):
             yield
     except BaseException:
-        # Without the job table the lease ends by itself.
+        # If the job table is unavailable, the lease expires by itself.
         with suppress(DatabaseFailed), database.write() as session:
             break_off(session, lease)
         raise
 
 
 def default_cohort(source: Source) -> str:
-    """Return a cohort name that is the same whenever the same source is screened.
+    """Return the name of a source's cohort if the user gives none: the same source has the same name.
 
-    A folder may be named after a patient, and the names of cohorts go into results and onto terminals.
+    It is a pseudonym: a folder may be named after a patient, and cohorts' names appear in results.
     """
     return f"cohort-{place_pseudonym(source.described.rstrip('/'))[:8]}"

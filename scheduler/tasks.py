@@ -14,8 +14,9 @@ from kombu.exceptions import OperationalError
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
-from scheduler.nightly.run import open_due, ring_nights, walk_night
+from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import NightlySettings
+from scheduler.nightly.slots import notify_nights, open_due
 from scheduler.nightly.summary import conclude, summarise
 from scheduler.settings import SchedulerSettings
 from worker.broker.app import (
@@ -32,7 +33,7 @@ from worker.broker.app import (
     TRIGGER,
     app,
 )
-from worker.broker.notify import QueueBell
+from worker.broker.notify import QueueNotifier
 
 __all__ = [
     "BATCHES", "NIGHTS", "RUNS", "app", "dispatch_batches", "ingest_night", "nightly", "sweep_leases",
@@ -40,32 +41,35 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_SETTINGS = SchedulerSettings.read()
-
-#: Seconds between two looks at how much has been labelled.
+#: Seconds between two counts of new labels.
 _TRIGGER_SECONDS = 600.0
 
-#: Sources walked at a time: less than the threads of a housekeeping worker, which sweeps and hands out, too.
+#: Sources that are listed at the same time. A housekeeping worker has more threads, for sweeps and dispatch.
 _walks = threading.BoundedSemaphore(4)
 
-app.conf.beat_schedule = {
-    name: {
-        "task": task,
-        "schedule": seconds,
-    }
-    for name, task, seconds in (
-        ("dispatch", DISPATCH, _SETTINGS.dispatch_seconds),
-        ("sweep", SWEEP, _SETTINGS.sweep_seconds),
+
+def _beat() -> dict[str, Any]:
+    """Return the configuration of beat; Celery calls this when the application is first used."""
+    ticks = (
+        ("dispatch", DISPATCH, _settings().dispatch_seconds),
+        ("sweep", SWEEP, _settings().sweep_seconds),
         ("trigger", TRIGGER, _TRIGGER_SECONDS),
         ("nightly", NIGHTLY, NightlySettings.read().nightly_seconds),
     )
-}
+    return {"beat_schedule": {name: {"task": task, "schedule": seconds} for name, task, seconds in ticks}}
 
 
-#: What each queue is notified by.
-BATCHES = QueueBell(app, SCREEN, SCREEN_BATCH)
-RUNS = QueueBell(app, TRAINING, TRAIN)
-NIGHTS = QueueBell(app, INGEST, INGEST_NIGHT)
+app.add_defaults(_beat)
+
+#: The notifier of each queue.
+BATCHES = QueueNotifier(app, SCREEN, SCREEN_BATCH)
+RUNS = QueueNotifier(app, TRAINING, TRAIN)
+NIGHTS = QueueNotifier(app, INGEST, INGEST_NIGHT)
+
+
+@functools.cache
+def _settings() -> SchedulerSettings:
+    return SchedulerSettings.read()
 
 
 @functools.cache
@@ -74,10 +78,10 @@ def _database() -> Database:
 
 
 def _tick(name: str) -> Callable[[Callable[[], None]], Any]:
-    """Make a task of a function that one thread at a time runs.
+    """Make a task of a function that runs in one thread at a time.
 
-    Ticks that come while it runs amount to one more run: they cannot pile up, however long it takes. Without
-    the job table it logs a line, and the next tick does its work.
+    All ticks that arrive during a run cause one more run, so they cannot pile up. If the job table is
+    unavailable, the task logs a line, and the next tick does the work.
     """
 
     def make(do: Callable[[], None]) -> Any:
@@ -95,7 +99,7 @@ def _tick(name: str) -> Callable[[Callable[[], None]], Any]:
                 finally:
                     running.release()
 
-        # Flower would remember little else: two ticks come in five seconds, a batch in minutes.
+        # No events: Flower keeps a limited number of tasks, and ticks come much more often than batches.
         return app.task(name=name, send_events=False)(tick)
 
     return make
@@ -103,9 +107,9 @@ def _tick(name: str) -> Callable[[Callable[[], None]], Any]:
 
 @_tick(DISPATCH)
 def dispatch_batches() -> None:
-    """Cut pending images into batches and ring for them, and for training runs."""
-    dispatch(_database(), _SETTINGS, BATCHES)
-    dispatch_runs(_database(), _SETTINGS, RUNS)
+    """Cut pending images into batches, and send notifications for batches and training runs."""
+    dispatch(_database(), _settings(), BATCHES)
+    dispatch_runs(_database(), _settings(), RUNS)
 
 
 @functools.cache
@@ -122,33 +126,33 @@ def sweep_leases() -> None:
 
 @_tick(NIGHTLY)
 def nightly() -> None:
-    """Open the nightly runs that are due, have their sources walked, and conclude those that have ended."""
+    """Open the nightly runs that are due, send notifications for them, and conclude runs that have ended."""
     settings = NightlySettings.read()
     open_due(_database(), settings)
-    ring_nights(_database(), settings, NIGHTS)
+    notify_nights(_database(), settings, NIGHTS)
     for run_id in conclude(_database()):
         summarise(_database(), settings, run_id)
 
 
 @app.task(name=INGEST_NIGHT)  # type: ignore[untyped-decorator]
 def ingest_night(run_id: int) -> None:
-    """Walk a nightly run's source, or do nothing where somebody else has."""
+    """Walk the source of a nightly run; do nothing if another worker does."""
     if not _walks.acquire(blocking=False):
-        log.info("enough sources are being walked; nightly run %d is rung for again", run_id)
+        log.info("enough sources are being walked; nightly run %d is notified again later", run_id)
         return
     try:
         walk_night(_database(), NightlySettings.read(), run_id)
     except DatabaseFailed as error:
-        log.warning("nightly run %d: %s; it goes on when its lease ends", run_id, error.code)
+        log.warning("nightly run %d: %s; it continues when its lease ends", run_id, error.code)
     finally:
         _walks.release()
 
 
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]
 def forget_old_ticks(**_: Any) -> None:
-    """Empty the queue of ticks that nobody was there for, before the worker begins: the next do their work.
+    """Remove ticks that were sent while no worker was running; the next ticks do their work.
 
-    Ticks that expire would not do: they end at a time by beat's clock, which is held against this machine's.
+    An expiry time would not work: it would compare the clock of beat's machine with this machine's clock.
     """
     if HOUSEKEEPING not in app.amqp.queues.consume_from:
         return
@@ -156,4 +160,4 @@ def forget_old_ticks(**_: Any) -> None:
         with app.connection_for_write() as connection:
             app.amqp.queues[HOUSEKEEPING](connection.default_channel).purge()
     except OperationalError:
-        log.info("the broker is away; old ticks do no harm")
+        log.info("the broker is unavailable; old ticks do no harm")

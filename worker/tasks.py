@@ -42,23 +42,25 @@ def screen_batch(batch_id: int) -> None:
     try:
         screened = screener.screen(batch_id)
     except DatabaseFailed as error:
-        log.warning("batch %d: %s; it is rung for again", batch_id, error.code, extra={"batch": batch_id})
+        log.warning(
+            "batch %d: %s; it is notified again later", batch_id, error.code, extra={"batch": batch_id}
+        )
         return
     finally:
         if screener.device.is_lost:
-            log.error("the GPU failed; this worker ends, for another one to be started")
+            log.error("the GPU failed; this worker ends, and its supervisor starts another one")
             _give_up()
     if not screened:
-        return  # nothing was taken, so there is no room for more than before
+        return  # nothing was claimed, so there is no room for another batch
     try:
         # Room for another batch: ask for it now rather than at the next tick.
         app.send_task(DISPATCH)
     except OperationalError:
-        log.warning("the broker is away; the next tick hands out more batches")
+        log.warning("the broker is unavailable; the next tick sends more batches")
 
 
 def _give_up(*_: Any) -> None:
-    """Give batches back and end. Celery's own handler would cancel what runs, which threads do not allow."""
+    """Give batches back and end. Celery's own handler cancels running tasks, which threads do not support."""
     _screener().give_up()
     state.should_terminate = EX_FAILURE
 
@@ -70,9 +72,9 @@ def _give_up_at_quit(**_: Any) -> None:
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _give_up_when_told_twice(sig: str = "", **_: Any) -> None:
-    """Take a second TERM or INT for a QUIT; at the first, what is being screened is finished.
+    """Treat a second TERM or INT as a QUIT. After the first one, running batches are finished.
 
-    A job table that is away is waited for no more.
+    From the first one on, an unavailable job table is not waited for.
     """
     _screener().stopping.set()
     if sig in ("SIGTERM", "SIGINT"):
@@ -81,7 +83,7 @@ def _give_up_when_told_twice(sig: str = "", **_: Any) -> None:
 
 @worker_init.connect  # type: ignore[untyped-decorator]
 def load_champion(**_: Any) -> None:
-    """Load the champion before the worker says that it is ready, so that the first batch does not wait."""
+    """Load the champion before the worker is ready, so that the first batch does not wait."""
     keep_memory()
     screener = _screener()
     try:

@@ -1,4 +1,4 @@
-"""Chunks of a stream that may break off."""
+"""Chunks of a stream that may fail in the middle."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _Item = TypeVar("_Item")
 def chunks(stream: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     """Yield lists of `size` items, the last one shorter.
 
-    If the stream raises an error, the items before it come first: a source that breaks off costs nothing of
-    what it has listed.
+    If the stream raises an error, the items before it are yielded first: what a source has listed before it
+    failed is not lost.
     """
     chunk: list[_Item] = []
     try:

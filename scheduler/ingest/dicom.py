@@ -1,4 +1,4 @@
-"""The identifiers in a DICOM header. Pixels and everything else are the worker's business."""
+"""The identifiers in a DICOM header, which are all that ingest reads of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _WANTED = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a DICOM file says it is; None for what it does not say."""
+    """The identifiers of a DICOM file; None for those that it does not have."""
 
     sop_class: str | None
     study_uid: str | None
@@ -46,10 +46,10 @@ def read_identity(file: Path | BinaryIO) -> Identity:
     except FileNotFoundError:
         raise FileVanished from None
     except OSError as error:
-        # The system's errors have a number; pydicom raises some that have none over a damaged header.
+        # The system's errors have a number. pydicom raises OSErrors without one for a damaged header.
         raise (FileUnreadable if error.errno else CorruptImage) from None
     except Exception:
-        # pydicom raises whatever a damaged header leads its parser into, and quotes what it holds.
+        # A damaged header may lead pydicom into any error, whose text may quote the header.
         raise CorruptImage from None
     return Identity(
         sop_class=_uid(media),
@@ -61,6 +61,6 @@ def read_identity(file: Path | BinaryIO) -> Identity:
 
 
 def _uid(value: object) -> str | None:
-    """Return a unique identifier, or None for one that is missing or is none (PS3.5 section 9.1)."""
+    """Return a unique identifier, or None if it is missing or invalid (PS3.5 section 9.1)."""
     text = str(value).strip("\0 ") if value else ""
     return text if _UID.fullmatch(text) else None

@@ -1,21 +1,14 @@
-"""What every kind of source gives: what it lists, and what one listed file is."""
+"""The protocol of sources, and the errors that all kinds of them raise."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Protocol
 
 from db.errors import PneumoscreenError
 from db.jobs.images import NewImage
-from db.jobs.problems import ImageProblem
-from scheduler.ingest.chunks import chunks
 from worker.files.opener import Entry
-
-#: Groups of files that each thread has before it while the one that leads waits for the first of them.
-_AHEAD = 4
 
 
 class SourceMissing(PneumoscreenError):
@@ -45,72 +38,28 @@ class SourceUnsupported(PneumoscreenError):
 class Source(Protocol):
     """A place that images come from."""
 
-    #: Threads that open files at the same time: the answer of a share or a server takes its time.
-    threads: int
-    #: Files that one thread opens before it hands over what it found.
-    at_once: int
-
-    #: Files that were seen and are not images, and so get no row; counts up while walking.
-    ignored: int
-
-    #: Folders that this user may not list, and whose images get no row; counts up while walking.
-    closed_folders: int
+    #: Threads that inspect entries at the same time: a network share or a server takes its time to answer.
+    threads: int = 1
+    #: Entries that one thread inspects before it hands over what it found.
+    group_size: int = 1
+    #: Folders that this user must not list, and whose images get no row; counts up while entries are listed.
+    closed_folders: int = 0
 
     @property
     @abstractmethod
     def described(self) -> str:
-        """Where it is, as a person would give it."""
+        """The path or URL, as a person would give it."""
         ...
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
-        """Yield every file once, unopened, in an order that a second walk repeats."""
+        """Yield every file once, without opening it, in an order that a second call repeats."""
         ...
 
     @abstractmethod
-    def look(self, entry: Entry) -> NewImage | None:
+    def inspect(self, entry: Entry) -> NewImage | None:
         """Open a file once and return its image, or None if it is not an image. Several threads may call it.
 
         Raises ImageProblem if the file cannot be read and its name does not tell that it is an image.
         """
         ...
-
-    def walk(self, entries: Iterable[Entry] | None = None) -> Iterator[NewImage]:
-        """Yield the images among these entries, by default among all, in the order of the entries."""
-        for image in _look_side_by_side(self, self.entries() if entries is None else entries):
-            if image is None:
-                self.ignored += 1
-            else:
-                yield image
-
-
-def _look_side_by_side(source: Source, entries: Iterable[Entry]) -> Iterator[NewImage | None]:
-    """Yield what each entry is, in their order; a few threads look while the caller takes what they found."""
-    with ThreadPoolExecutor(source.threads, thread_name_prefix="look") as threads:
-        looking: deque[Future[list[NewImage | None]]] = deque()
-        try:
-            for group in chunks(entries, source.at_once):
-                looking.append(threads.submit(_look_at_all, source, group))
-                if len(looking) > _AHEAD * source.threads:
-                    yield from looking.popleft().result()
-            while looking:
-                yield from looking.popleft().result()
-        except Exception:
-            # The source broke off. What it listed before is not lost.
-            while looking:
-                yield from looking.popleft().result()
-            raise
-        finally:
-            for future in looking:
-                future.cancel()
-
-
-def _look_at_all(source: Source, entries: Iterable[Entry]) -> list[NewImage | None]:
-    return [_look_at(source, entry) for entry in entries]
-
-
-def _look_at(source: Source, entry: Entry) -> NewImage | None:
-    try:
-        return source.look(entry)
-    except ImageProblem:
-        return None

@@ -23,8 +23,8 @@ from db.nights.runs import claim_summary, conclude_nights, find_night, history, 
 from db.settings import home
 from db.tables import NightlyRun
 from scheduler.disclaimer import DISCLAIMER
+from scheduler.nightly.delivery import SendSettings, send
 from scheduler.nightly.schedule import Nightly, NightlySettings
-from scheduler.nightly.send import SendSettings, send
 
 log = logging.getLogger(__name__)
 

@@ -39,9 +39,9 @@ from scheduler.ingest.pseudonym import uid_pseudonyms
 from scheduler.metrics.broker import BrokerFigures
 from scheduler.metrics.collect import JobTableCollector
 from scheduler.settings import SchedulerSettings
-from tests.bells import ListBell
 from tests.conftest import postgres_url
 from tests.growth import grow
+from tests.notifiers import ListNotifier
 
 LARGEST = int(os.environ.get("GROWTH", "100000"))
 SIZES = [size for size in (1_000, 10_000, 100_000, 1_000_000, 10_000_000) if size <= LARGEST]
@@ -110,7 +110,7 @@ def poll(database: Database) -> None:
 
 
 def tick(database: Database) -> None:
-    dispatch(database, SchedulerSettings(), ListBell())
+    dispatch(database, SchedulerSettings(), ListNotifier())
     dispatch_runs(database, SchedulerSettings(), lambda _: None)
 
 

@@ -21,7 +21,7 @@ from db.upkeep.migrate import upgrade
 from deploy.models import default_model
 from deploy.stack import Stack
 from scheduler.cli.system.running import start_stack, workers_answer
-from scheduler.ingest.folder import FolderSource
+from scheduler.ingest.sources.folder import FolderSource
 from scheduler.submit import submit
 
 #: Pairs of runs; the median counts.

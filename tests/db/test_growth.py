@@ -25,12 +25,12 @@ from db.upkeep.migrate import upgrade
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
 from scheduler.metrics.broker import BrokerFigures
 from scheduler.metrics.collect import JobTableCollector
-from scheduler.nightly.run import ring_nights
 from scheduler.nightly.schedule import NightlySettings
+from scheduler.nightly.slots import notify_nights
 from scheduler.nightly.summary import conclude
 from scheduler.settings import SchedulerSettings
-from tests.bells import ListBell
 from tests.growth import grow
+from tests.notifiers import ListNotifier
 from training.settings import TrainingSettings
 from training.trigger import trigger
 
@@ -46,8 +46,8 @@ def poll(database: Database) -> None:
 
 
 def tick(database: Database) -> None:
-    assert dispatch(database, SchedulerSettings(), ListBell()) == 0
-    assert dispatch_runs(database, SchedulerSettings(), ListBell()) == 0
+    assert dispatch(database, SchedulerSettings(), ListNotifier()) == 0
+    assert dispatch_runs(database, SchedulerSettings(), ListNotifier()) == 0
 
 
 def sweep(database: Database) -> None:
@@ -64,7 +64,7 @@ def scrape(database: Database) -> None:
 
 
 def nights(database: Database) -> None:
-    assert ring_nights(database, NightlySettings(), ListBell()) == 0
+    assert notify_nights(database, NightlySettings(), ListNotifier()) == 0
     assert conclude(database) == []
 
 

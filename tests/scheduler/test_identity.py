@@ -17,7 +17,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from scheduler.ingest.dicom import read_identity
-from scheduler.ingest.folder import FolderSource
+from scheduler.ingest.sources.folder import FolderSource
+from scheduler.ingest.walk import Walk
 
 
 def deflated(trailer: bytes = b"") -> bytes:
@@ -112,7 +113,7 @@ def test_a_header_that_says_it_is_huge_takes_no_memory_at_ingest(tmp_path: Path,
         file.write(header)
         file.truncate(len(header) + LARGE)
     tracemalloc.start()
-    (image,) = FolderSource(tmp_path).walk()
+    (image,) = Walk(FolderSource(tmp_path))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert image.problem == "corrupt-image"
@@ -124,7 +125,7 @@ def test_large_private_elements_before_the_identifiers_are_passed_over(tmp_path:
         file.write(BEGINNING + SOP + element(0x0009_1001, b"OB", length=LARGE))
         file.seek(LARGE, 1)
         file.write(element(0x0010_0020, b"LO", b"four") + STUDY)
-    (image,) = FolderSource(tmp_path).walk()
+    (image,) = Walk(FolderSource(tmp_path))
     assert (image.problem, image.instance_uid, image.study_uid) == (None, "1.2.3", "1.2")
     assert image.patient_key
 

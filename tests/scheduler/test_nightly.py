@@ -33,13 +33,14 @@ from db.states import ImageState, NightState
 from db.tables import Batch, Cohort, Image, Ingest, Model, NightlyRun, Prediction
 from scheduler.exports.archive import prune
 from scheduler.exports.noted_heads import noted_heads, sealed_head
-from scheduler.ingest.folder import FolderSource
-from scheduler.nightly.run import open_due, open_slots, ring_nights, run_now, walk_night
+from scheduler.ingest.sources.folder import FolderSource
+from scheduler.nightly.delivery import SendSettings, send
+from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import Nightly, NightlySettings
-from scheduler.nightly.send import SendSettings, send
+from scheduler.nightly.slots import notify_nights, open_due, open_slots, run_now
 from scheduler.nightly.summary import conclude, summarise
 from scheduler.submit import submit
-from tests.bells import ListBell
+from tests.notifiers import ListNotifier
 from tests.scheduler.test_submit import cannot_be_listed
 from worker.files.openers.file import open_file
 from worker.files.roots import Roots
@@ -186,7 +187,7 @@ def test_a_walk_that_was_killed_goes_on(with_champion: Database, ward: Nightly) 
         session.execute(update(Cohort).values(state="ingesting"))
         session.execute(update(Ingest).values(state="broken-off"))
     rung: list[int] = []
-    assert ring_nights(with_champion, settings(ward), ListBell(rung)) == 1
+    assert notify_nights(with_champion, settings(ward), ListNotifier(rung)) == 1
     assert rung == [run_id]
     assert walk_night(with_champion, settings(ward), run_id)
     with with_champion.read() as session:
@@ -207,7 +208,7 @@ def test_a_night_whose_cohort_is_cancelled_while_it_is_walked_stays_cancelled(
         attach(session, cohort, run)
         cancel(session, cohort)
 
-    monkeypatch.setattr("scheduler.nightly.run.attach", then_cancel)
+    monkeypatch.setattr("scheduler.nightly.intake.attach", then_cancel)
     assert walk_night(with_champion, settings(ward), run_id)
     with with_champion.write() as session:
         assert find_night(session, run_id).state is NightState.SCREENING
@@ -222,7 +223,7 @@ def test_a_source_that_is_away_is_tried_until_the_window_ends(with_champion: Dat
     with with_champion.read() as session:
         run = find_night(session, run_id)
         assert (run.state, run.problem) == (NightState.WAITING, "source-missing")
-    assert ring_nights(with_champion, settings(gone), ListBell([])) == 0, "it was tried again at once"
+    assert notify_nights(with_champion, settings(gone), ListNotifier([])) == 0, "it was tried again at once"
     with with_champion.write() as session:
         session.execute(update(NightlyRun).values(window_ends=1.0))
     walk_night(with_champion, settings(gone), run_id)
@@ -492,7 +493,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return open_file(path, roots)
 
-    monkeypatch.setattr("scheduler.ingest.folder.open_file", noted)
+    monkeypatch.setattr("scheduler.ingest.sources.folder.open_file", noted)
     return names
 
 
@@ -535,7 +536,7 @@ def test_a_file_that_nobody_could_read_is_not_taken_for_one_that_is_no_image(
                 raise FileUnreadable
             return open_file(path, roots)
 
-        patch.setattr("scheduler.ingest.folder.open_file", failing)
+        patch.setattr("scheduler.ingest.sources.folder.open_file", failing)
         assert "IM0001" not in taken_in(with_champion, walk(with_champion, ward))
     assert taken_in(with_champion, walk(with_champion, ward)) == ["IM0001"]
 

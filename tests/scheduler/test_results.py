@@ -21,7 +21,6 @@ from db.jobs.problems import CorruptImage
 from db.queries.results import cohort_results
 from db.tables import Image
 from scheduler.exports.results import COLUMNS, OutputFormatUnknown, OutputUnwritable, write_results
-from scheduler.ingest.folder import FolderSource
 from scheduler.ingest.pseudonym import (
     SiteKeyUnusable,
     ensure_site_key,
@@ -29,6 +28,8 @@ from scheduler.ingest.pseudonym import (
     pseudonym,
     uid_pseudonym,
 )
+from scheduler.ingest.sources.folder import FolderSource
+from scheduler.ingest.walk import Walk
 from tests.conftest import make_key
 from worker.phantoms import write_phantoms
 
@@ -225,7 +226,7 @@ def test_the_key_is_made_once_for_its_owner_alone_and_a_damaged_one_is_refused(
     # A file that is well is not called damaged for it.
     write_phantoms(home / "x-rays", 10)
     with pytest.raises(SiteKeyUnusable):
-        list(FolderSource(home / "x-rays").walk())
+        list(Walk(FolderSource(home / "x-rays")))
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(

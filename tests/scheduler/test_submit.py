@@ -26,8 +26,8 @@ from db.models.registry import ModelUnknown, NoChampion, import_model
 from db.queries.progress import progress
 from db.tables import Image, Model
 from scheduler.dispatch import Sweeper
-from scheduler.ingest.folder import FolderSource
 from scheduler.ingest.source import Source, SourceEmpty, SourceUnreadable
+from scheduler.ingest.sources.folder import FolderSource
 from scheduler.submit import default_cohort, submit
 from scheduler.watch import watch
 from worker.files.opener import Entry
@@ -67,21 +67,19 @@ def test_the_same_sop_instance_twice_is_screened_once(
 class Endless(Source):
     """A source that is interrupted, or cancelled, on its way."""
 
-    ignored = closed_folders = 0
-    threads = at_once = 1
     described = "/data"
 
     def __init__(self, database: Database, *, cancel_at: int = 0, break_at: int = 0) -> None:
         self.database, self.cancel_at, self.break_at = database, cancel_at, break_at
-        self.looked_at: list[str] = []
+        self.inspected: list[str] = []
 
     def entries(self) -> Iterator[Entry]:
         for number in range(1, 100):
             yield Entry(f"/data/{number}.png")
 
-    def look(self, entry: Entry) -> NewImage:
+    def inspect(self, entry: Entry) -> NewImage:
         number = int(Path(entry.uri).stem)
-        self.looked_at.append(entry.uri)
+        self.inspected.append(entry.uri)
         if number == self.break_at:
             raise KeyboardInterrupt
         if number == self.cancel_at:
@@ -103,7 +101,7 @@ def test_an_interrupted_submit_goes_on_where_it_stopped(
     source = Endless(database)
     again = submit(database, source, name="trial")
     assert (again.found, again.new) == (99, 69)
-    assert len(source.looked_at) == 69, "what the cohort holds was opened again"
+    assert len(source.inspected) == 69, "what the cohort holds was opened again"
 
 
 class Halting(Endless):
@@ -117,7 +115,7 @@ class Halting(Endless):
         for number in range(40):
             yield Entry(f"{self.described}/{number}.png")
 
-    def look(self, entry: Entry) -> NewImage:
+    def inspect(self, entry: Entry) -> NewImage:
         if Path(entry.uri).stem == "20":
             self.half_way.set()
             assert self.go_on.wait(60)

@@ -63,7 +63,7 @@ def test_walks_leave_threads_for_everything_else(caplog: pytest.LogCaptureFixtur
         tasks.ingest_night(1)
     finally:
         tasks._walks.release(taken)
-    assert "nightly run 1 is rung for again" in caplog.text
+    assert "nightly run 1 is notified again later" in caplog.text
     (keeper,) = (
         one for one in programs(StackSettings(), Ports(flower=1, metrics=2)) if one.name == "housekeeping"
     )

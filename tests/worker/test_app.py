@@ -125,7 +125,7 @@ def test_a_task_fails_with_the_kind_of_its_error_and_no_cause(
 )  # fmt: skip
 def test_a_broker_url_whose_password_is_not_encoded_is_refused_before_a_library_quotes_it(url: str) -> None:
     with pytest.raises(BrokerUrlInvalid) as refused:
-        make_app(BrokerSettings(broker_url=SecretStr(url)))
+        make_app(BrokerSettings(broker_url=SecretStr(url))).connection()
     assert "ter2" not in "".join(traceback.format_exception(refused.value))
 
 

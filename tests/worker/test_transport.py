@@ -76,5 +76,5 @@ def test_what_is_no_message_to_all_workers_is_dropped_unseen_and_the_next_one_ar
         app.control.broadcast("ping")
         while not asked:
             connection.drain_events(timeout=5)
-    assert caplog.text.count("refused what is no message") == 4
+    assert caplog.text.count("refused data that is not a message") == 4
     assert "CANARY" not in caplog.text

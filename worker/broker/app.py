@@ -1,6 +1,6 @@
 """The Celery application: broker, queues and routes. Imports no torch.
 
-A message is a doorbell: it holds the id of a batch, and the job table holds everything else.
+A message only notifies: it holds the id of a row, and the job table holds everything else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from db.atomic import keep_private
 from worker.broker import logs
-from worker.broker.task import QuietTask
+from worker.broker.task import GuardedTask
 from worker.settings import BrokerSettings
 
 __all__ = ["app", "logs", "make_app"]
@@ -25,7 +25,7 @@ INGEST = "ingest"
 SCREEN = "screen"
 #: Retrains and evaluates.
 TRAINING = "training"
-#: Cuts batches, rings for them and sweeps; run by beat.
+#: Cuts batches, sends notifications and sweeps. Beat sends its tasks.
 HOUSEKEEPING = "housekeeping"
 
 #: All of them.
@@ -40,72 +40,81 @@ INGEST_NIGHT = "ingest.night"
 TRAIN = "training.run"
 TRIGGER = "training.trigger"
 
-#: Seconds after which the broker hands out an unacknowledged message again. A batch takes seconds
-#: to minutes and the sweeper rings for lost ones itself, so this only clears the broker's memory.
+#: Seconds after which the broker delivers an unacknowledged message again. A batch takes seconds to minutes,
+#: and dispatching sends new messages for batches that nobody claims, so this only clears the broker's memory.
 _VISIBILITY_SECONDS = 3600
 
 
 def make_app(broker: BrokerSettings | None = None) -> Celery:
-    """Return the application for a broker; nothing connects before it is used. Raises BrokerUrlInvalid."""
-    broker = broker or BrokerSettings.read()
+    """Return an application for a broker, by default the one in the settings.
+
+    Settings are read when the application is first used, not here: Celery finds applications by importing
+    modules. That first use raises BrokerUrlInvalid.
+    """
     TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "worker.broker.transport:Transport"))
     app = Celery(
         "pneumoscreen",
-        broker=broker.url,
-        task_cls=QuietTask,
-        # Of Celery's commands workers answer the few that are questions.
+        task_cls=GuardedTask,
+        # Workers answer only those of Celery's commands that ask without changing anything.
         control="worker.broker.control:GuardedControl",
     )
-    app.conf.update(
-        task_queues=[Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
-        task_create_missing_queues=False,
-        task_default_queue=HOUSEKEEPING,
-        task_routes={
+    app.add_defaults(lambda: _configuration(broker or BrokerSettings.read()))
+    return app
+
+
+def _configuration(broker: BrokerSettings) -> dict[str, Any]:
+    """Return Celery's configuration. Raises BrokerUrlInvalid."""
+    return {
+        "broker_url": broker.url,
+        "task_queues": [Queue(name) for name in QUEUES],  # type: ignore[no-untyped-call]
+        "task_create_missing_queues": False,
+        "task_default_queue": HOUSEKEEPING,
+        "task_routes": {
             "screen.*": {"queue": SCREEN},
             "training.*": {"queue": TRAINING},
             "ingest.*": {"queue": INGEST},
             "housekeeping.*": {"queue": HOUSEKEEPING},
         },
-        # A message that a dying worker had taken comes back; claims make a second delivery harmless.
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
-        worker_prefetch_multiplier=1,
+        # The message of a worker that dies is delivered again. Claims make a second delivery harmless.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "worker_prefetch_multiplier": 1,
         # The job table holds the results; only JSON goes over the broker.
-        task_ignore_result=True,
-        task_serializer="json",
-        accept_content=["json"],
-        event_serializer="json",
-        # Refuses everything but tasks of ours with row ids.
-        worker_consumer="worker.broker.consumer:Doorman",
-        broker_transport_options={
+        "task_ignore_result": True,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "event_serializer": "json",
+        # It accepts only our own tasks, with row ids as arguments.
+        "worker_consumer": "worker.broker.consumer:TaskConsumer",
+        "broker_transport_options": {
             "visibility_timeout": _VISIBILITY_SECONDS,
-            # Without these a broker that went silent would hold the caller for ever.
+            # Without these, a broker that does not answer would block the caller for ever.
             "socket_timeout": 10,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            # Whoever rings finds the broker at once or leaves it to the next tick; kombu would try
-            # for seconds. A worker's own loop, which waits for ever, is not told by these.
+            # If the broker is unavailable, the next tick sends the message; kombu would retry for seconds.
+            # These settings do not concern a worker's own loop, which waits for ever.
             "max_retries": 1,
             "interval_start": 0.1,
         },
-        broker_use_ssl=broker.tls,
-        broker_connection_retry_on_startup=True,
+        "broker_use_ssl": broker.tls,
+        "broker_connection_retry_on_startup": True,
         # Never give up on the broker: it may be down for a night, or full and refuse what is written.
-        broker_channel_error_retry=True,
-        broker_connection_max_retries=None,
-        # One quick attempt: whoever could not ring leaves it to the sweeper.
-        task_publish_retry=False,
+        "broker_channel_error_retry": True,
+        "broker_connection_max_retries": None,
+        # One quick attempt: if it fails, the next tick sends the message.
+        "task_publish_retry": False,
         # What Flower shows.
-        worker_send_task_events=True,
-        task_send_sent_event=True,
-        task_track_started=True,
-        timezone="UTC",
-        worker_hijack_root_logger=False,
-    )
-    return app
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "task_track_started": True,
+        "timezone": "UTC",
+        "worker_hijack_root_logger": False,
+    }
 
 
+#: The application of workers and beat. It reads its settings at its first use.
 app = make_app()
 
 

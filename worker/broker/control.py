@@ -1,7 +1,7 @@
-"""What a worker answers over the broker: a few questions of ours, and nothing that others word.
+"""The remote control of a worker: it answers a few questions, and refuses all other commands.
 
-Kombu's own mailbox would try anybody's pattern on its name, which can take for ever, and log what was asked
-wrongly.
+Kombu's own remote control matches its name against any pattern that it is sent, which can take for ever, and
+logs the text of wrong commands.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from kombu import pidbox
 
 log = logging.getLogger(__name__)
 
-#: What asks a worker without changing it, as Flower, `doctor`, `alive` and the metrics server do, and the
-#: arguments that Celery sends along. Flower also wants events and heartbeats, which workers send anyway.
+#: The commands that ask a worker without changing it, and the arguments that Celery adds to them. Flower,
+#: `doctor`, `alive` and the metrics server send them. Flower also asks for events and heartbeats, which
+#: workers send anyway.
 COMMANDS: dict[str, frozenset[str]] = dict.fromkeys(
     (
         "ping", "active_queues", "reserved", "revoked", "scheduled", "stats", "enable_events", "heartbeat",
@@ -29,24 +30,24 @@ COMMANDS: dict[str, frozenset[str]] = dict.fromkeys(
     "registered": frozenset({"taskinfoitems"}),
 }  # fmt: skip
 
-#: Kombu's ids of questions and of those who ask.
+#: Kombu's ids of questions and of the processes that ask.
 _ID = re.compile(r"[0-9a-f-]{1,64}")
 
 
 class _Node(pidbox.Node):
-    """A worker's end of the mailbox. It leaves the askers' clocks alone: they could be of any size."""
+    """A worker's end of the remote control. It ignores the clocks in messages: they could have any size."""
 
     handlers: dict[str, Callable[..., Any]]
     mailbox: Any
 
     def handle_message(self, body: Any, message: Any = None) -> None:
-        """Answer a question of ours that is for this worker; refuse everything else."""
+        """Answer a known question that is for this worker; refuse all other commands."""
         try:
             if not self._is_ours(body):
                 log.warning("refused a command that came over the broker")
             elif self.hostname in (body.get("destination") or [self.hostname]):
                 self._answer(body["method"], body.get("arguments") or {}, body)
-        except Exception:  # whatever a question leads into; its text could be the asker's
+        except Exception:  # the error's text could quote the message
             log.warning("refused a command that could not be answered")
 
     dispatch_from_message = handle_message
@@ -57,7 +58,7 @@ class _Node(pidbox.Node):
             self.reply({self.hostname: answer}, **question["reply_to"], ticket=question["ticket"])  # type: ignore[no-untyped-call]
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """Refuse what is not JSON, without printing it."""
+        """Refuse a command that is not JSON, without printing it."""
         log.warning("refused a command that is not JSON")
 
     def _is_ours(self, body: Any) -> bool:
@@ -86,7 +87,7 @@ class _Node(pidbox.Node):
 
 
 class GuardedControl(Control):  # type: ignore[misc]
-    """Celery's remote control, whose workers answer nothing but questions of ours."""
+    """Celery's remote control, whose workers answer only known questions."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Logs of Celery's processes: text for people, JSON for a collector. Both carry row ids, no patient data."""
+"""The logs of Celery's processes: text, or JSON for a collector. They contain row ids and no patient data."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LogSettings(RoomSettings):
 
 @after_setup_logger.connect  # type: ignore[untyped-decorator]
 def set_format(logger: logging.Logger, **_: Any) -> None:
-    """Give Celery's handlers the format that is set, and let no error say what it quotes."""
+    """Give Celery's handlers the configured format, and remove the text of foreign errors."""
     silence_libraries()
     as_json = LogSettings.read().log_format == "json"
     for handler in logger.handlers:
@@ -33,7 +33,7 @@ def set_format(logger: logging.Logger, **_: Any) -> None:
 
 
 def without_messages(record: logging.LogRecord) -> bool:
-    """Leave of a record's error where it arose and its kind: libraries quote header values and paths."""
+    """Reduce the error of a record to traceback and type: libraries quote header values and paths."""
     if record.exc_info and record.exc_info[1] is not None:
         error = record.exc_info[1]
         said = f": {error}" if isinstance(error, PneumoscreenError) else ""

@@ -1,4 +1,4 @@
-"""The doorbell: messages that say that there is work, and nothing of what it is."""
+"""Notifications: messages with the id of a row that waits for a worker, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Bell(Protocol):
-    """Notifies a queue of rows."""
+class Notifier(Protocol):
+    """Sends notifications to a queue."""
 
-    def ring(self, row_id: int) -> None:
+    def notify(self, row_id: int) -> None:
         """Send a message. Raises OperationalError."""
         ...
 
     def waiting(self) -> int:
-        """Return how many messages nobody has taken yet. Raises OperationalError."""
+        """Return how many messages no worker has taken yet. Raises OperationalError."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class QueueBell:
-    """The bell of one of the broker's queues."""
+class QueueNotifier:
+    """The notifier of one of the broker's queues."""
 
     app: Celery
     queue: str
     #: The task that gets the row's id.
     task: str
 
-    def ring(self, row_id: int) -> None:
+    def notify(self, row_id: int) -> None:
         """Send a message. Raises OperationalError."""
         self.app.send_task(self.task, args=(row_id,))
 
@@ -50,35 +50,35 @@ class QueueBell:
             raise OperationalError(type(error).__name__) from None
 
 
-def ring_for(bell: Bell, due: Sequence[int], *, open_rows: int) -> list[int]:
-    """Ring for rows that are due until the queue holds a message for each open row; return which.
+def notify_queue(notifier: Notifier, due: Sequence[int], *, open_rows: int) -> list[int]:
+    """Send messages for rows that are due, until the queue holds one message for each open row.
 
-    Messages pile up while nobody takes them, and one of a row that has ended meanwhile still brings a worker:
-    more than there are open rows would only have to be dropped later. A broker that is unavailable costs
-    nothing: the next tick rings.
+    Return the rows that a message was sent for. A message for a row that has ended still brings a worker,
+    which takes another row. So more messages than open rows are useless: workers would only drop them. If the
+    broker is unavailable, the next tick sends the messages.
     """
     from kombu.exceptions import OperationalError
 
-    rung: list[int] = []
+    notified: list[int] = []
     try:
-        missing = open_rows - bell.waiting() if due else 0
+        missing = open_rows - notifier.waiting() if due else 0
         for row_id in due[: max(missing, 0)]:
-            bell.ring(row_id)
-            rung.append(row_id)
+            notifier.notify(row_id)
+            notified.append(row_id)
     except OperationalError:
-        log.warning("the broker is unavailable; %d rows wait for the next tick", len(due) - len(rung))
-    return rung
+        log.warning("the broker is unavailable; %d rows wait for the next tick", len(due) - len(notified))
+    return notified
 
 
 def ask_for_batches() -> None:
-    """Ask once, after what is to be screened has been committed; nobody there to hear it does no harm."""
+    """Ask once for batches, after new images are committed. If the message is lost, the next tick acts."""
     from worker.broker.app import DISPATCH
 
     _ask(DISPATCH)
 
 
 def ask_for_nights() -> None:
-    """Ask for a look at the nightly runs."""
+    """Ask once for the nightly runs that are due."""
     from worker.broker.app import NIGHTLY
 
     _ask(NIGHTLY)
@@ -89,9 +89,10 @@ def _ask(task: str) -> None:
 
     from worker.broker.app import make_app
 
-    # Not `worker.broker.app.app`, whose broker is that of the moment when it was imported.
+    # A new application: that of `worker.broker.app` keeps the broker of its first use, and the embedded stack
+    # has another broker after each start.
     app = make_app()
     try:
         app.send_task(task)
     except OperationalError:
-        log.info("no broker to ask; the next tick does it")
+        log.info("the broker is unavailable; the next tick does it")

@@ -1,4 +1,4 @@
-"""What all tasks have in common: they fail without saying what they had in hand."""
+"""The base class of all tasks. Their errors quote no data."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from db.errors import PneumoscreenError
 
 
 class TaskFailed(PneumoscreenError):
-    """A task met an error that was not foreseen. Please report it with its traceback, which holds no data."""
+    """A task failed with an unforeseen error. Please report it with its traceback, which contains no data."""
 
     code = "task-failed"
 
 
-class QuietTask(Task):  # type: ignore[misc]
-    """A task whose errors name their kind and where they arose.
+class GuardedTask(Task):  # type: ignore[misc]
+    """A task whose errors show only their type and traceback.
 
-    Celery writes an error's text, and those of the errors before it, to the log and into the event that goes
-    over the broker to Flower. Libraries quote header values and paths in theirs.
+    Celery writes the text of an error and of its causes to the log, and into the event that it sends to
+    Flower over the broker. Libraries quote header values and paths in their errors.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

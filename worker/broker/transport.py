@@ -1,4 +1,4 @@
-"""Kombu's Redis transport, which outlives a lost acknowledgement and prints nobody's words."""
+"""Kombu's Redis transport, made safe against lost acknowledgements and data that is not a message."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ log = logging.getLogger(__name__)
 
 
 class _QoS(redis.QoS):
-    """What a worker has taken and not acknowledged yet."""
+    """The messages that a worker has taken and not acknowledged yet."""
 
     def ack(self, delivery_tag: Any) -> None:
-        """Acknowledge a message; one that the broker does not hear of no longer counts here either.
+        """Acknowledge a message, and forget it even if the broker does not get the acknowledgement.
 
-        Kombu's own would count it for ever: a worker whose every message is of that kind asks for no more,
-        and nothing tells it. The broker hands the message out again some day, which does no harm.
+        Kombu would count such a message for ever. When all messages that a worker may hold are of that kind,
+        it would silently take no more. The broker delivers the message again later, which does no harm.
         """
         try:
             super().ack(delivery_tag)  # type: ignore[no-untyped-call]
@@ -32,11 +32,11 @@ class _Channel(redis.Channel):
     QoS = _QoS
 
     def _handle_message(self, client: Any, r: Any) -> dict[str, Any]:
-        """Return what came to all workers or listeners, without what is no message: kombu would log it."""
+        """Return a broadcast message, without its data if that is not a message: kombu would log it."""
         payload: dict[str, Any] = super()._handle_message(client, r)  # type: ignore[no-untyped-call]
         is_message = bytes_to_str(payload["type"]).endswith("message")  # type: ignore[no-untyped-call]
         if is_message and not _is_envelope(payload["data"]):
-            log.warning("refused what is no message")
+            log.warning("refused data that is not a message")
             payload["data"] = None
         return payload
 
@@ -44,7 +44,7 @@ class _Channel(redis.Channel):
 def _is_envelope(data: Any) -> bool:
     try:
         return isinstance(loads(bytes_to_str(data)), dict)  # type: ignore[no-untyped-call]
-    except Exception:  # whatever a text leads its decoder into
+    except Exception:  # decoders raise all kinds of errors for damaged text
         return False
 
 

@@ -56,8 +56,8 @@ def list_(as_json: AsJson = False) -> None:
 
 def run(name: Name, as_json: AsJson = False) -> None:
     """Screen what is new in a schedule's source now, without waiting for its time and without its window."""
-    from scheduler.nightly.run import run_now
     from scheduler.nightly.schedule import NightlySettings
+    from scheduler.nightly.slots import run_now
     from worker.broker.notify import ask_for_nights
 
     schedule = NightlySettings.read().find(name)

@@ -11,7 +11,8 @@ from db.jobs.batches import cut_batches
 from db.jobs.cohorts import close_ingest, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.tables import Batch, Image, Source
-from scheduler.ingest.folder import FolderSource
+from scheduler.ingest.sources.folder import FolderSource
+from scheduler.ingest.walk import Walk
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
@@ -30,7 +31,7 @@ def submit_folder(database: Database, folder: Path) -> int:
     """Take a folder in as `pneumoscreen submit` does, and cut it into one batch."""
     with database.write() as session:
         cohort = open_cohort(session, "trial", source=str(folder))
-        add_images(session, cohort.id, list(FolderSource(folder).walk()))
+        add_images(session, cohort.id, list(Walk(FolderSource(folder))))
         close_ingest(session, cohort.id)
         (batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
         return batch_id

@@ -14,7 +14,7 @@ from db.engine import Database
 from db.jobs.problems import SourceAway
 from db.queries.progress import progress
 from db.tables import Image
-from scheduler.ingest.folder import FolderSource
+from scheduler.ingest.sources.folder import FolderSource
 from scheduler.submit import submit as scheduler_submit
 from tests.worker.screening.batches import (
     by_path,

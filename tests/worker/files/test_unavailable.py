@@ -21,6 +21,7 @@ from db.queries.progress import progress
 from db.states import BatchState
 from db.tables import Batch, Image, Source
 from scheduler.ingest import open_source
+from scheduler.ingest.walk import Walk
 from scheduler.submit import submit
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
@@ -121,7 +122,7 @@ def test_images_of_an_earlier_version_wait_for_their_source(job_table: Database,
     for source in (first, second):
         with job_table.write() as session:
             cohort = open_cohort(session, "trial", source=str(source))
-            add_images(session, cohort.id, list(open_source(str(source)).walk()))
+            add_images(session, cohort.id, list(Walk(open_source(str(source)))))
             close_ingest(session, cohort.id)
     first.rename(tmp_path / "elsewhere")
     screen_all(job_table)

@@ -21,9 +21,10 @@ from db.jobs.problems import FileUnreadable, FileVanished, OutsideRoots
 from db.settings import SettingsInvalid
 from db.tables import Image
 from scheduler.ingest import open_source
+from scheduler.ingest.walk import Walk
 from scheduler.labels import import_labels
 from tests.pictures import read_picture
-from tests.scheduler.remotes import web_server
+from tests.worker.files.servers import web_server
 from training.data.pictures import read_pictures
 from training.data.sources import labelled_images
 from training.plan import Plan
@@ -51,12 +52,12 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantoms: Path, jpeg: 
 
 
 def walk(where: Path) -> dict[str, NewImage]:
-    return {Path(image.uri).name: image for image in open_source(str(where)).walk()}
+    return {Path(image.uri).name: image for image in Walk(open_source(str(where)))}
 
 
 def test_a_source_inside_is_taken_in_whole(root: Path) -> None:
-    images = list(open_source(str(root)).walk())
-    assert len(images) == len(list(open_source(str(root / "study")).walk())) == 10
+    images = list(Walk(open_source(str(root))))
+    assert len(images) == len(list(Walk(open_source(str(root / "study"))))) == 10
     assert {image.problem for image in images} == {None}
 
 
@@ -259,7 +260,7 @@ def test_a_listing_that_is_somewhere_else_is_not_followed(
     with web_server(phantoms) as images, redirecting_server(f"{images}/jpeg/") as redirecting:
         monkeypatch.setenv("PNEUMOSCREEN_SOURCE_ROOTS", f'["{redirecting}"]')
         with pytest.raises(SourceOutsideRoots):
-            list(open_source(redirecting).walk())
+            list(Walk(open_source(redirecting)))
 
 
 @pytest.mark.parametrize(

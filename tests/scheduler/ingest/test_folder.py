@@ -14,8 +14,9 @@ import pytest
 from db.jobs.images import NewImage
 from db.jobs.problems import PathTooLong
 from db.text import LONGEST_URI
-from scheduler.ingest.folder import FolderSource
 from scheduler.ingest.source import SourceMissing, SourceUnsupported
+from scheduler.ingest.sources.folder import FolderSource
+from scheduler.ingest.walk import Walk
 from worker.files.access import is_available
 from worker.files.openers.file import open_file
 from worker.files.roots import EVERYWHERE, Roots
@@ -23,7 +24,7 @@ from worker.files.url import uri_to_path
 
 
 def walk(folder: Path) -> dict[str, NewImage]:
-    return {uri_to_path(image.uri).name: image for image in FolderSource(folder).walk()}
+    return {uri_to_path(image.uri).name: image for image in Walk(FolderSource(folder))}
 
 
 @pytest.fixture
@@ -37,20 +38,20 @@ def jpeg(phantoms: Path) -> bytes:
 
 
 def test_images_are_found_at_any_depth_and_in_a_stable_order(phantoms: Path) -> None:
-    first, second = ([image.uri for image in FolderSource(phantoms).walk()] for _ in range(2))
+    first, second = ([image.uri for image in Walk(FolderSource(phantoms))] for _ in range(2))
     assert len(first) == 10
     assert first == second
 
 
 def test_dicom_is_told_by_its_content_and_grouped_by_study(phantoms: Path) -> None:
-    dicom = list(FolderSource(phantoms / "dicom").walk())
+    dicom = list(Walk(FolderSource(phantoms / "dicom")))
     assert len(dicom) == 4
     assert len({image.study_uid for image in dicom}) == 4
     assert all(image.series_uid and image.instance_uid for image in dicom)
 
 
 def test_a_patient_id_is_kept_as_a_keyed_pseudonym_alone(phantoms: Path, home: Path) -> None:
-    image = next(iter(FolderSource(phantoms / "dicom").walk()))
+    image = next(iter(Walk(FolderSource(phantoms / "dicom"))))
     assert image.patient_key is not None
     assert len(image.patient_key) == 64
     assert "PHANTOM" not in repr(image.patient_key)
@@ -61,9 +62,9 @@ def test_what_is_not_an_image_is_counted_and_gets_no_row(tmp_path: Path, jpeg: b
     for name in ("notes.txt", "Thumbs.db", ".DS_Store", "LICENSE"):
         (tmp_path / name).write_text("not an image")
     (tmp_path / "a.jpg").write_bytes(jpeg)
-    source = FolderSource(tmp_path)
-    assert [Path(image.uri).name for image in source.walk()] == ["a.jpg"]
-    assert source.ignored == 4
+    images = Walk(FolderSource(tmp_path))
+    assert [Path(image.uri).name for image in images] == ["a.jpg"]
+    assert images.ignored == 4
 
 
 def test_a_broken_file_with_the_name_of_an_image_gets_a_row(tmp_path: Path) -> None:
@@ -111,9 +112,9 @@ def test_a_dicomdir_is_an_index_and_no_image(tmp_path: Path) -> None:
     meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
     meta.MediaStorageSOPInstanceUID = "1.2.3"
     FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128).save_as(tmp_path / "DICOMDIR")
-    source = FolderSource(tmp_path)
-    assert list(source.walk()) == []
-    assert source.ignored == 1
+    images = Walk(FolderSource(tmp_path))
+    assert list(images) == []
+    assert images.ignored == 1
 
 
 def test_a_loop_of_folders_ends(tmp_path: Path, jpeg: bytes) -> None:
@@ -134,7 +135,7 @@ def test_unusual_names_come_back_as_they_were(tmp_path: Path, jpeg: bytes, name:
 def test_a_name_that_is_not_text_comes_back_as_it_was(tmp_path: Path, jpeg: bytes) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe x.jpg"))
     path.write_bytes(jpeg)
-    (image,) = FolderSource(tmp_path).walk()
+    (image,) = Walk(FolderSource(tmp_path))
     image.uri.encode("utf-8")
     assert uri_to_path(image.uri) == path
 
@@ -159,9 +160,9 @@ def test_what_is_no_folder_and_no_file_is_refused(tmp_path: Path) -> None:
 def test_each_file_is_opened_once_by_several_threads_and_keeps_its_place(
     phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_order = [image.uri for image in FolderSource(phantoms).walk()]
+    in_order = [image.uri for image in Walk(FolderSource(phantoms))]
     source = FolderSource(phantoms)
-    source.at_once = 1
+    source.group_size = 1
     opened: list[Path] = []
     together = threading.Barrier(2, timeout=10)
 
@@ -171,8 +172,8 @@ def test_each_file_is_opened_once_by_several_threads_and_keeps_its_place(
         together.wait()
         return open_file(path, roots)
 
-    monkeypatch.setattr("scheduler.ingest.folder.open_file", counted)
-    assert [image.uri for image in source.walk()] == in_order
+    monkeypatch.setattr("scheduler.ingest.sources.folder.open_file", counted)
+    assert [image.uri for image in Walk(source)] == in_order
     assert sorted(str(path) for path in opened) == sorted(in_order)
 
 
@@ -181,7 +182,7 @@ def test_a_file_is_noted_as_it_was_when_it_was_opened(tmp_path: Path, jpeg: byte
     source = FolderSource(tmp_path)
     (entry,) = source.entries()
     (tmp_path / "a.jpg").write_bytes(jpeg)
-    image = source.look(entry)
+    image = source.inspect(entry)
     status = (tmp_path / "a.jpg").stat()
     assert image is not None
     assert (entry.size, image.size, image.modified) == (100, len(jpeg), status.st_mtime)
@@ -221,12 +222,12 @@ def test_images_too_deep_to_be_opened_get_a_row_each_and_hold_up_no_other(
     for file in ("1.jpg", "2.jpg", "unnamed", ".hidden"):
         write(bottom, file, jpeg)
     os.close(bottom)
-    source = FolderSource(deep)
-    first, *others = source.walk()
+    images = Walk(FolderSource(deep))
+    first, *others = images
     assert (first.uri, first.problem) == (str(deep / "z.jpg"), None)
     if levels * (len(name) + 1) < 2_500:  # a recursion's end, and not the path's
         assert [(one.problem, one.size) for one in others] == [(None, len(jpeg))] * 2
-        assert source.ignored == 2
+        assert images.ignored == 2
         return
     assert [one.problem for one in others] == ["path-too-long"] * 3
     assert len({one.uri for one in others}) == 3
@@ -237,7 +238,7 @@ def test_images_too_deep_to_be_opened_get_a_row_each_and_hold_up_no_other(
             open_file(uri_to_path(one.uri), EVERYWHERE)
         with pytest.raises(PathTooLong):
             open_file(uri_to_path(one.uri), Roots((str(deep),)))
-    assert [one.uri for one in FolderSource(deep).walk()] == [first.uri, *(one.uri for one in others)]
+    assert [one.uri for one in Walk(FolderSource(deep))] == [first.uri, *(one.uri for one in others)]
 
 
 def test_a_path_that_a_path_map_makes_too_long_has_its_own_code(deep: Path) -> None:
@@ -250,9 +251,9 @@ def test_a_link_to_a_folder_and_a_link_in_a_loop_are_passed_over(tmp_path: Path,
     (tmp_path / "a" / "1.jpg").write_bytes(jpeg)
     (tmp_path / "up").symlink_to(tmp_path)
     (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
-    source = FolderSource(tmp_path)
-    assert [Path(one.uri).name for one in source.walk()] == ["1.jpg"]
-    assert source.ignored == 1
+    images = Walk(FolderSource(tmp_path))
+    assert [Path(one.uri).name for one in images] == ["1.jpg"]
+    assert images.ignored == 1
 
 
 def test_a_source_whose_name_is_no_text_is_described_by_one_that_can_be_stored(
@@ -263,7 +264,7 @@ def test_a_source_whose_name_is_no_text_is_described_by_one_that_can_be_stored(
     (folder / "1.jpg").write_bytes(jpeg)
     source = FolderSource(folder)
     assert source.described == f"file://{tmp_path}/%FF%FE"
-    (image,) = source.walk()
+    (image,) = Walk(source)
     assert image.uri == source.described + "/1.jpg"
     assert uri_to_path(image.uri).read_bytes() == jpeg
     assert is_available(source.described)

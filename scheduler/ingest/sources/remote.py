@@ -1,4 +1,4 @@
-"""Folders and files behind a URL."""
+"""The source of images behind a URL: a folder of any depth, or one file."""
 
 from __future__ import annotations
 
@@ -13,36 +13,49 @@ from db.errors import PneumoscreenError
 from db.jobs.images import NewImage
 from db.jobs.problems import CorruptImage, EmptyFile, OutsideRoots
 from scheduler.ingest.dicom import Identity, read_identity
-from scheduler.ingest.look import DICOM_SUFFIXES, RASTER_SUFFIXES, START_BYTES, is_expected, look, suffix_of
+from scheduler.ingest.recognition import (
+    RASTER_SUFFIXES,
+    START_BYTES,
+    is_expected,
+    is_probably_dicom,
+    recognise,
+    suffix_of,
+)
 from scheduler.ingest.source import Source, SourceMissing, SourceUnreadable
 from worker.files.access import find_opener, list_files, read_start
 from worker.files.dicom_header import HEAD_BYTES
 from worker.files.opener import Entry
 from worker.files.roots import EVERYWHERE, Roots, SourceOutsideRoots
-from worker.files.url import check_url
+from worker.files.url import check_url, is_local
 
 #: Bytes that hold the identifiers of nearly every DICOM file, and what comes before its header.
 _HEAD_BYTES = HEAD_BYTES + (1 << 16)
 
-#: Bytes that hold them where something large comes first. As many times this is held as files are looked at.
+#: Bytes that hold them if a large element comes first. Each thread may hold as many.
 _LONG_HEAD_BYTES = 16 << 20
+
+
+def accepts(where: str) -> bool:
+    """Whether a name is a URL."""
+    return not is_local(where)
+
+
+def open_source(where: str, roots: Roots) -> Source:
+    """Return the source that a URL names. Raises the errors of RemoteSource."""
+    return RemoteSource(where, roots)
 
 
 class RemoteSource(Source):
     """The images below a URL, or the one image that it names."""
 
-    at_once = 1
-
     def __init__(self, url: str, roots: Roots = EVERYWHERE) -> None:
-        """Raise RemoteUrlInvalid where the URL cannot be used, SourceOutsideRoots where it may not."""
+        """Raise RemoteUrlInvalid, SourceOutsideRoots or RemoteUnsupported."""
         check_url(url)
         try:
             roots.check_url(url)
         except OutsideRoots:
             raise SourceOutsideRoots from None
-        self._roots = roots
-        self.ignored = self.closed_folders = 0
-        self._url = url
+        self._url, self._roots = url, roots
         self.threads = find_opener(url).threads
 
     @property
@@ -55,26 +68,8 @@ class RemoteSource(Source):
 
         Raises SourceMissing, SourceUnreadable, SourceOutsideRoots.
         """
-        yield from self._files()
-
-    def look(self, entry: Entry) -> NewImage | None:
-        """Return the file's image, with the size and the time that the listing gave.
-
-        Raises FileVanished, FileUnreadable.
-        """
-        name = _name(entry.uri)
-        fetch = partial(read_start, entry.uri, roots=self._roots)
-        # Fetched once, by whoever wants it first.
-        head = cache(partial(fetch, _HEAD_BYTES))
-        image = look(
-            name, entry.uri, partial(_start, name, entry.size, fetch, head), partial(_identity, fetch, head)
-        )
-        return image and replace(image, size=entry.size, listed_at=entry.modified)
-
-    def _files(self) -> Iterator[Entry]:
-        """Yield what is there. Raises SourceMissing, SourceUnreadable, SourceOutsideRoots."""
         if is_expected(_name(self._url)):
-            yield Entry(self._url, None)
+            yield Entry(self._url)
             return
         try:
             yield from list_files(self._url, roots=self._roots)
@@ -85,26 +80,40 @@ class RemoteSource(Source):
         except PneumoscreenError:
             raise
         except Exception as error:
-            # Each protocol's library has errors of its own; their texts may tell what they should not.
+            # Each protocol's library has its own errors. Their texts may hold a URL or a name.
             raise SourceUnreadable(type(error).__name__) from None
+
+    def inspect(self, entry: Entry) -> NewImage | None:
+        """Return the file's image, with the size and the time of the listing.
+
+        Raises FileVanished, FileUnreadable.
+        """
+        name = _name(entry.uri)
+        fetch = partial(read_start, entry.uri, roots=self._roots)
+        # Fetched once, by the first of the two functions that needs it.
+        head = cache(partial(fetch, _HEAD_BYTES))
+        image = recognise(
+            name, entry.uri, partial(_start, name, entry.size, fetch, head), partial(_identity, fetch, head)
+        )
+        return image and replace(image, size=entry.size, listed_at=entry.modified)
 
 
 def _start(name: str, size: int | None, fetch: Callable[[int], bytes], head: Callable[[], bytes]) -> bytes:
-    """Return the bytes that tell a DICOM file; a raster's name is enough, which saves a request for each.
+    """Return the bytes that show whether a file is DICOM.
 
-    Raises EmptyFile, OutsideRoots, FileVanished, FileUnreadable.
+    A raster image is not fetched, because its name is enough. A file that is probably DICOM is fetched once,
+    with its header. Raises EmptyFile, OutsideRoots, FileVanished, FileUnreadable.
     """
-    suffix = suffix_of(name)
     if size is None or size:
-        if suffix in RASTER_SUFFIXES:
+        if suffix_of(name) in RASTER_SUFFIXES:
             return b""
-        if start := head()[:START_BYTES] if suffix in DICOM_SUFFIXES else fetch(START_BYTES):
+        if start := head()[:START_BYTES] if is_probably_dicom(name) else fetch(START_BYTES):
             return start
     raise EmptyFile
 
 
 class _Head(BytesIO):
-    """The beginning of a file, which notes whether more was asked for than there is of it."""
+    """The beginning of a file, which notes whether more bytes were asked for than it has."""
 
     is_short = False
 

@@ -22,11 +22,13 @@ from db.jobs.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanish
 from db.tables import Image, NightlyRun
 from scheduler.ingest import open_source
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
+from scheduler.ingest.walk import Walk
 from scheduler.labels import import_labels
-from scheduler.nightly.run import run_now, walk_night
+from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import Nightly, NightlySettings
+from scheduler.nightly.slots import run_now
 from tests.pictures import read_picture
-from tests.scheduler.remotes import SftpServer, WebServer, make_ssh_user, s3_server, web_server
+from tests.worker.files.servers import SftpServer, WebServer, make_ssh_user, s3_server, web_server
 from training.data.sources import labelled_images
 from training.plan import Plan
 from training.recipe import find_recipe
@@ -76,8 +78,8 @@ def url(request: pytest.FixtureRequest, study: Path) -> str:
 
 
 def test_a_server_gives_the_images_that_its_folder_gives(url: str, study: Path) -> None:
-    remote, folder = open_source(url), open_source(str(study))
-    there, here = list(remote.walk()), list(folder.walk())
+    remote, folder = Walk(open_source(url)), Walk(open_source(str(study)))
+    there, here = list(remote), list(folder)
     assert len(there) == 12
     facts = [
         Counter((i.study_uid, i.series_uid, i.instance_uid, i.patient_key) for i in images)
@@ -87,7 +89,7 @@ def test_a_server_gives_the_images_that_its_folder_gives(url: str, study: Path) 
     # A web server's list tells no sizes: there, the worker finds that a file is empty.
     assert sum(image.problem == "empty-file" for image in there) == (0 if url.startswith("http") else 1)
     assert remote.ignored == folder.ignored == 1
-    assert [image.uri for image in open_source(url).walk()] == [image.uri for image in there]
+    assert [image.uri for image in Walk(open_source(url))] == [image.uri for image in there]
 
 
 def taken_in(database: Database, source: str) -> list[str]:
@@ -109,10 +111,10 @@ def test_a_night_without_news_opens_nothing_on_a_server(
         opened.append(uri)
         return read_start(uri, size, roots=roots)
 
-    monkeypatch.setattr("scheduler.ingest.remote.read_start", read)
+    monkeypatch.setattr("scheduler.ingest.sources.remote.read_start", read)
     assert len(taken_in(job_table, url)) == 12
-    # Each once, if its name says what it is; four of DICOM have no suffix, and are read on once that shows.
-    assert len(opened) == 4 * 2 + 1
+    # Each DICOM file once, and the text; the names of the others tell that they are images.
+    assert sorted(Counter(opened).values()) == [1] * 5
     opened.clear()
     assert taken_in(job_table, url) == []
     # A web server's list tells no times: it would not show that the file has become an image.
@@ -140,9 +142,9 @@ def test_a_file_that_was_replaced_on_a_server_is_new_even_at_the_same_size(
 
 
 def test_a_worker_sees_the_same_pixels(url: str, study: Path) -> None:
-    uris = [image.uri for image in open_source(url).walk() if not image.uri.endswith("empty.jpg")]
+    uris = [image.uri for image in Walk(open_source(url)) if not image.uri.endswith("empty.jpg")]
     there = {read_picture(uri).digest for uri in uris}
-    local = [image for image in open_source(str(study)).walk() if image.problem is None]
+    local = [image for image in Walk(open_source(str(study))) if image.problem is None]
     here = {read_picture(Path(image.uri)).digest: read_picture(Path(image.uri)).pixels for image in local}
     assert there == set(here)
     picture = read_picture(uris[0])
@@ -150,12 +152,12 @@ def test_a_worker_sees_the_same_pixels(url: str, study: Path) -> None:
 
 
 def test_a_url_may_name_one_image(url: str) -> None:
-    uris = [image.uri for image in open_source(url).walk() if image.uri.endswith(".jpg")]
-    assert [image.uri for image in open_source(uris[0]).walk()] == [uris[0]]
+    uris = [image.uri for image in Walk(open_source(url)) if image.uri.endswith(".jpg")]
+    assert [image.uri for image in Walk(open_source(uris[0]))] == [uris[0]]
 
 
 def test_labels_may_name_images_by_url(database: Database, url: str, study: Path, tmp_path: Path) -> None:
-    uri = next(image.uri for image in open_source(url).walk() if image.uri.endswith(".png"))
+    uri = next(image.uri for image in Walk(open_source(url)) if image.uri.endswith(".png"))
     (tmp_path / "labels.csv").write_text(f"path,class\n{uri},NORMAL\n{uri}x,NORMAL\n")
     imported = import_labels(database, tmp_path / "labels.csv", skip_bad=True)
     assert (imported.new, len(imported.bad)) == (1, 1)
@@ -207,7 +209,7 @@ def test_identifiers_behind_something_large_are_found_on_a_server_too(tmp_path: 
     large = element(0x0009_1001, b"OB", bytes(3 << 20))
     (tmp_path / "a.dcm").write_bytes(BEGINNING + uids[0] + large + uids[1])
     with web_server(tmp_path) as web:
-        (image,) = open_source(web).walk()
+        (image,) = Walk(open_source(web))
     assert (image.problem, image.instance_uid, image.study_uid) == (None, "1.2.3", "1.2")
 
 
@@ -219,7 +221,7 @@ def test_a_damaged_header_on_a_server_does_not_fetch_the_whole_file(tmp_path: Pa
         file.truncate(100 << 20)
     with web_server(tmp_path) as web:
         tracemalloc.start()
-        (image,) = open_source(web).walk()
+        (image,) = Walk(open_source(web))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert image.problem == "corrupt-image"
@@ -228,7 +230,7 @@ def test_a_damaged_header_on_a_server_does_not_fetch_the_whole_file(tmp_path: Pa
 
 def test_what_is_not_there_is_said(url: str) -> None:
     with pytest.raises(SourceMissing):
-        list(open_source(url + "/nowhere").walk())
+        list(Walk(open_source(url + "/nowhere")))
     with pytest.raises(FileVanished):
         read_picture(url + "/jpeg/gone.jpg")
     with pytest.raises(EmptyFile):
@@ -236,7 +238,7 @@ def test_what_is_not_there_is_said(url: str) -> None:
 
 
 def test_a_file_over_the_limit_is_refused(url: str) -> None:
-    uri = next(image.uri for image in open_source(url).walk() if image.uri.endswith(".png"))
+    uri = next(image.uri for image in Walk(open_source(url)) if image.uri.endswith(".png"))
     size = len(read_file(uri, limit=1 << 30).data)
     assert len(read_file(uri, limit=size).data) == size
     with pytest.raises(FileTooLarge):
@@ -246,14 +248,14 @@ def test_a_file_over_the_limit_is_refused(url: str) -> None:
 def test_a_server_that_stumbles_is_asked_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.files.remote._PAUSES", (0.01, 0.01))
     with web_server(study) as address:
-        uri = next(image.uri for image in open_source(address).walk() if image.uri.endswith(".png"))
+        uri = next(image.uri for image in Walk(open_source(address)) if image.uri.endswith(".png"))
         WebServer.failures = 2
         assert read_picture(uri).digest
         WebServer.failures = 9
         with pytest.raises(FileUnreadable):
             read_picture(uri)
         with pytest.raises(SourceUnreadable):
-            list(open_source(address).walk())
+            list(Walk(open_source(address)))
 
 
 def test_links_that_leave_a_folder_are_not_followed(tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ def test_an_sftp_server_with_another_key_is_not_talked_to(
 ) -> None:
     make_ssh_user(tmp_path / "user", sftp, known=False)
     with pytest.raises(SourceUnreadable, match="SSHException"):
-        list(open_source(f"sftp://reader@127.0.0.1:{sftp.port}{study}").walk())
+        list(Walk(open_source(f"sftp://reader@127.0.0.1:{sftp.port}{study}")))
 
 
 def test_a_cut_sftp_connection_is_made_again(
@@ -287,7 +289,7 @@ def test_a_cut_sftp_connection_is_made_again(
 ) -> None:
     monkeypatch.setattr("worker.files.remote._PAUSES", (0.01, 0.01))
     address = f"sftp://reader@127.0.0.1:{sftp.port}{study}"
-    uri = next(image.uri for image in open_source(address).walk() if image.uri.endswith(".png"))
+    uri = next(image.uri for image in Walk(open_source(address)) if image.uri.endswith(".png"))
     assert read_picture(uri).digest
     sftp.cut()
     assert read_picture(uri).digest
@@ -317,7 +319,7 @@ def test_addresses_that_could_mean_anything_else_are_refused(url: str) -> None:
 def test_a_server_that_is_not_there_is_an_error_with_a_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.files.remote._PAUSES", (0.01, 0.01))
     with pytest.raises(PneumoscreenError) as caught:
-        list(open_source("http://127.0.0.1:9/study").walk())
+        list(Walk(open_source("http://127.0.0.1:9/study")))
     assert caught.value.code == "source-unreadable"
 
 

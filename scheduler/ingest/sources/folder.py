@@ -1,4 +1,4 @@
-"""Folders of any depth, and single files."""
+"""The source of local images: a folder of any depth, or one file."""
 
 from __future__ import annotations
 
@@ -13,25 +13,34 @@ from pathlib import Path
 from db.jobs.images import NewImage
 from db.jobs.problems import EmptyFile, FileUnreadable, ImageProblem, OutsideRoots
 from scheduler.ingest.dicom import Identity, read_identity
-from scheduler.ingest.look import START_BYTES, is_expected, is_hidden, look, not_readable
+from scheduler.ingest.recognition import START_BYTES, is_expected, is_hidden, not_readable, recognise
 from scheduler.ingest.source import Source, SourceMissing, SourceUnreadable, SourceUnsupported
 from worker.files.access import list_files
 from worker.files.opener import Entry
 from worker.files.openers.file import OPENER, entry_of, open_file
 from worker.files.roots import EVERYWHERE, Roots, SourceOutsideRoots
-from worker.files.url import path_to_uri, uri_to_path
+from worker.files.url import is_local, path_to_uri, uri_to_path
+
+
+def accepts(where: str) -> bool:
+    """Whether a name is a path."""
+    return is_local(where)
+
+
+def open_source(where: str, roots: Roots) -> Source:
+    """Return the source that a path names. Raises the errors of FolderSource."""
+    return FolderSource(Path(where), roots)
 
 
 class FolderSource(Source):
-    """The images in a folder and all folders below it, or one image file."""
+    """The images in a folder and in all folders below it, or one image file."""
 
     threads = OPENER.threads
-    #: Opening a local file takes less time than handing it to a thread.
-    at_once = 32
+    #: To open a local file takes less time than to hand it to a thread.
+    group_size = 32
 
     def __init__(self, path: Path, roots: Roots = EVERYWHERE) -> None:
-        """Raise SourceMissing, SourceUnreadable, SourceUnsupported or SourceOutsideRoots: nothing to walk."""
-        self.ignored = self.closed_folders = 0
+        """Raise SourceMissing, SourceUnreadable, SourceUnsupported or SourceOutsideRoots."""
         self._roots = roots
         try:
             self.path = path.expanduser().resolve(strict=True)
@@ -57,27 +66,27 @@ class FolderSource(Source):
     def entries(self) -> Iterator[Entry]:
         """Yield the files in the order of their paths.
 
-        Links to files are followed, unless they lead out of the roots; links to folders are not, so that a
-        loop has no way to close. Folders that others keep to themselves are counted and left out, as a
-        `lost+found`; of any other that cannot be listed nobody knows what is in it: raises SourceUnreadable.
+        A link to a file is followed if it stays inside the roots. A link to a folder is not followed. A
+        folder that this user must not list is counted and left out, for example `lost+found`. Raises
+        SourceUnreadable if a folder cannot be listed for any other reason, SourceOutsideRoots.
         """
         if self.path.is_file():
             yield entry_of(self.path)
             return
         try:
-            yield from list_files(self.described, roots=self._roots, on_denied=self._count_denied)
+            yield from list_files(self.described, roots=self._roots, on_denied=self._count_closed)
         except OutsideRoots:
             raise SourceOutsideRoots from None
         except OSError as error:
             raise SourceUnreadable(error.strerror or "") from None
 
-    def _count_denied(self) -> None:
+    def _count_closed(self) -> None:
         self.closed_folders += 1
 
-    def look(self, entry: Entry) -> NewImage | None:
-        """Return the file's image, with the size and the time of the very bytes that were looked at.
+    def inspect(self, entry: Entry) -> NewImage | None:
+        """Return the file's image, with the size and the time of the bytes that were inspected.
 
-        By these the worker tells a file that has changed since. Raises FileVanished, FileUnreadable.
+        The worker finds by these whether the file has changed since. Raises FileVanished, FileUnreadable.
         """
         path = uri_to_path(entry.uri)
         if is_hidden(path.name):
@@ -89,12 +98,12 @@ class FolderSource(Source):
             return image and replace(image, size=entry.size, modified=entry.modified)
         with file:
             status = os.fstat(file.fileno())
-            image = look(path.name, entry.uri, partial(_start, file), partial(_identity, file))
+            image = recognise(path.name, entry.uri, partial(_start, file), partial(_identity, file))
         return image and replace(image, size=status.st_size, modified=status.st_mtime)
 
 
 def _start(file: FileIO) -> bytes:
-    """Return the bytes that tell a DICOM file. Raises EmptyFile, FileUnreadable."""
+    """Return the bytes that show whether a file is DICOM. Raises EmptyFile, FileUnreadable."""
     try:
         start = file.read(START_BYTES)
     except OSError:

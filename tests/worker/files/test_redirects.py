@@ -19,9 +19,10 @@ from db.jobs.problems import FileUnreadable, FileVanished, OutsideRoots
 from db.tables import Image, LabelClass
 from db.training.labels import Reading, add_readings
 from scheduler.ingest import open_source
+from scheduler.ingest.walk import Walk
 from scheduler.labels import import_labels
 from tests.pictures import read_picture
-from tests.scheduler.remotes import SftpServer, make_ssh_user
+from tests.worker.files.servers import SftpServer, make_ssh_user
 from training.data.sources import labelled_images
 from training.plan import Plan
 from training.recipe import find_recipe
@@ -168,11 +169,11 @@ def test_a_second_redirect_is_held_against_the_roots_as_the_first(inside: Server
 def test_ingest_asks_nobody_outside(inside: Server, outside: Server) -> None:
     away = f"{outside.url}/a.jpg"
     inside.sends = {"/trial/b.dcm": away}
-    ends = {Path(image.uri).name: image.problem for image in open_source(f"{inside.url}/trial").walk()}
+    ends = {Path(image.uri).name: image.problem for image in Walk(open_source(f"{inside.url}/trial"))}
     assert ends == {"a.jpg": None, "b.dcm": "outside-roots", "c.jpg": None}
     inside.sends = {"/trial/ward/": away}
     with pytest.raises(PneumoscreenError, match="ROOTS"):
-        list(open_source(f"{inside.url}/trial").walk())
+        list(Walk(open_source(f"{inside.url}/trial")))
     assert outside.requests == []
 
 
@@ -302,7 +303,7 @@ def test_links_on_an_sftp_server_lead_out_of_no_root(
         assert is_available(f"{mount}/ward", roots=roots)
         assert not is_available(f"{mount}/nowhere", roots=roots)
         assert is_available(mount, roots=roots)
-        ends = {Path(image.uri).name: image.problem for image in open_source(mount).walk()}
+        ends = {Path(image.uri).name: image.problem for image in Walk(open_source(mount))}
         assert ends == {"a.jpg": None, "in.jpg": None, "out.jpg": None, "ward": "outside-roots"}
         with pytest.raises((FileVanished, FileUnreadable)):
             read_picture(f"{mount}/gone.jpg", roots=roots)

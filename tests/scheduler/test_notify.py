@@ -17,12 +17,12 @@ from db.states import RunState
 from db.tables import Batch, TrainingRun
 from scheduler.dispatch import dispatch, dispatch_runs
 from scheduler.settings import SchedulerSettings
-from tests.bells import ListBell
 from tests.db.test_batches import held, submit
 from tests.faults.proxy import free_port
+from tests.notifiers import ListNotifier
 from tests.waiting import wait_for
 from worker.broker.app import SCREEN, SCREEN_BATCH, make_app
-from worker.broker.notify import QueueBell
+from worker.broker.notify import QueueNotifier
 from worker.settings import BrokerSettings
 
 #: A cohort is cut into eight batches of sixteen images at a time.
@@ -55,10 +55,10 @@ def _answers(client: Redis) -> bool:
 
 
 @pytest.fixture
-def bell(valkey: Redis) -> QueueBell:
+def notifier(valkey: Redis) -> QueueNotifier:
     port = valkey.connection_pool.connection_kwargs["port"]
     broker = BrokerSettings(broker_url=SecretStr(f"redis://127.0.0.1:{port}/0"))
-    return QueueBell(make_app(broker), SCREEN, SCREEN_BATCH)
+    return QueueNotifier(make_app(broker), SCREEN, SCREEN_BATCH)
 
 
 def time_passes(database: Database, seconds: float = 7200) -> None:
@@ -69,42 +69,42 @@ def time_passes(database: Database, seconds: float = 7200) -> None:
 
 @pytest.mark.usefixtures("model")
 def test_while_nobody_listens_the_queue_holds_a_message_for_each_batch_and_no_more(
-    database: Database, valkey: Redis, bell: QueueBell
+    database: Database, valkey: Redis, notifier: QueueNotifier
 ) -> None:
     for number in range(COHORTS):
         submit(database, IMAGES, name=str(number))
-    assert dispatch(database, SETTINGS, bell) == COHORTS * IN_FLIGHT
+    assert dispatch(database, SETTINGS, notifier) == COHORTS * IN_FLIGHT
     for _ in range(5):
         time_passes(database)
-        assert dispatch(database, SETTINGS, bell) == 0
+        assert dispatch(database, SETTINGS, notifier) == 0
     assert valkey.llen(SCREEN) == COHORTS * IN_FLIGHT
     # What is cancelled and taken up again finds messages that are good for it.
     with database.write() as session:
         cancel(session, find_cohort(session, "0"))
         retry(session, find_cohort(session, "0"))
-    assert dispatch(database, SETTINGS, bell) == 0
+    assert dispatch(database, SETTINGS, notifier) == 0
     assert valkey.llen(SCREEN) == COHORTS * IN_FLIGHT
     valkey.ltrim(SCREEN, 0, 9)
     time_passes(database)
-    assert dispatch(database, SETTINGS, bell) == COHORTS * IN_FLIGHT - 10, "what was lost is sent again"
+    assert dispatch(database, SETTINGS, notifier) == COHORTS * IN_FLIGHT - 10, "what was lost is sent again"
     valkey.flushall()
     time_passes(database)
-    assert dispatch(database, SETTINGS, bell) == COHORTS * IN_FLIGHT
+    assert dispatch(database, SETTINGS, notifier) == COHORTS * IN_FLIGHT
 
 
 @pytest.mark.usefixtures("model")
 def test_a_batch_that_waits_is_not_rung_for_before_its_time(database: Database) -> None:
     submit(database, 16)
-    bell = ListBell()
-    assert dispatch(database, SETTINGS, bell) == 1
-    bell.messages = 0
+    notifier = ListNotifier()
+    assert dispatch(database, SETTINGS, notifier) == 1
+    notifier.messages = 0
     with database.write() as session:
         session.execute(update(Batch).values(claim_after=2e10, rung_at=None))
-    assert dispatch(database, SETTINGS, bell) == 0
+    assert dispatch(database, SETTINGS, notifier) == 0
     with database.write() as session:
         session.execute(update(Batch).values(claim_after=1.0))
-    assert dispatch(database, SETTINGS, bell) == 1
-    held(database, bell.rung[-1])
+    assert dispatch(database, SETTINGS, notifier) == 1
+    held(database, notifier.notified[-1])
     with database.read() as session:
         assert session.scalars(select(func.count(Batch.claim_after))).one() == 0
 
@@ -114,19 +114,19 @@ def test_training_runs_are_not_rung_for_again_while_their_messages_wait(database
         session.add_all(
             TrainingRun(state=RunState.QUEUED, for_worker=True, plan={}, progress={}) for _ in range(3)
         )
-    bell = ListBell()
-    assert dispatch_runs(database, SETTINGS, bell) == 3
+    notifier = ListNotifier()
+    assert dispatch_runs(database, SETTINGS, notifier) == 3
     with database.write() as session:
         session.execute(update(TrainingRun).values(rung_at=1.0))
-    assert dispatch_runs(database, SETTINGS, bell) == 0
-    bell.messages = 2
-    assert dispatch_runs(database, SETTINGS, bell) == 1
+    assert dispatch_runs(database, SETTINGS, notifier) == 0
+    notifier.messages = 2
+    assert dispatch_runs(database, SETTINGS, notifier) == 1
 
 
 def test_a_broker_that_cannot_be_asked_leaves_it_to_the_next_tick(
-    database: Database, valkey: Redis, bell: QueueBell
+    database: Database, valkey: Redis, notifier: QueueNotifier
 ) -> None:
     with database.write() as session:
         session.add(TrainingRun(state=RunState.QUEUED, for_worker=True, plan={}, progress={}))
     valkey.shutdown(nosave=True)
-    assert dispatch_runs(database, SETTINGS, bell) == 0
+    assert dispatch_runs(database, SETTINGS, notifier) == 0

@@ -1,4 +1,4 @@
-"""What a file is taken for, by its name and its beginning."""
+"""The recognition of images by their names and their first bytes."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from scheduler.ingest.dicom import DICOMDIR, Identity
 from worker.files.dicom_header import MAGIC, PREAMBLE
 from worker.files.url import shorten
 
-#: Files with these endings are taken for images, whatever is in them: a broken one gets a row.
+#: Endings of names that make a file an image, whatever its bytes are: a damaged one gets a row.
 RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
-#: Bytes that tell a DICOM file.
+#: Bytes that show whether a file is DICOM.
 START_BYTES = PREAMBLE + len(MAGIC)
 
-#: What an old one without them begins with: an element of group 0002 or 0008, in either byte order.
+#: First bytes of an old DICOM file without a preamble: group 0002 or 0008, in either byte order.
 _FIRST_GROUPS = (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")
 
 
-def look(
+def recognise(
     name: str, uri: str, start: Callable[[], bytes], identity: Callable[[], Identity]
 ) -> NewImage | None:
     """Return a file's image, or None if it is not an image.
 
-    `start` gives the file's first START_BYTES bytes and `identity` its DICOM identifiers; both may raise
-    ImageProblem, which is the image's reason. Raises that of a file whose name does not tell what it is.
+    `start` returns the file's first START_BYTES bytes, `identity` its DICOM identifiers. Both may raise
+    ImageProblem, which becomes the reason why the image is not screened. It is raised from here if the
+    file's name does not tell that it is an image.
     """
     if is_hidden(name):
         return None
     suffix = suffix_of(name)
-    expected = suffix in RASTER_SUFFIXES | DICOM_SUFFIXES
+    expected = is_expected(name)
     try:
         if is_too_long(uri):
             raise PathTooLong
@@ -53,11 +54,11 @@ def look(
 
 
 def not_readable(uri: str, problem: ImageProblem, *, expected: bool) -> NewImage | None:
-    """Return the row of an image that cannot be looked at; None for what is damaged or empty and no image.
+    """Return the row of an image that cannot be read; None for a damaged or empty file that is no image.
 
-    Raises FileVanished and FileUnreadable of a file that was not expected to be an image: nobody can tell.
+    Raises FileVanished and FileUnreadable for a file that was not expected to be an image: nobody can tell.
     """
-    # What lies outside, or too deep, is not looked at, so nobody can tell that it is no image.
+    # A file outside the roots, or too deep, is never opened: nobody can tell that it is no image.
     if expected or isinstance(problem, OutsideRoots | PathTooLong):
         return NewImage(uri=shorten(uri), state=problem.state, problem=problem.code)
     if isinstance(problem, FileVanished | FileUnreadable):
@@ -66,13 +67,19 @@ def not_readable(uri: str, problem: ImageProblem, *, expected: bool) -> NewImage
 
 
 def is_hidden(name: str) -> bool:
-    """Tell a file that systems leave behind, as `.DS_Store`: it is never opened."""
+    """Whether a file is one of those that systems leave behind, such as `.DS_Store`: it is never opened."""
     return name.startswith(".")
 
 
 def is_expected(name: str) -> bool:
-    """Tell whether a file's name says that it is an image."""
+    """Whether a file's name tells that it is an image."""
     return suffix_of(name) in RASTER_SUFFIXES | DICOM_SUFFIXES
+
+
+def is_probably_dicom(name: str) -> bool:
+    """Whether a file has a name that DICOM exports use: `IM0001`, `1.2.840.1`, `a.dcm`."""
+    suffix = suffix_of(name)
+    return suffix in DICOM_SUFFIXES or not suffix or suffix[1:].isdigit()
 
 
 def suffix_of(name: str) -> str:
