@@ -13,8 +13,9 @@ import pytest
 from pydantic import SecretStr
 
 from db.engine import Database
-from db.models.card import ModelCard, digest_of
+from db.models.card import ModelCard
 from db.models.registry import ensure_champion
+from db.models.store import digest_of
 from db.settings import DatabaseSettings
 from db.tables import Model
 from db.upkeep.migrate import upgrade

@@ -1,8 +1,8 @@
-"""The audit log as a chain: who changes, removes or slips in an event breaks every digest after it.
+"""The audit log as a chain of digests. If an event is changed, removed or inserted, no later digest fits.
 
-An event is written with what it tells of, and sealed a few seconds later by whoever sweeps: transactions
-that run side by side need not wait for one another's place in the chain. Somebody who may write the whole
-table can make the chain anew, or cut off its end: a digest that was its head once, noted elsewhere, shows it.
+An event is written in the transaction that does the action, and sealed a few seconds later by a sweep:
+transactions that run side by side do not wait for a place in the chain. Somebody who can write the table can
+compute the chain again or cut off its end. A digest that was noted elsewhere shows that.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session
 from db.errors import PneumoscreenError
 from db.tables import Event
 
-#: What the first event holds in place of a digest before it.
+#: Stands before the first event in place of a digest.
 _BEGINNING = "0" * 64
 
-#: Names the sealing among PostgreSQL's advisory locks.
+#: The number of PostgreSQL's advisory lock for sealing.
 _SEAL_LOCK = 7_405_117
 
 
@@ -33,21 +33,21 @@ class AuditBroken(PneumoscreenError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """A chain that holds."""
+    """A chain that was verified."""
 
-    #: Events in it.
+    #: Events in the chain.
     sealed: int
-    #: Events that are too new to be in it.
+    #: Events that are not in the chain yet.
     unsealed: int
-    #: The newest digest. Keep it elsewhere: it tells later that nothing before it has changed.
+    #: The newest digest. Noted elsewhere, it shows later that nothing before it was changed.
     head: str
 
 
 def seal(session: Session) -> int:
-    """Chain the events that are not yet; return how many there were. Safe to run twice at once."""
+    """Add the unsealed events to the chain and return how many. Safe to run twice at once."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SEAL_LOCK})
-    # By the index of the sequence: this runs every few seconds, and the log only grows.
+    # The index of the sequence finds them: this runs every few seconds, and the log only grows.
     new = session.scalars(select(Event).where(Event.sequence.is_(None)).order_by(Event.id)).all()
     if not new:
         return 0
@@ -62,13 +62,13 @@ def seal(session: Session) -> int:
 
 
 def head(session: Session) -> str | None:
-    """Return the newest digest, which stands for every event up to it; None before the first."""
+    """Return the newest digest, which covers every event before it; None if there is none."""
     query = select(Event.digest).where(Event.sequence.is_not(None)).order_by(Event.sequence.desc()).limit(1)
     return session.scalars(query).one_or_none()
 
 
 def verify(session: Session, *, noted: Collection[str] = ()) -> Chain:
-    """Follow the chain from its beginning. `noted` are digests that were its head once.
+    """Verify the chain from its beginning. `noted` are digests that were its head once.
 
     Raises AuditBroken if an event does not fit, or a noted digest is not in it.
     """
@@ -87,7 +87,7 @@ def verify(session: Session, *, noted: Collection[str] = ()) -> Chain:
 
 
 def newest(session: Session, *, subject: str | None = None, limit: int = 50) -> list[Event]:
-    """Return the newest events, the newest last; of one subject, as in `cohort:12`, or of all."""
+    """Return the newest events, the newest last: of one subject, such as `cohort:12`, or of all."""
     query = select(Event).order_by(Event.id.desc()).limit(limit)
     if subject is not None:
         query = query.where(Event.subject == subject)

@@ -1,4 +1,4 @@
-"""Writing the audit log."""
+"""Events of the audit log as they are written: who did what, to which row."""
 
 from __future__ import annotations
 
@@ -11,36 +11,40 @@ from sqlalchemy.orm import Session
 
 from db.tables import Event
 
-#: Where a user's name is set: by sudo, by a login, by hand. Whoever runs the program decides what it says.
-_SAID = ("SUDO_USER", "LOGNAME", "USER")
+#: Variables that hold a user's name, set by sudo, by a login or by hand. The user can set them to anything.
+_CLAIMED = ("SUDO_USER", "LOGNAME", "USER")
 
-#: What no name of a user holds, and how much of one is kept.
+#: Characters that are not part of a user's name, and the most characters of one that are kept.
 _UNFIT, _LONGEST = re.compile(r"[^\w.@$\\+-]"), 64
 
 
-def record(session: Session, action: str, subject: str, **detail: JsonValue) -> None:
-    """Add an event to the transaction that does what it tells of, so that both happen or neither.
+def record(
+    session: Session, action: str, subject: str, *, actor: str | None = None, **detail: JsonValue
+) -> None:
+    """Add an event to the transaction that does the action, so that both happen or neither.
 
-    `detail` holds ids and counts, no patient data.
+    `actor` is a user that the caller has authenticated, such as the user of a web page; None is the operating
+    system's user. `detail` holds ids and counts, no patient data.
     """
-    session.add(Event(actor=_actor(), action=action, subject=subject, detail=detail))
+    who = _operating_system_user() if actor is None else _fit(actor)
+    session.add(Event(actor=who, action=action, subject=subject, detail=detail))
 
 
-def _actor() -> str:
-    """Return the name of the operating system's user that the process really runs as.
+def _operating_system_user() -> str:
+    """Return the name of the user that the process runs as.
 
-    If the environment names somebody else it is added, as in `screening on behalf of maria`: it is what was
-    said, and not what was checked.
+    If the environment names somebody else, that name is added, as in `screening on behalf of maria`. It is
+    a claim that nobody has checked.
     """
     user = os.getuid()
     try:
         name = _fit(pwd.getpwuid(user).pw_name)
     except KeyError:  # a container may run under an id that has no name
         name = f"uid {user}"
-    for source in _SAID:
-        said = _fit(os.environ.get(source, ""))
-        if said not in ("", name):
-            return f"{name} on behalf of {said}"
+    for variable in _CLAIMED:
+        claimed = _fit(os.environ.get(variable, ""))
+        if claimed not in ("", name):
+            return f"{name} on behalf of {claimed}"
     return name
 
 

@@ -80,7 +80,13 @@ def find_cohort(session: Session, name: str) -> Cohort:
 
 
 def open_cohort(
-    session: Session, name: str, *, source: str, priority: int | None = None, model: Model | None = None
+    session: Session,
+    name: str,
+    *,
+    source: str,
+    priority: int | None = None,
+    model: Model | None = None,
+    actor: str | None = None,
 ) -> Cohort:
     """Return the cohort of that name, made if there is none, ready to take images in.
 
@@ -110,7 +116,7 @@ def open_cohort(
         cohort.priority = priority
     cohort.state = CohortState.INGESTING
     session.flush()
-    record(session, "cohort.submit", f"cohort:{cohort.id}", priority=cohort.priority)
+    record(session, "cohort.submit", f"cohort:{cohort.id}", actor=actor, priority=cohort.priority)
     return cohort
 
 
@@ -150,7 +156,7 @@ def lock_cohorts_of(session: Session, batches: ColumnElement[bool]) -> Sequence[
     return session.scalars(query, execution_options=_FRESH).all()
 
 
-def cancel(session: Session, cohort: Cohort) -> int:
+def cancel(session: Session, cohort: Cohort, *, actor: str | None = None) -> int:
     """Hand out nothing more of a cohort; return how many images that spares.
 
     Images that a worker holds are still finished: their batch is a matter of seconds. Safe to repeat.
@@ -176,11 +182,11 @@ def cancel(session: Session, cohort: Cohort) -> int:
         batch_id=None,
     )
     found_again(session, Source.cohort_id == cohort.id)
-    record(session, "cohort.cancel", f"cohort:{cohort.id}", images=spared)
+    record(session, "cohort.cancel", f"cohort:{cohort.id}", actor=actor, images=spared)
     return spared
 
 
-def retry(session: Session, cohort: Cohort) -> int:
+def retry(session: Session, cohort: Cohort, *, actor: str | None = None) -> int:
     """Make a cohort's failed and cancelled images pending again; return how many there are.
 
     An image that has failed and of which another copy was screened since is a duplicate of that copy now.
@@ -203,7 +209,7 @@ def retry(session: Session, cohort: Cohort) -> int:
     )
     again -= skip_duplicates(session, cohort.id)
     again += take_over(session, cohort.id)
-    record(session, "cohort.retry", f"cohort:{cohort.id}", images=again)
+    record(session, "cohort.retry", f"cohort:{cohort.id}", actor=actor, images=again)
     return again
 
 

@@ -1,15 +1,9 @@
-"""The description that travels with a model's weights, `model.json`, and how the two are tied together."""
+"""The model card: `model.json`, the description that travels with a model's weights."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
-import os
-import stat
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -24,30 +18,13 @@ from pydantic import (
 
 from db.errors import PneumoscreenError
 
-#: What is looked for. A model has it as a class, or types of it whose probabilities add up to it; found by
-#: name, never by column.
+#: The class that is screened for. A model has it as a class, or has types of it whose probabilities add up to
+#: it. Classes are found by name, never by column.
 POSITIVE = "PNEUMONIA"
 
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "model.json"
-
-#: Names what happens between a file and a picture, in `worker.imaging`. Stored with every prediction and
-#: every model, which is used with this version alone: change it whenever the pixels of any picture change.
+#: The version of the way from a file to a picture, in `worker.imaging`. Every prediction and every model has
+#: it, and a model is used with its own version alone. Change it whenever the pixels of any picture change.
 PREPROCESSING = "squeeze-bilinear-224/1"
-
-#: Largest `model.safetensors`, in bytes: more than twice the largest of the four backbones, ResNet-50 with
-#: its head, in single precision (103 million bytes).
-_WEIGHTS_BYTES = 256 << 20
-#: Largest `model.json`, and the largest header of `model.safetensors`: those of ResNet-50 have 3 and 33 kB.
-_TEXT_BYTES = 1 << 20
-#: Number formats of weights: single and half precision, and batch norm's counters.
-_FORMATS = frozenset({"F32", "F16", "I64"})
-
-
-class ModelMissing(PneumoscreenError):
-    """The model's folder does not hold `model.json` and `model.safetensors`. Import the model again."""
-
-    code = "model-missing"
 
 
 class ModelInvalid(PneumoscreenError):
@@ -56,16 +33,10 @@ class ModelInvalid(PneumoscreenError):
     code = "model-invalid"
 
 
-class ModelDigestMismatch(PneumoscreenError):
-    """The model's weights are not the ones that were registered. Do not use them; import the model again."""
-
-    code = "model-digest-mismatch"
-
-
 class ModelPreprocessingMismatch(PneumoscreenError):
     """The model was made for another preprocessing than this version's. Retrain it, or promote one that fits.
 
-    It would see other pictures than those it learned from. `detail` says which two versions.
+    It would see other pictures than those that it learned from. `detail` names the two versions.
     """
 
     code = "model-preprocessing-mismatch"
@@ -74,16 +45,16 @@ class ModelPreprocessingMismatch(PneumoscreenError):
 Channels = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-#: It stands in tables, reports and terminals.
+#: Shown in tables, reports and terminals.
 ClassName = Annotated[str, Field(pattern=r"^[A-Z][A-Z_]{0,31}$")]
 
 
-#: What `metrics.validation` holds of these is shown in tables.
+#: Measures of `metrics.validation` that are shown in tables.
 MEASURES = ("auc", "sensitivity", "specificity")
 
 
 class Measure(BaseModel):
-    """A share and its 95% interval; None where no image could tell."""
+    """A share and its 95% interval; None if there were no images to measure it on."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -127,7 +98,7 @@ class ModelCard(BaseModel):
     @classmethod
     def _can_be_printed(cls, value: JsonValue) -> JsonValue:
         if not all(map(_is_plain, _leaves(value))):
-            raise ValueError("a text writes to terminals, or a number is too large to print")
+            raise ValueError("a text has control characters, or a number is too large to print")
         return value
 
     @field_validator("metrics")
@@ -135,7 +106,7 @@ class ModelCard(BaseModel):
     def _measures(cls, metrics: dict[str, JsonValue]) -> dict[str, JsonValue]:
         validation = metrics.get("validation") or {}
         if not isinstance(validation, dict):
-            raise ValueError("what it scored has no names")
+            raise ValueError("the measures have no names")
         for name in MEASURES:
             Measure.model_validate(validation.get(name) or {})
         return metrics
@@ -158,7 +129,7 @@ class ModelCard(BaseModel):
 
     def differences(self, other: ModelCard) -> list[str]:
         """Return the fields that decide a prediction and differ from another card's."""
-        # How it was trained and what it scored decide nothing.
+        # How it was trained and what it scored do not change a prediction.
         decisive = [name for name in type(self).model_fields if name not in ("training", "metrics")]
         return [name for name in decisive if getattr(self, name) != getattr(other, name)]
 
@@ -184,94 +155,16 @@ def _is_plain(value: JsonValue) -> bool:
     return not isinstance(value, int) or abs(value) < 2**63
 
 
-def digest_of(content: bytes) -> str:
-    """Return the SHA-256 of bytes, hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def model_id_of(backbone: str, weights_digest: str) -> str:
     """Return the id of the model of these weights."""
     return f"{backbone}-{weights_digest[:12]}"
 
 
-def read_card(folder: Path) -> ModelCard:
-    """Read `model.json`.
-
-    Raises ModelMissing if a file is not there, ModelInvalid if the card does not hold what it must, or if the
-    model's id is not that of its weights.
-    """
-    if not os.path.lexists(folder / WEIGHTS_FILE):
-        raise ModelMissing
-    card = parse_card(_read(folder, CARD_FILE, _TEXT_BYTES))
-    if card.model_id != model_id_of(card.backbone, card.weights_digest):
-        raise ModelInvalid("model_id is not the backbone with the beginning of weights_digest")
-    return card
-
-
 def parse_card(content: bytes) -> ModelCard:
-    """Return the card in JSON, or raise ModelInvalid naming the fields that are not as they must be."""
+    """Return the card in JSON, or raise ModelInvalid with the names of the wrong fields."""
     try:
         return ModelCard.model_validate_json(content)
     except ValidationError as error:
         wrong = {str(part["loc"][0]) for part in error.errors(include_input=False) if part["loc"]}
-        # Names that are none of ours could hold anything.
+        # Only names of ours: others could hold anything.
         raise ModelInvalid(", ".join(sorted(wrong & ModelCard.model_fields.keys()))) from None
-
-
-def read_checked_weights(folder: Path, digest: str) -> bytes:
-    """Return the bytes of `model.safetensors` once they are shown to be the registered ones, and safetensors.
-
-    The bytes that are checked are the bytes that are used: the file is read once.
-    Raises ModelMissing, ModelDigestMismatch, ModelInvalid.
-    """
-    content = _read(folder, WEIGHTS_FILE, _WEIGHTS_BYTES)
-    if digest_of(content) != digest:
-        raise ModelDigestMismatch
-    _check_header(content)
-    return content
-
-
-def _read(folder: Path, name: str, most: int) -> bytes:
-    """Return a regular file's bytes; neither it nor its folder may be a link.
-
-    Raises ModelMissing, ModelInvalid.
-    """
-    try:
-        inside = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            # Without waiting: a pipe would hold us until somebody writes to it.
-            opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=inside)
-        finally:
-            os.close(inside)
-    except FileNotFoundError:
-        raise ModelMissing from None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-            raise ModelInvalid(f"{name} is a link or no file") from None
-        raise
-    with os.fdopen(opened, "rb") as file:
-        if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise ModelInvalid(f"{name} is a link or no file")
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ModelInvalid(f"{name} is larger than any model's")
-    return content
-
-
-def _check_header(content: bytes) -> None:
-    """Raise ModelInvalid for what no model's safetensors begin with, before a library reads them.
-
-    Eight bytes give the length of a JSON object, which names tensors with their number formats. A pickle that
-    has the file's name ends here.
-    """
-    length = int.from_bytes(content[:8], "little")
-    if not 2 <= length <= min(_TEXT_BYTES, len(content) - 8) or content[8:9] != b"{":
-        raise ModelInvalid(f"{WEIGHTS_FILE} is not safetensors")
-    try:
-        header = json.loads(content[8 : 8 + length])
-        header.pop("__metadata__", None)
-        formats = {tensor["dtype"] for tensor in header.values()}
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        raise ModelInvalid(f"{WEIGHTS_FILE} is not safetensors") from None
-    if not formats <= _FORMATS:
-        raise ModelInvalid(f"{WEIGHTS_FILE} has other number formats than {', '.join(sorted(_FORMATS))}")

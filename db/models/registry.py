@@ -1,9 +1,8 @@
-"""The registry: which models there are, and which one screens."""
+"""The registry: the models, and which of them is champion."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,19 +10,11 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from db.atomic import remove_partials, write_whole
 from db.audit.events import record
-from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.models.card import (
-    CARD_FILE,
-    WEIGHTS_FILE,
-    ModelCard,
-    parse_card,
-    read_card,
-    read_checked_weights,
-)
+from db.models.card import ModelCard, parse_card
+from db.models.store import place_model, read_card, read_checked_weights
 from db.states import ModelState
 from db.tables import Event, Model
 from db.text import is_text
@@ -48,7 +39,7 @@ class NothingToRollBack(PneumoscreenError):
 
 
 class ModelDiffers(PneumoscreenError):
-    """These weights are registered with another card, which stays. Import that one, or use another seed.
+    """These weights are registered with another card, which is kept. Import that one, or use another seed.
 
     The id is made of the weights, so that one id stands for one threshold, one preprocessing and one order
     of classes. `pneumoscreen models show ID` prints the registered card; for another threshold, train with
@@ -58,31 +49,31 @@ class ModelDiffers(PneumoscreenError):
     code = "model-differs"
 
 
-#: In the audit log.
+#: Actions in the audit log.
 _PROMOTE, _ROLLBACK = "model.promote", "model.rollback"
 
 
 def import_model(database: Database, folder: Path) -> Model:
     """Check an artefact, register it as a candidate and copy it into the models folder.
 
-    Safe to repeat: a model that is registered already is returned as it is, and its files are repaired if
-    they were damaged. Of one that cannot be registered no file is touched.
+    Safe to repeat: a model that is registered already is returned as it is, and damaged files of it are
+    replaced. If the artefact cannot be registered, no file is changed.
     Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelDiffers,
     DiskFull.
     """
-    # Whoever imports may name the folder by a link; in it there is none.
+    # The folder may be named by a link. Inside it links are refused.
     folder = folder.resolve()
     card = read_card(folder)
     card.check_preprocessing()
     weights = read_checked_weights(folder, card.weights_digest)
-    # The files are placed before the row is committed: a kill in between leaves files that no row names, and
-    # the next import replaces them. The other order would leave a row without its files.
+    # The files are placed before the row is committed. If the process is killed in between, no row names them
+    # and the next import replaces them. In the other order a row would be left without files.
     with database.write() as session:
         model, is_new = _register(session, card)
         registered = registered_card(model)
         if differing := registered.differences(card):
             raise ModelDiffers(", ".join(differing))
-        repaired = _place(database.models_folder / model.name, registered, weights)
+        repaired = place_model(database.models_folder / model.name, registered, weights)
         if is_new:
             record(session, "model.import", f"model:{model.id}", digest=card.weights_digest)
         elif repaired:
@@ -91,7 +82,7 @@ def import_model(database: Database, folder: Path) -> Model:
 
 
 def _register(session: Session, card: ModelCard) -> tuple[Model, bool]:
-    """Return the row of a card's id, and whether it was added; who imports the same meanwhile waits.
+    """Return the row of a card's id, and whether it was added. A second import of the same model waits.
 
     Raises ModelDiffers if its weights are registered under another id.
     """
@@ -111,40 +102,8 @@ def _register(session: Session, card: ModelCard) -> tuple[Model, bool]:
     return model, added is not None
 
 
-def _place(folder: Path, card: ModelCard, weights: bytes) -> list[str]:
-    """Write the files of a model that are not as registered, each whole; return their names.
-
-    A worker that reads a file meanwhile reads the old one or the new one. Raises DiskFull.
-    """
-    with needs_room():
-        if folder.is_symlink() or folder.is_file():
-            folder.unlink()  # nothing is written to where a link leads
-        is_new = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        remove_partials(folder)  # whoever imports the same model waits for the row
-        placed = []
-        try:
-            for name, content in ((WEIGHTS_FILE, weights), (CARD_FILE, card.as_file())):
-                if not _holds(folder / name, content):
-                    with write_whole(folder / name) as file:
-                        file.write(content)
-                    placed.append(name)
-        except OSError:
-            if is_new:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-    return placed
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    """Tell whether a path is a regular file of this content, and no link to one."""
-    if path.is_symlink() or not path.is_file() or path.stat().st_size != len(content):
-        return False
-    return path.read_bytes() == content
-
-
 def ensure_champion(database: Database, default: Path) -> Model:
-    """Return the champion; where there is none yet, import the default model and promote it."""
+    """Return the champion. If there is none yet, import the default model and promote it."""
     with database.read() as session:
         champion = find_champion(session)
     if champion is not None:
@@ -156,12 +115,12 @@ def ensure_champion(database: Database, default: Path) -> Model:
 
 
 def find_champion(session: Session) -> Model | None:
-    """Return the model that screens, if there is one."""
+    """Return the champion, if there is one."""
     return session.scalar(select(Model).where(Model.state == ModelState.CHAMPION))
 
 
 def champion(session: Session) -> Model:
-    """Return the model that screens, or raise NoChampion."""
+    """Return the champion, or raise NoChampion."""
     found = find_champion(session)
     if found is None:
         raise NoChampion
@@ -179,53 +138,54 @@ def find_model(session: Session, name: str) -> Model:
 def registered_card(model: Model) -> ModelCard:
     """Return a model's card as it was registered. Raises ModelInvalid.
 
-    Whoever can write the file beside the weights moves no threshold.
+    The file beside the weights is not read: a change to it does not move the threshold.
     """
     return parse_card(json.dumps(model.card).encode())
 
 
-def still_reigns(session: Session, name: str) -> bool:
-    """Tell whether a model is champion; if it is, no other becomes it before the transaction ends."""
+def lock_if_champion(session: Session, name: str) -> bool:
+    """Tell whether a model is champion. If so, no other is promoted before the transaction ends."""
     query = select(Model.id).where(Model.name == name, Model.state == ModelState.CHAMPION)
     return session.scalar(query.with_for_update()) is not None
 
 
-def promote(session: Session, name: str) -> Model:
-    """Make a model champion and retire the one that was; batches already cut keep their model.
+def promote(session: Session, name: str, *, actor: str | None = None) -> Model:
+    """Make a model champion and retire the champion before it. Batches that exist keep their model.
 
     Safe to repeat. Raises ModelUnknown, ModelInvalid, ModelPreprocessingMismatch.
     """
     model = find_model(session, name)
     if model.state is not ModelState.CHAMPION:
-        _crown(session, model, _PROMOTE)
+        _make_champion(session, model, _PROMOTE, actor)
     return model
 
 
-def rollback(session: Session) -> Model:
-    """Make the champion before the present one champion again; as often as there was one.
+def rollback(session: Session, *, actor: str | None = None) -> Model:
+    """Make the champion before the present one champion again. Repeated, it goes back one more each time.
 
     Raises NothingToRollBack, ModelInvalid, ModelPreprocessingMismatch.
     """
-    reigns: list[int] = []
+    champions: list[int] = []
     query = select(Event).where(Event.action.in_((_PROMOTE, _ROLLBACK))).order_by(Event.id)
     for event in session.scalars(query):
         if event.action == _ROLLBACK:
-            reigns.pop()
+            champions.pop()
         else:
-            reigns.append(int(event.subject.removeprefix("model:")))
-    if len(reigns) < 2:
+            champions.append(int(event.subject.removeprefix("model:")))
+    if len(champions) < 2:
         raise NothingToRollBack
-    model = session.get_one(Model, reigns[-2])
-    _crown(session, model, _ROLLBACK)
+    model = session.get_one(Model, champions[-2])
+    _make_champion(session, model, _ROLLBACK, actor)
     return model
 
 
-def _crown(session: Session, model: Model, action: str) -> None:
+def _make_champion(session: Session, model: Model, action: str, actor: str | None) -> None:
     registered_card(model).check_preprocessing()
     before = find_champion(session)
     session.execute(update(Model).where(Model.state == ModelState.CHAMPION).values(state=ModelState.RETIRED))
     model.state = ModelState.CHAMPION
-    record(session, action, f"model:{model.id}", before=before.name if before is not None else None)
+    replaced = before.name if before is not None else None
+    record(session, action, f"model:{model.id}", actor=actor, before=replaced)
     session.flush()
 
 
@@ -235,6 +195,6 @@ def all_models(session: Session) -> Sequence[Model]:
 
 
 def model_events(session: Session, model: Model) -> Sequence[Event]:
-    """Return what the audit log says of a model, oldest first."""
+    """Return the events of a model, the oldest first."""
     query = select(Event).where(Event.subject == f"model:{model.id}").order_by(Event.id)
     return session.scalars(query).all()

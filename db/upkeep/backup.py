@@ -31,7 +31,7 @@ from db.audit.events import record
 from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.models.card import CARD_FILE, WEIGHTS_FILE
+from db.models.store import CARD_FILE, WEIGHTS_FILE
 from db.settings import home
 from db.tables import Event, ImageCount
 from db.upkeep.migrate import DatabaseTooNew, current_revision, head_revision, upgrade_on

@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy import func, select
 
 from db.engine import Database
-from db.models.card import WEIGHTS_FILE, ModelCard, read_card
+from db.models.card import ModelCard
 from db.models.registry import ensure_champion
+from db.models.store import WEIGHTS_FILE, read_card
 from db.states import ImageState
 from db.tables import Batch, Cohort, Image, Prediction
 from db.upkeep.migrate import upgrade

@@ -12,6 +12,7 @@ from sqlalchemy import text
 from db.audit.chain import AuditBroken, newest, seal, verify
 from db.audit.events import record
 from db.engine import Database
+from db.jobs.cohorts import cancel, open_cohort, retry
 
 
 def write_events(database: Database, count: int) -> str:
@@ -145,3 +146,14 @@ def test_a_user_without_a_name_is_known_by_number(
     monkeypatch.setattr("os.environ", {})
     monkeypatch.setattr("os.getuid", lambda: 4_000_123)
     assert actor(database) == "uid 4000123"
+
+
+def test_an_actor_that_is_given_stands_in_the_event_without_what_no_name_holds(database: Database) -> None:
+    with database.write() as session:
+        cohort = open_cohort(session, "trial", source="/data", actor="maria@ward 7\n")
+        retry(session, cohort, actor="maria")
+        cancel(session, cohort)
+    with database.read() as session:
+        actors = [event.actor for event in newest(session)]
+    assert actors[:2] == ["maria@ward?7?", "maria"]
+    assert actors[2] == pwd.getpwuid(os.getuid()).pw_name or " on behalf of " in actors[2]

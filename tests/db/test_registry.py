@@ -15,13 +15,7 @@ from sqlalchemy import func, select
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.models.card import (
-    CARD_FILE,
-    WEIGHTS_FILE,
-    ModelDigestMismatch,
-    ModelInvalid,
-    ModelPreprocessingMismatch,
-)
+from db.models.card import ModelInvalid, ModelPreprocessingMismatch
 from db.models.registry import (
     ModelDiffers,
     ModelUnknown,
@@ -34,6 +28,7 @@ from db.models.registry import (
     promote,
     rollback,
 )
+from db.models.store import CARD_FILE, WEIGHTS_FILE, ModelDigestMismatch
 from db.states import ModelState
 from db.tables import Event, Model
 
@@ -84,7 +79,7 @@ def test_weights_that_are_not_the_cards_are_not_imported(
         assert session.scalars(select(Model)).all() == []
 
 
-def test_rolling_back_goes_back_one_reign_at_a_time(
+def test_rolling_back_goes_back_one_champion_at_a_time(
     database: Database, model: Model, other_artefact: Path
 ) -> None:
     other = import_model(database, other_artefact)

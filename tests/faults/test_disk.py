@@ -17,8 +17,8 @@ from sqlalchemy import func, select
 from db.disk import DiskFull
 from db.engine import Database
 from db.jobs.batches import new_batch
-from db.models.card import CARD_FILE, WEIGHTS_FILE, read_card
 from db.models.registry import champion, ensure_champion, import_model
+from db.models.store import CARD_FILE, WEIGHTS_FILE, read_card
 from db.states import BatchState
 from db.tables import Batch, Image, Model, Prediction
 from db.upkeep.migrate import upgrade

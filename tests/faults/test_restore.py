@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from sqlalchemy import MetaData, inspect, select
 
 from db.engine import Database
-from db.models.card import CARD_FILE, WEIGHTS_FILE
+from db.models.store import CARD_FILE, WEIGHTS_FILE
 from db.queries.counts import count_images
 from db.settings import DatabaseSettings
 from db.tables import Event, ImageCount, Table

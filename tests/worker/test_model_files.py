@@ -21,8 +21,9 @@ from sqlalchemy import select
 
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.models.card import CARD_FILE, WEIGHTS_FILE, ModelDigestMismatch, ModelInvalid, read_card
+from db.models.card import ModelInvalid
 from db.models.registry import ensure_champion, import_model
+from db.models.store import CARD_FILE, WEIGHTS_FILE, ModelDigestMismatch, read_card
 from db.tables import Model
 from db.upkeep.migrate import upgrade
 from training.fitting.candidate import check_candidate

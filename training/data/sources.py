@@ -75,7 +75,7 @@ def _may_be_read(uri: str | None, roots: Roots, elsewhere: Mapping[str, str]) ->
 
 
 def readings_by_digest(database: Database, plan: Plan) -> dict[str, Set[str]]:
-    """Return the classes that readers gave to files, for `training.data.prepare` to find contradictions."""
+    """Return the classes that readers gave to files, for `training.data.dataset` to find contradictions."""
     if not plan.use_labels:
         return {}
     with database.read() as session:

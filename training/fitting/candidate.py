@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from db.models.card import PREPROCESSING, ModelCard, digest_of, model_id_of
+from db.models.card import PREPROCESSING, ModelCard, model_id_of
+from db.models.store import digest_of
 from training.data.classes import positive_columns, positives
 from training.data.dataset import Dataset
 from training.evaluation.measures import measure

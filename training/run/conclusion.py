@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from db.audit.events import record
 from db.engine import Database
 from db.models.card import ModelPreprocessingMismatch
-from db.models.registry import find_champion, find_model, promote, registered_card, still_reigns
+from db.models.registry import find_champion, find_model, lock_if_champion, promote, registered_card
 from db.states import RunState
 from db.training.runs import finish_run
 from training.data.dataset import Dataset
@@ -126,7 +126,7 @@ def _apply(
     """Record a decision and act on it; return it as it holds now, and whether the winner is champion."""
     if decision is None:
         return None, False
-    if not still_reigns(session, decision.champion):
+    if not lock_if_champion(session, decision.champion):
         log.warning("run %d: another model became champion during the comparison", run.id)
         decision = outdated(decision)
     record(

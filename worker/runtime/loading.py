@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from db.models.card import ModelCard, read_card, read_checked_weights
+from db.models.card import ModelCard
+from db.models.store import read_card, read_checked_weights
 from worker.runtime.protocol import Loader, Runtime
 
 #: The runtime that is used unless another one is named.

@@ -10,7 +10,8 @@ from safetensors.torch import load, save
 
 from db.atomic import write_whole
 from db.disk import needs_room
-from db.models.card import CARD_FILE, WEIGHTS_FILE, ModelCard, ModelInvalid
+from db.models.card import ModelCard, ModelInvalid
+from db.models.store import CARD_FILE, WEIGHTS_FILE
 
 State = dict[str, torch.Tensor]
 

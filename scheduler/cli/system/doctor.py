@@ -150,8 +150,8 @@ def _stack() -> Iterator[Finding]:
 
 
 def _model() -> Iterator[Finding]:
-    from db.models.card import digest_of, read_checked_weights
     from db.models.registry import find_champion, registered_card
+    from db.models.store import digest_of, read_checked_weights
     from deploy.models import default_model
 
     shipped = default_model().name

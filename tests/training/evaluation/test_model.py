@@ -9,8 +9,9 @@ import pytest
 import typer
 
 from db.engine import Database
-from db.models.card import CARD_FILE, PREPROCESSING
+from db.models.card import PREPROCESSING
 from db.models.registry import ensure_champion
+from db.models.store import CARD_FILE
 from db.upkeep.migrate import upgrade
 from training.evaluation.model import evaluate
 from training.recipe import RecipeUnknown, find_recipe

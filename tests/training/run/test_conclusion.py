@@ -13,8 +13,8 @@ from sqlalchemy import select
 
 import training.run.conclusion as module
 from db.engine import Database
-from db.models.card import CARD_FILE
 from db.models.registry import find_champion, find_model, import_model, promote
+from db.models.store import CARD_FILE
 from db.states import ModelState
 from db.tables import Event
 from training.evaluation.promotion import Decision

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import select
 
 from db.engine import Database
-from db.models.card import read_card
 from db.models.registry import find_champion, find_model
+from db.models.store import read_card
 from db.states import RunState
 from db.tables import Event, TrainingResult
 from db.training.runs import RunNotOpen, find_run, reopen_run

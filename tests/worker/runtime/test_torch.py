@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from db.models.card import (
-    WEIGHTS_FILE,
-    ModelDigestMismatch,
-    ModelInvalid,
-    ModelMissing,
-    digest_of,
-    model_id_of,
-    read_card,
-)
+from db.models.card import ModelInvalid, model_id_of
+from db.models.store import WEIGHTS_FILE, ModelDigestMismatch, ModelMissing, digest_of, read_card
 from tests.pictures import read_picture
 from training.data.classes import CLASSES
 from worker.phantoms import write_phantoms

@@ -11,13 +11,9 @@ from sqlalchemy import select
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.cohorts import find_cohort
-from db.models.card import (
-    WEIGHTS_FILE,
-    ModelDigestMismatch,
-    ModelMissing,
-    ModelPreprocessingMismatch,
-)
+from db.models.card import ModelPreprocessingMismatch
 from db.models.registry import import_model, promote
+from db.models.store import WEIGHTS_FILE, ModelDigestMismatch, ModelMissing
 from db.queries.progress import progress
 from db.states import BatchState
 from db.tables import Batch, Model, Prediction
