@@ -1,4 +1,4 @@
-"""What a comparison of backbones found, before any statistics."""
+"""Outcomes of a comparison of backbones, before any statistics."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochResult:
-    """One line of the thesis' tables; `epoch` 0 is the frozen one."""
+    """One line of the thesis' tables; epoch 0 trains the head alone."""
 
     epoch: int
     train_loss: float
     valid_loss: float
-    #: Share of the held-out images whose most probable class is theirs.
+    #: Share of the held-out images whose most probable class is the true one.
     accuracy: float
     seconds: float = 0.0
 
@@ -26,23 +26,44 @@ class HeldOut:
 
     #: Class names in the order of the networks' outputs.
     classes: tuple[str, ...]
-    #: Names of those classes that are pneumonia; P(PNEUMONIA) is the sum of theirs.
+    #: Those of them that are pneumonia; P(PNEUMONIA) is the sum of theirs.
     positives: tuple[str, ...]
     #: int64, (N,), indices into `classes`.
     truth: NDArray[np.int64]
     #: int64, (N,): images of one patient have the same number.
     groups: NDArray[np.int64]
-    #: SHA-256 of each file, hexadecimal: what a report calls an image by.
+    #: SHA-256 of each file, hexadecimal, by which a report names an image.
     digests: tuple[str, ...]
     #: uint8, (N, 224, 224, 3), as the network sees them.
     pixels: NDArray[np.uint8]
-    #: Subgroup by attribute and image, None where unknown: `{"type": ("BACTERIAL", None, ...)}`.
+    #: Subgroup by attribute and image, None if unknown: `{"type": ("BACTERIAL", None, ...)}`.
     subgroups: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
+
+    @property
+    def positive_columns(self) -> list[int]:
+        """The columns of class probabilities whose sum is P(PNEUMONIA)."""
+        return [self.classes.index(name) for name in self.positives]
 
     @property
     def positive(self) -> NDArray[np.bool_]:
         """Which images show pneumonia: bool, (N,)."""
-        return np.isin(self.truth, [self.classes.index(name) for name in self.positives])
+        return np.isin(self.truth, self.positive_columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One model's answers on the held-out images."""
+
+    model: str
+    #: P(PNEUMONIA), float64, (N,).
+    probability: NDArray[np.float64]
+    #: P(PNEUMONIA) at or above this is called pneumonia.
+    threshold: float
+
+    @property
+    def called(self) -> NDArray[np.bool_]:
+        """Which images the model calls pneumonia: bool, (N,)."""
+        return self.probability >= self.threshold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +81,22 @@ class BackboneOutcome:
     seconds: float
     #: The most memory that the process (CPU) or the device (CUDA) held, in bytes.
     peak_memory_bytes: int
-    #: SHA-256 of the initial weights' file; None means random.
+    #: SHA-256 of the file of initial weights; None means random weights.
     initial_weights_digest: str | None
+
+    def answers(self, held_out: HeldOut) -> Answers:
+        """Return its answers on the held-out images."""
+        probability: NDArray[np.float64] = self.probabilities[:, held_out.positive_columns].sum(axis=1)
+        return Answers(self.model_id, probability, self.threshold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedBackbone:
-    """A backbone whose training did not end well; the others are not affected."""
+    """A backbone whose training failed; the others are not affected."""
 
     backbone: str
     seed: int
-    #: An error's stable code.
+    #: The error's stable code.
     problem: str
 
 
@@ -83,15 +109,15 @@ class DataSummary:
     #: Images per class, by side of the split.
     training: dict[str, int]
     held_out: dict[str, int]
-    #: Images left out because they could not be read, by code.
+    #: Images that were left out because they could not be read, by code.
     unreadable: dict[str, int]
     #: Images that are a byte-for-byte or near copy of another one.
     duplicates: int
-    #: Images by what tells their patient, as in `training.data.dataset.ToldBy`.
+    #: Images by what their patient is known from, a value of `training.data.patients.ToldBy`.
     told_by: dict[str, int]
-    #: Images of training patients among the held-out ones: 0 where the split is by patient.
+    #: Held-out images whose patient has images in training; 0 if the split is by patient.
     leaked: int
-    #: Images left out because they have labels and no file that is known and may be read.
+    #: Images that were left out because no file is known for their labels, or it may not be read.
     without_file: int = 0
 
 
@@ -106,7 +132,7 @@ class Comparison:
     recipe: str
     #: Every setting of the recipe, by name.
     settings: dict[str, object]
-    #: Python, torch, torchvision, fastai, pillow and pneumoscreen, by name.
+    #: Versions of Python, torch, torchvision, fastai, pillow and pneumoscreen, by name.
     software: dict[str, str]
     device: str
     data: DataSummary
@@ -115,10 +141,3 @@ class Comparison:
     failed: tuple[FailedBackbone, ...]
     #: float64, (N,): P(PNEUMONIA) by a logistic regression on 16x16 thumbnails, fitted on the training side.
     baseline: NDArray[np.float64]
-
-
-def pneumonia(outcome: BackboneOutcome, held_out: HeldOut) -> NDArray[np.float64]:
-    """Return P(PNEUMONIA) of the held-out images, float64 (N,)."""
-    columns = [held_out.classes.index(name) for name in held_out.positives]
-    probability: NDArray[np.float64] = outcome.probabilities[:, columns].sum(axis=1)
-    return probability

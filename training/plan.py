@@ -1,35 +1,15 @@
-"""What a training run is to do, as it stands in the job table."""
+"""The plan of a training run, as the job table stores it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from db.errors import PneumoscreenError
-from training.data.dataset import CLASSES
-from training.fitting.backbones import BACKBONES
-from training.recipe import Recipe, RecipeName
-
-
-class RecipeFields(BaseModel):
-    """A recipe's fields as JSON; `training.recipe.Recipe` says what each means."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: RecipeName
-    epochs: int
-    batch_size: int
-    grouped: bool
-    augmented: bool
-    balanced: bool
-    label_smoothing: float
-    target_sensitivity: float | None
-    weight_decay: float
-    seed: int
-    seeds: int
+from training.data.classes import CLASSES
+from training.recipe import BACKBONES, Recipe
 
 
 class PromoteUnknown(PneumoscreenError):
@@ -51,27 +31,19 @@ def check_promote(name: str) -> Promote:
 class Plan(BaseModel):
     """A training run."""
 
+    # It holds for the recipe's fields, too.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    recipe: RecipeFields
-    #: A folder with labelled images; None takes the job table's labels alone.
+    recipe: Recipe
+    #: A folder with labelled images; None uses the job table's labels alone.
     data: Path | None
     #: Whether the job table's labels count too.
     use_labels: bool = False
     classes: tuple[str, ...] = CLASSES
     backbones: tuple[str, ...] = BACKBONES
-    #: Folder of initial weights; None looks in torchvision's cache.
+    #: Folder of initial weights; None uses torchvision's cache.
     weights: Path | None = None
-    #: Backbones that start from random weights, because it was asked for.
+    #: Backbones that start from random weights, because the user asked for it.
     random_weights: tuple[str, ...] = ()
-    #: Whether the gate's yes makes the winner champion, or a person does.
+    #: Whether a winner that passes the comparison becomes champion at once, or a person decides.
     promote: Promote = "ask"
-
-    def make_recipe(self) -> Recipe:
-        """Return the recipe."""
-        return Recipe(**self.recipe.model_dump())
-
-    @classmethod
-    def fields_of(cls, recipe: Recipe) -> RecipeFields:
-        """Return a recipe's fields."""
-        return RecipeFields(**asdict(recipe))

@@ -1,4 +1,4 @@
-"""Recipes: everything that decides how a backbone is trained, but the data."""
+"""Recipes: every choice that decides how a backbone is trained, except the data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from db.errors import PneumoscreenError
+
+#: The backbones that the thesis compares, by torchvision's names.
+BACKBONES = ("resnet18", "resnet34", "resnet50", "alexnet")
 
 
 class RecipeUnknown(PneumoscreenError):
@@ -25,24 +28,24 @@ class RecipeName(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One way to train; `fine_tune` of fastai without a learning rate in all of them."""
+    """One way to train; each uses fastai's `fine_tune` with its default learning rates."""
 
     name: RecipeName
-    #: Epochs with the whole network unfrozen, after one with the head alone.
+    #: Epochs with the whole network unfrozen, after one epoch with the head alone.
     epochs: int
     batch_size: int
-    #: Patients and duplicates on one side of the split; otherwise images at random, as in the thesis.
+    #: Patients and duplicates stay on one side of the split; otherwise images at random, as in the thesis.
     grouped: bool
-    #: Augmentation that breaks shortcuts (`training.data.augment`).
+    #: Augmentation that breaks shortcuts (`training.fitting.augment`).
     augmented: bool
     #: Rare classes weigh as much as common ones.
     balanced: bool
     label_smoothing: float
-    #: The operating point reaches this sensitivity on validation data; None keeps 0.5, as in the thesis.
+    #: The threshold reaches this sensitivity on validation data; None keeps 0.5, as in the thesis.
     target_sensitivity: float | None
-    #: The thesis' text says 0.1, but passed it where fastai does not look: 0.01 is what it really was.
+    #: The thesis' text says 0.1, but its code passed it to an argument that fastai ignores: it was 0.01.
     weight_decay: float = 0.01
-    #: Each backbone is trained with `seeds` seeds from this one on; the split is always this one's.
+    #: Each backbone is trained with `seeds` seeds, from this one on; the split always uses this one.
     seed: int = 42
     seeds: int = 1
 
@@ -74,7 +77,7 @@ RECIPES = {
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return a recipe by name, or raise RecipeUnknown."""
+    """Return a recipe by name. Raises RecipeUnknown."""
     try:
         return RECIPES[RecipeName(name)]
     except ValueError:

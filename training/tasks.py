@@ -37,7 +37,8 @@ def train_run(run_id: int) -> None:
     # Here, not above: an idle training worker holds no torch.
     from db.lease import LeaseLost
     from db.training.runs import RunNotOpen
-    from training.run import Interrupted, Step, train
+    from training.run.lifecycle import train
+    from training.run.progress import Interrupted, Step
 
     def go_on(_: Step) -> None:
         if _stopping.is_set():

@@ -46,7 +46,7 @@ def trigger(database: Database, settings: TrainingSettings) -> int | None:
         if len(new) < settings.retrain_new_labels:
             return None
         plan = Plan(
-            recipe=Plan.fields_of(RECIPES[RecipeName.CLINICAL]),
+            recipe=RECIPES[RecipeName.CLINICAL],
             data=settings.data_folder,
             use_labels=True,
             weights=settings.weights_folder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,6 +19,11 @@ TYPES = frozenset({LabelClass.BACTERIAL, LabelClass.VIRAL})
 
 #: Rows written per statement: SQLite takes at most 32,766 values in one.
 _CHUNK = 2_000
+
+
+def contradict(classes: Set[str]) -> bool:
+    """Tell whether the classes of one image contradict one another. PNEUMONIA agrees with its types."""
+    return (LabelClass.NORMAL in classes and len(classes) > 1) or classes >= TYPES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +60,8 @@ class LabelledFile:
 
     @property
     def contradicts(self) -> bool:
-        """Whether readers disagree; PNEUMONIA does not contradict a type of it."""
-        found = set(self.readings.values())
-        return (LabelClass.NORMAL in found and len(found) > 1) or found >= TYPES
+        """Whether readers disagree."""
+        return contradict(set(self.readings.values()))
 
     @property
     def class_name(self) -> LabelClass:

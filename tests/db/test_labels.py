@@ -145,7 +145,7 @@ def test_labels_by_path_are_trained_on_with_their_patients(
         (tmp_path / name).write_bytes(name.encode())
     rows = (("a.png", "NORMAL", "P7"), ("b.png", "VIRAL", "P7"), ("c.png", "NORMAL", ""))
     import_labels(database, write(tmp_path / "r.csv", ("path", "class", "patient"), *rows))
-    plan = Plan(recipe=Plan.fields_of(find_recipe("clinical")), data=None, use_labels=True)
+    plan = Plan(recipe=find_recipe("clinical"), data=None, use_labels=True)
     found = {image.path: image for image in labelled_images(database, plan)}
     a, b, c = (found[tmp_path / name] for name in ("a.png", "b.png", "c.png"))
     assert [image.label for image in (a, b, c)] == ["NORMAL", "VIRAL", "NORMAL"]
@@ -163,7 +163,7 @@ def test_labels_without_a_patient_group_by_the_folders_below_the_one_that_holds_
         (tmp_path / name).write_bytes(name.encode())
     rows = [(name, "PNEUMONIA") for name in names]
     import_labels(database, write(tmp_path / "r.csv", ("path", "class"), *rows))
-    plan = Plan(recipe=Plan.fields_of(find_recipe("clinical")), data=None, use_labels=True)
+    plan = Plan(recipe=find_recipe("clinical"), data=None, use_labels=True)
     found = {str(image.path.relative_to(tmp_path)): image.group for image in labelled_images(database, plan)}
     assert [found[name].told_by for name in names] == ["folder", "folder", "folder", "nothing", "name"]
     assert found["p1/1.png"] == found["p1/late/2.png"]
@@ -211,7 +211,7 @@ def test_labels_keep_their_file_when_its_cohort_is_archived(
     assert after == before
     assert len(after) == 3, "readings of one image came apart"
     assert [file.digest for file in after if file.contradicts] == [DIGEST]
-    plan = Plan(recipe=Plan.fields_of(find_recipe("clinical")), data=None, use_labels=True)
+    plan = Plan(recipe=find_recipe("clinical"), data=None, use_labels=True)
     assert {image.path.name for image in labelled_images(database, plan)} == {"b.dcm", "c.dcm"}
     later = [("instance", "class", "reader"), ("1.2.3", "NORMAL", "C")]
     assert import_labels(database, write(tmp_path / "l.csv", *later)).new == 1
@@ -237,7 +237,7 @@ def test_labels_without_a_file_are_said(database: Database, home: Path, tmp_path
     import_labels(database, write(tmp_path / "r.csv", ("path", "class"), ("x.png", "NORMAL")))
     with database.write() as session:
         add_readings(session, [reading("NORMAL")])
-    plan = Plan(recipe=Plan.fields_of(find_recipe("clinical")), data=None, use_labels=True)
+    plan = Plan(recipe=find_recipe("clinical"), data=None, use_labels=True)
     assert labels_without_file(database, plan) == 1
     assert len(labelled_images(database, plan)) == 1
 
@@ -246,7 +246,7 @@ def open_and_end(
     database: Database, state: RunState, *, use_labels: bool, moment: float | None = None
 ) -> int:
     """Open a training run, as a command or the trigger does, and let it end."""
-    plan = Plan(recipe=Plan.fields_of(find_recipe("clinical")), data=Path("/data"), use_labels=use_labels)
+    plan = Plan(recipe=find_recipe("clinical"), data=Path("/data"), use_labels=use_labels)
     with database.write() as session:
         run = open_run(session, plan.model_dump(mode="json"), for_worker=False)
         run.state, run.finished_at = state, run.created_at if moment is None else moment

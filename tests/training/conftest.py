@@ -1,4 +1,4 @@
-"""Labelled images that anything can tell apart, and runs on them."""
+"""Labelled images that any classifier can separate, and runs on them."""
 
 from __future__ import annotations
 
@@ -33,26 +33,24 @@ def draw() -> Draw:
 
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Draw 24 normal images, dark, and 24 of pneumonia, bright; viral ones brighter than bacterial ones."""
+    """Draw 12 normal images, dark, and 12 of pneumonia, bright; viral ones brighter than bacterial ones."""
     folder = tmp_path_factory.mktemp("labelled")
     random = np.random.default_rng(4)
-    for number in range(24):
+    for number in range(12):
         draw_noise(folder / "NORMAL", f"IM-{number}.png", 60, random)
         kind, level = (("bacteria", 150), ("virus", 210))[number % 2]
         draw_noise(folder / "PNEUMONIA", f"person{number}_{kind}_{number}.png", level, random)
     return folder
 
 
-@pytest.fixture
+def open_random_run(database: Database, recipe: Recipe, data: Path | None, **fields: Any) -> int:
+    backbones = fields.pop("backbones", ("resnet18",))
+    plan = Plan(recipe=recipe, data=data, backbones=backbones, random_weights=backbones, **fields)
+    with database.write() as session:
+        return open_run(session, plan.model_dump(mode="json"), for_worker=False).id
+
+
+@pytest.fixture(scope="session")
 def start() -> Start:
     """Open a run from random weights and return its id."""
-
-    def open_one(database: Database, recipe: Recipe, data: Path | None, **fields: Any) -> int:
-        backbones = fields.pop("backbones", ("resnet18",))
-        plan = Plan(
-            recipe=Plan.fields_of(recipe), data=data, backbones=backbones, random_weights=backbones, **fields
-        )
-        with database.write() as session:
-            return open_run(session, plan.model_dump(mode="json"), for_worker=False).id
-
-    return open_one
+    return open_random_run

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from db.jobs.problems import ImageProblem
 from training.data.attributes import GROUP, read_attributes
-from training.data.dataset import Group, LabelledImage, ToldBy
+from training.data.labelled import LabelledImage
+from training.data.patients import Group, ToldBy
 from worker.decoding.pool import DecoderPool
 from worker.imaging.limits import Limits
 from worker.imaging.picture import SIDE

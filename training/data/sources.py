@@ -17,7 +17,8 @@ from db.engine import Database
 from db.jobs.problems import ImageProblem, OutsideRoots
 from db.settings import home
 from db.training.labels import labelled_files
-from training.data.dataset import Group, LabelledImage, ToldBy, find_labelled, patient_group
+from training.data.labelled import LabelledImage, find_labelled
+from training.data.patients import Group, ToldBy, patient_group
 from training.plan import Plan
 from worker.files.access import check, read_file
 from worker.files.roots import Roots, SourceOutsideRoots
@@ -74,7 +75,7 @@ def _may_be_read(uri: str | None, roots: Roots, elsewhere: Mapping[str, str]) ->
 
 
 def readings_by_digest(database: Database, plan: Plan) -> dict[str, Set[str]]:
-    """Return the classes that readers gave to files, for `training.data.prepare` to find contradictions."""
+    """Return the classes that readers gave to files, for `training.data.dataset` to find contradictions."""
     if not plan.use_labels:
         return {}
     with database.read() as session:

@@ -1,4 +1,4 @@
-"""Accuracy, AUC, sensitivity and specificity with 95% confidence intervals."""
+"""Measures of a classifier, with 95% confidence intervals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOOTSTRAP_SAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A value and its 95% interval; all None where no image could tell."""
+    """A value and its 95% interval; all None if no image could tell."""
 
     value: float | None
     low: float | None
@@ -25,7 +25,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measures:
-    """How a model did on labelled images."""
+    """The measures of a model on labelled images."""
 
     n: int
     accuracy: Measure
@@ -63,9 +63,8 @@ def area_under_roc(
 ) -> Measure:
     """Return the AUC with a percentile bootstrap interval over patients, whose images are not independent.
 
-    Without groups each image is a patient of its own. The AUC of a sample is the mean, over its pairs of
-    one positive and one negative image, of whether they are in order, each image counting as often as its
-    patient was drawn.
+    Without groups, each image is a patient of its own. The AUC of a sample is the share of its pairs (one
+    positive and one negative image) that are in order. Each image counts as often as its patient was drawn.
     """
     if positive.all() or not positive.any():
         return Measure(None, None, None)
@@ -84,14 +83,14 @@ def area_under_roc(
 def _ordered_pairs(
     level: NDArray[np.intp], ones: NDArray[np.int_ | np.bool_], zeros: NDArray[np.int_ | np.bool_]
 ) -> float:
-    """Return the share of pairs in order, ties half, of images that count so often; NaN without pairs."""
+    """Return the share of pairs in order, where a tie counts half; NaN without pairs."""
     of_ones, of_zeros = np.bincount(level, ones), np.bincount(level, zeros)
     pairs = of_ones.sum() * of_zeros.sum()
     return float((of_ones * (of_zeros.cumsum() - of_zeros / 2)).sum() / pairs) if pairs else float("nan")
 
 
 def measure(positive: NDArray[np.bool_], probability: NDArray[np.float64], threshold: float) -> Measures:
-    """Compare P(PNEUMONIA) with the truth; at or above the threshold is called positive."""
+    """Compare P(PNEUMONIA) with the truth; an image at or above the threshold is called positive."""
     called = probability >= threshold
     return Measures(
         n=int(positive.size),
@@ -106,7 +105,7 @@ def measure(positive: NDArray[np.bool_], probability: NDArray[np.float64], thres
 def operating_point(
     positive: NDArray[np.bool_], probability: NDArray[np.float64], target_sensitivity: float
 ) -> float:
-    """Return the highest threshold whose sensitivity on these images is at least the target's."""
+    """Return the highest threshold whose sensitivity on these images is at least the target."""
     ranked = np.sort(probability[positive])[::-1]
     needed = int(np.ceil(target_sensitivity * ranked.size))
     return float(ranked[max(needed, 1) - 1])
@@ -133,8 +132,8 @@ class ReliabilityBin:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """How far probabilities can be taken at their word."""
+class Reliability:
+    """How closely probabilities agree with observed shares."""
 
     #: Mean squared error of P(PNEUMONIA) (Brier 1950).
     brier: float
@@ -143,7 +142,7 @@ class Calibration:
     bins: tuple[ReliabilityBin, ...]
 
 
-def calibration(positive: NDArray[np.bool_], probability: NDArray[np.float64], bins: int = 10) -> Calibration:
+def reliability(positive: NDArray[np.bool_], probability: NDArray[np.float64], bins: int = 10) -> Reliability:
     """Return Brier score, expected calibration error and the bins of a reliability diagram."""
     order = np.argsort(probability, kind="stable")
     found = []
@@ -152,4 +151,4 @@ def calibration(positive: NDArray[np.bool_], probability: NDArray[np.float64], b
         found.append(ReliabilityBin(float(probability[part].mean()), share, len(part)))
     error = sum(abs(one.probability - (one.observed.value or 0.0)) * one.n for one in found) / len(order)
     brier = float(((probability - positive) ** 2).mean())
-    return Calibration(brier, float(error), tuple(found))
+    return Reliability(brier, float(error), tuple(found))

@@ -1,4 +1,4 @@
-"""Whether two backbones differ on the same images, or whether it is noise."""
+"""Paired tests: whether two models differ on the same images, or the difference is noise."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.evaluation.measures import ALPHA
+from training.outcome import Answers
 
 #: Discordant images below which McNemar's test is exact; above, the chi-squared form with continuity
 #: correction is the same to two digits.
@@ -17,12 +18,12 @@ _EXACT_BELOW = 25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
-    """Two backbones on the same images."""
+    """Two models on the same images."""
 
     one: str
     other: str
     n: int
-    #: Images that one alone, and the other alone, calls rightly.
+    #: Images that only one of the two calls correctly.
     one_alone: int
     other_alone: int
     mcnemar_p: float
@@ -51,7 +52,7 @@ def delong(
     """Return the difference of two correlated AUCs and its two-sided p.
 
     `one` and `other` are probabilities (N,) of the same images. DeLong et al. 1988, by the midrank algorithm
-    of Sun and Xu 2014. None where there is one class alone.
+    of Sun and Xu 2014. None if a class has fewer than two images.
     """
     from scipy.stats import norm, rankdata
 
@@ -73,24 +74,14 @@ def delong(
     return difference, float(2 * norm.sf(abs(difference) / np.sqrt(variance)))
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """One backbone's answers."""
-
-    name: str
-    #: P(PNEUMONIA), float64 (N,).
-    probability: NDArray[np.float64]
-    threshold: float
-
-
 def compare_all(positive: NDArray[np.bool_], answers: list[Answers]) -> list[Paired]:
-    """Compare every pair of backbones, with Holm's correction (Holm 1979) over the pairs of each test."""
+    """Compare every pair of models, with Holm's correction (Holm 1979) over the pairs of each test."""
     pairs = list(combinations(answers, 2))
     if not pairs:
         return []
     counts, areas = [], []
     for one, other in pairs:
-        right = [(each.probability >= each.threshold) == positive for each in (one, other)]
+        right = [each.called == positive for each in (one, other)]
         counts.append((int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())))
         areas.append(delong(positive, one.probability, other.probability))
     raw = [mcnemar(*count) for count in counts]
@@ -100,8 +91,8 @@ def compare_all(positive: NDArray[np.bool_], answers: list[Answers]) -> list[Pai
     for (one, other), count, area, p, corrected in zip(pairs, counts, areas, raw, holm, strict=True):
         found.append(
             Paired(
-                one=one.name,
-                other=other.name,
+                one=one.model,
+                other=other.model,
                 n=len(positive),
                 one_alone=count[0],
                 other_alone=count[1],
@@ -110,7 +101,7 @@ def compare_all(positive: NDArray[np.bool_], answers: list[Answers]) -> list[Pai
                 delong_p=None if area is None else area[1],
                 mcnemar_holm=corrected,
                 delong_holm=None if area is None else next(delongs),
-                says=_sentence(one.name, other.name, len(positive), count, corrected),
+                says=_sentence(one.model, other.model, len(positive), count, corrected),
             )
         )
     return found

@@ -1,4 +1,4 @@
-"""The gate between a challenger and the champion: the same held-out images, rules set beforehand."""
+"""The promotion rules: what a challenger must show against the champion on the same held-out images."""
 
 from __future__ import annotations
 
@@ -8,51 +8,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.errors import PneumoscreenError
-from training.outcome import HeldOut
+from training.outcome import Answers, HeldOut
 
-#: The challenger may be so much worse at most, with 95% confidence (one-sided): sensitivity comes first.
+#: The most by which the challenger may be worse, with 95% confidence (one-sided). Sensitivity matters more.
 SENSITIVITY_MARGIN = 0.02
 SPECIFICITY_MARGIN = 0.05
 
-#: Images that a subgroup must have to be judged.
+#: A subgroup with fewer images is not tested.
 FEWEST = 20
 
 _SAMPLES = 2000
 _ONE_SIDED = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A model's answers on the held-out images."""
-
-    model: str
-    #: P(PNEUMONIA), float64, (N,).
-    probability: NDArray[np.float64]
-    threshold: float
-
-    @property
-    def called(self) -> NDArray[np.bool_]:
-        """Which images it calls pneumonia."""
-        return self.probability >= self.threshold
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One of the gate's rules, applied."""
+    """The result of one rule."""
 
     rule: str
     passed: bool
-    #: Challenger minus champion, with its one-sided 95% bounds; None where there is nothing to compare.
+    #: Challenger minus champion, with its one-sided 95% bounds; None if there is nothing to compare.
     difference: float | None
     low: float | None
     high: float | None
-    #: What it means, in a sentence.
+    #: The result in a sentence.
     says: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The gate's answer."""
+    """Whether a challenger may replace the champion, and why."""
 
     challenger: str
     champion: str
@@ -61,19 +46,19 @@ class Decision:
 
     @property
     def reasons(self) -> list[str]:
-        """Why it says no, or that every rule is met."""
+        """The rules that failed, or a sentence that says that every rule is met."""
         failed = [check.says for check in self.checks if not check.passed]
         return failed or [
             "not inferior in sensitivity and specificity, not worse in calibration or a subgroup"
         ]
 
 
-def decide(challenger: Verdict, champion: Verdict, held_out: HeldOut) -> Decision:
+def decide(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decision:
     """Compare a challenger with the champion on the same images.
 
-    It passes where it is not inferior in sensitivity and specificity by the margins above, and not
-    significantly worse in calibration (Brier score) or in any subgroup of 20 images or more. Bounds are
-    from a bootstrap over patients.
+    It passes if it is not inferior in sensitivity and specificity by the margins above, and not significantly
+    worse in calibration (Brier score) or in any subgroup of 20 images or more. Bounds come from a bootstrap
+    over patients.
     """
     pair = _Pair(challenger, champion, held_out.positive, _draws(held_out.groups))
     checks = [
@@ -96,32 +81,32 @@ def decide(challenger: Verdict, champion: Verdict, held_out: HeldOut) -> Decisio
 
 
 def outdated(decision: Decision) -> Decision:
-    """Return a decision as it is once another model is champion, with which nothing was compared: no."""
-    says = "another model became champion meanwhile, and it was not compared with that one"
+    """Return a negative decision: the challenger was compared with a model that is no longer champion."""
+    says = "another model became champion meanwhile, and the challenger was not compared with that one"
     check = Check(rule="champion", passed=False, difference=None, low=None, high=None, says=says)
     return replace(decision, passed=False, checks=(*decision.checks, check))
 
 
 def incomparable(challenger: str, champion: str, reason: PneumoscreenError) -> Decision:
-    """Return the decision if the champion cannot be used here, with which nothing was compared: no."""
-    says = f"the champion cannot be compared with: {reason.code}"
+    """Return a negative decision: the champion cannot be used here, so nothing was compared with it."""
+    says = f"no comparison with the champion is possible: {reason.code}"
     check = Check(rule="champion", passed=False, difference=None, low=None, high=None, says=says)
     return Decision(challenger=challenger, champion=champion, passed=False, checks=(check,))
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Both models' answers, the truth, and how often each image counts in each bootstrap sample."""
+    """The answers of both models, the truth, and how often each image counts in each bootstrap sample."""
 
-    challenger: Verdict
-    champion: Verdict
+    challenger: Answers
+    champion: Answers
     positive: NDArray[np.bool_]
     #: float32, (samples, N).
     draws: NDArray[np.float32]
 
     def more_right(self) -> NDArray[np.float64]:
-        """1 where only the challenger is right, -1 where only the champion is, else 0."""
-        right = [(verdict.called == self.positive) for verdict in (self.challenger, self.champion)]
+        """Return 1 for an image that only the challenger calls correctly, -1 if only the champion, else 0."""
+        right = [answers.called == self.positive for answers in (self.challenger, self.champion)]
         return right[0].astype(np.float64) - right[1].astype(np.float64)
 
     def bounds(self, change: NDArray[np.float64], which: NDArray[np.bool_]) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""The four backbones of the thesis and their initial weights."""
+"""Backbones: the networks that the thesis compares, and their initial weights."""
 
 from __future__ import annotations
 
@@ -13,30 +13,25 @@ from safetensors.torch import load_file
 from torch import nn
 
 from db.errors import PneumoscreenError
+from training.recipe import BACKBONES
 from worker.runtime.torch import build_network
 from worker.torchvision_pair import import_torchvision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BACKBONES = ("resnet18", "resnet34", "resnet50", "alexnet")
-
-#: ImageNet's statistics of RGB in [0, 1], which all of torchvision's weights expect.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class InitialWeightsMissing(PneumoscreenError):
-    """The initial ImageNet weights are not there. Put one of the named files into the named folder, point at
-    a folder that has it with --weights or PNEUMOSCREEN_WEIGHTS, or ask for --random-weights.
+    """The initial ImageNet weights are missing. Put one of the named files into the named folder, name
+    another folder with --weights or PNEUMOSCREEN_WEIGHTS, or use --random-weights.
     """  # noqa: D205  (it is the message)
 
     code = "initial-weights-missing"
 
 
 class InitialWeightsUnfit(PneumoscreenError):
-    """The initial weights do not fit the backbone. They must have torchvision's key layout, and a file of
-    torchvision's must have the digest that its name tells.
+    """The initial weights do not fit the backbone. They must have torchvision's key layout, and a file from
+    torchvision must have the digest that is in its name.
     """  # noqa: D205  (it is the message)
 
     code = "initial-weights-unfit"
@@ -50,7 +45,7 @@ class BackboneUnknown(PneumoscreenError):
 
 @dataclass(frozen=True, slots=True)
 class InitialWeights:
-    """What a network starts from: a file, or None for random weights."""
+    """The weights that a network starts from: a file, or None for random weights."""
 
     file: Path | None
 
@@ -67,13 +62,13 @@ RANDOM_WEIGHTS = InitialWeights(None)
 
 
 def check_backbone(backbone: str) -> None:
-    """Raise BackboneUnknown for a backbone that is not one of the thesis'."""
+    """Raise BackboneUnknown if the thesis does not have this backbone."""
     if backbone not in BACKBONES:
         raise BackboneUnknown(backbone)
 
 
 def torchvision_file(backbone: str) -> str:
-    """Return the name of torchvision's file of a backbone's ImageNet V1 weights, as its downloads have it."""
+    """Return the name under which torchvision downloads a backbone's ImageNet V1 weights."""
     import_torchvision()
     from torchvision.models import get_model_weights
 
@@ -81,12 +76,12 @@ def torchvision_file(backbone: str) -> str:
 
 
 def torchvision_cache() -> Path:
-    """Return the folder where torchvision keeps what it has downloaded."""
+    """Return the folder where torchvision keeps its downloads."""
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def find_initial_weights(backbone: str, folder: Path | None) -> InitialWeights:
-    """Return a backbone's ImageNet V1 weights from a folder, or else from torchvision's cache.
+    """Return a backbone's ImageNet V1 weights from a folder or, failing that, from torchvision's cache.
 
     Nothing is downloaded. Raises BackboneUnknown, InitialWeightsMissing.
     """
@@ -124,20 +119,20 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
     if file.suffix == ".safetensors":
         state = load_file(file)
     else:
-        # torchvision publishes in torch's own format and names its files by their digest's first digits.
-        # `weights_only` builds tensors and nothing else.
+        # torchvision publishes in torch's own format, with the first digits of the digest in the file's name.
+        # `weights_only` builds tensors and no other objects.
         digest = InitialWeights(file).digest or ""
         if not digest.startswith(file.stem.rsplit("-", 1)[1]):
             raise InitialWeightsUnfit(file.name)
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a file that is none of torch's leads its reader into
+        except Exception as error:  # torch raises many kinds of errors for a file of another format
             raise InitialWeightsUnfit(file.name) from error
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def _copy_body(whole: nn.Module, network: nn.Module) -> None:
-    """Copy a torchvision model's convolutions into the body that fastai cut from its like."""
+    """Copy a torchvision model's convolutions into the body that fastai cut from the same architecture."""
     body = network.get_submodule("0")
     source = [module for module in whole.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
     target = [module for module in body.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]

@@ -1,4 +1,4 @@
-"""A trained backbone as a model artefact."""
+"""Candidates: trained backbones as model artefacts."""
 
 from __future__ import annotations
 
@@ -14,60 +14,61 @@ from pydantic import JsonValue
 
 from db.models.card import PREPROCESSING, ModelCard, model_id_of
 from db.models.store import digest_of
-from training.data.dataset import positives
-from training.data.prepare import Prepared
-from training.evaluation.calibration import calibrate
+from training.data.classes import positive_columns, positives
+from training.data.dataset import Dataset
 from training.evaluation.measures import measure
-from training.fitting.backbones import IMAGENET_MEAN, IMAGENET_STD
-from training.fitting.fit import Fitted, logits, training_precision
+from training.fitting.calibration import calibrate
+from training.fitting.fine_tuning import Fitted, training_precision
 from training.recipe import Recipe
 from worker.runtime.device import best_device
 from worker.runtime.loading import load_model
-from worker.runtime.weights import pack_weights, unpack_weights, write_artifact
+from worker.runtime.normalisation import IMAGENET_MEAN, IMAGENET_STD
+from worker.runtime.torch import TorchRuntime, load
+from worker.runtime.weights import pack_weights, write_artifact
+from worker.settings import WorkerSettings
 
 
 def software() -> dict[str, str]:
-    """Return the versions that a model came to be with."""
+    """Return the versions of the software that a model is trained with."""
     names = ("pneumoscreen", "torch", "torchvision", "fastai", "pillow", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def write_candidate(
-    backbone: str, fitted: Fitted, prepared: Prepared, recipe: Recipe, initial_digest: str | None, out: Path
+    backbone: str, fitted: Fitted, dataset: Dataset, recipe: Recipe, initial_digest: str | None, out: Path
 ) -> tuple[ModelCard, NDArray[np.float64]]:
     """Calibrate a trained network, write its artefact below `out`, and return its card.
 
-    The second value are the calibrated probabilities (N, classes) of the held-out images, computed with the
-    weights as they are stored, in half precision.
+    The second value is the calibrated probabilities (N, classes) of the held-out images.
     """
     content = pack_weights(fitted.network.state_dict())
-    fitted.network.load_state_dict(unpack_weights(content))
-    stored = logits(fitted.network, prepared.pictures.pixels[prepared.held_out], best_device())
-    classes, targets = prepared.classes, prepared.targets[prepared.held_out]
-    columns = [classes.index(name) for name in positives(classes)]
-    temperature, threshold, probabilities = calibrate(stored, targets, columns, recipe)
-    found = measure(np.isin(targets, columns), probabilities[:, columns].sum(axis=1), threshold)
     digest = digest_of(content)
-    card = ModelCard(
+    draft = ModelCard(
         model_id=model_id_of(backbone, digest),
         backbone=backbone,  # type: ignore[arg-type]
-        classes=classes,
-        positives=positives(classes),
+        classes=dataset.classes,
+        positives=positives(dataset.classes),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         preprocessing=PREPROCESSING,
-        temperature=temperature,
-        threshold=threshold,
         weights_digest=digest,
-        training=_provenance(prepared, recipe, initial_digest, fitted),
-        metrics={"validation": found.as_json()},  # type: ignore[dict-item]
+        training=_provenance(dataset, recipe, initial_digest, fitted),
+    )
+    # The weights as they are stored, in half precision.
+    logits = _held_out_logits(load(draft, content), dataset)
+    targets, columns = dataset.targets[dataset.held_out], positive_columns(dataset.classes)
+    calibration = calibrate(logits, targets, dataset.classes, recipe.target_sensitivity)
+    probabilities = calibration.probabilities(logits)
+    found = measure(np.isin(targets, columns), probabilities[:, columns].sum(axis=1), calibration.threshold)
+    card = ModelCard.model_validate(
+        draft.model_dump() | asdict(calibration) | {"metrics": {"validation": found.as_json()}}
     )
     write_artifact(out / card.model_id, card, content)
     return card, probabilities
 
 
 def check_candidate(folder: Path) -> None:
-    """Build the network of an artefact and put its weights in, as a worker does.
+    """Build the network of an artefact and load its weights, as a worker does.
 
     Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelWeightsUnfit.
     """
@@ -75,16 +76,15 @@ def check_candidate(folder: Path) -> None:
 
 
 def _provenance(
-    prepared: Prepared, recipe: Recipe, initial_digest: str | None, fitted: Fitted
+    dataset: Dataset, recipe: Recipe, initial_digest: str | None, fitted: Fitted
 ) -> dict[str, JsonValue]:
     """Return what explains the model years later, without a path or a file name of the data."""
-    summary = prepared.summary()
     return {
         "recipe": asdict(recipe),
-        "images": len(prepared.pictures),
-        "held_out": len(prepared.held_out),
-        "unreadable": len(prepared.pictures.unreadable),
-        "data_fingerprint": summary.fingerprint,
+        "images": len(dataset),
+        "held_out": len(dataset.held_out),
+        "unreadable": len(dataset.pictures.unreadable),
+        "data_fingerprint": dataset.summary().fingerprint,
         "initial_weights_digest": initial_digest,
         "epochs": [asdict(epoch) for epoch in fitted.epochs],
         "device": best_device().type,
@@ -92,3 +92,10 @@ def _provenance(
         "threads": torch.get_num_threads(),
         "software": software(),  # type: ignore[dict-item]
     }
+
+
+def _held_out_logits(runtime: TorchRuntime, dataset: Dataset) -> NDArray[np.float32]:
+    """Return the logits (N, classes) of the held-out pictures, as screening computes them."""
+    pixels, size = dataset.pictures.pixels[dataset.held_out], WorkerSettings.read().forward_images
+    parts = [runtime.logits(pixels[start : start + size]) for start in range(0, len(pixels), size)]
+    return np.concatenate(parts)

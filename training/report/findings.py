@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import BytesIO
 from typing import Any
 
@@ -14,13 +14,13 @@ from PIL import Image
 from training.evaluation.measures import (
     Measure,
     area_under_roc,
-    calibration,
     measure,
     predictive_values,
     proportion,
+    reliability,
 )
-from training.evaluation.paired import Answers, compare_all
-from training.outcome import BackboneOutcome, Comparison, HeldOut, pneumonia
+from training.evaluation.paired import compare_all
+from training.outcome import BackboneOutcome, Comparison, HeldOut
 
 #: Images below which a subgroup is not shown: a few patients could be told by it.
 SMALLEST_CELL = 20
@@ -51,9 +51,7 @@ def build_report(comparison: Comparison) -> Findings:
         id(one): f"{one.backbone} (seed {one.seed})" if several else one.backbone
         for one in comparison.outcomes
     }
-    answers = [
-        Answers(names[id(one)], pneumonia(one, held_out), one.threshold) for one in comparison.outcomes
-    ]
+    answers = [replace(one.answers(held_out), model=names[id(one)]) for one in comparison.outcomes]
     backbones = [_backbone(one, names[id(one)], comparison) for one in comparison.outcomes]
     baseline = area_under_roc(held_out.positive, comparison.baseline, held_out.groups)
     return {
@@ -79,7 +77,7 @@ def build_report(comparison: Comparison) -> Findings:
 
 def _backbone(outcome: BackboneOutcome, name: str, comparison: Comparison) -> Findings:
     held_out = comparison.held_out
-    positive, probability = held_out.positive, pneumonia(outcome, held_out)
+    positive, probability = held_out.positive, outcome.answers(held_out).probability
     found = measure(positive, probability, outcome.threshold)
     ppv, npv = predictive_values(positive, probability, outcome.threshold)
     measures = {
@@ -102,7 +100,7 @@ def _backbone(outcome: BackboneOutcome, name: str, comparison: Comparison) -> Fi
         "confusion": _confusion(outcome, held_out),
         "roc": _roc(positive, probability),
         "precision_recall": _precision_recall(positive, probability),
-        "calibration": asdict(calibration(positive, probability)),
+        "calibration": asdict(reliability(positive, probability)),
         "subgroups": _subgroups(outcome, held_out),
         "confused": _confused(outcome, held_out),
         "seconds": outcome.seconds,
@@ -115,9 +113,9 @@ def _confusion(outcome: BackboneOutcome, held_out: HeldOut) -> list[list[int]]:
     """Return counts by truth (rows) and answer (columns); a class of pneumonia only above the threshold."""
     from sklearn.metrics import confusion_matrix
 
-    columns = [held_out.classes.index(name) for name in held_out.positives]
+    columns = held_out.positive_columns
     others = [index for index in range(len(held_out.classes)) if index not in columns]
-    called = pneumonia(outcome, held_out) >= outcome.threshold
+    called = outcome.answers(held_out).called
     answer = np.where(
         called,
         np.array(columns)[outcome.probabilities[:, columns].argmax(axis=1)],
@@ -154,7 +152,7 @@ def _thinned(across: NDArray[np.float64], along: NDArray[np.float64]) -> list[li
 
 def _subgroups(outcome: BackboneOutcome, held_out: HeldOut) -> list[Findings]:
     positive = held_out.positive
-    called = pneumonia(outcome, held_out) >= outcome.threshold
+    called = outcome.answers(held_out).called
     found: list[Findings] = []
     for attribute, values in held_out.subgroups.items():
         for value in sorted({value for value in values if value}):
@@ -174,7 +172,7 @@ def _confused(outcome: BackboneOutcome, held_out: HeldOut) -> list[Findings]:
     """Return the images with the highest loss, as fastai's `plot_top_losses` shows them."""
     of_truth = outcome.probabilities[np.arange(len(held_out.truth)), held_out.truth]
     worst = np.argsort(of_truth, kind="stable")[:_CONFUSED]
-    probability = pneumonia(outcome, held_out)
+    probability = outcome.answers(held_out).probability
     return [
         {
             "digest": held_out.digests[index][:12],

@@ -35,7 +35,7 @@ def evaluate(
     database = ready_database(with_champion=True)
     with database.read() as session:
         wanted = find_model(session, model) if model else champion(session)
-    from training.evaluation.evaluate import evaluate as measure
+    from training.evaluation.model import evaluate as measure
 
     result = measure(
         data,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from db.engine import Database
     from db.tables import TrainingRun
     from training.plan import Plan
-    from training.run import Finished
+    from training.run.conclusion import Finished
 
 
 def add_to(app: typer.Typer) -> None:
@@ -71,7 +71,7 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
     from dataclasses import replace
 
     from db.training.runs import open_run, reopen_run
-    from training.data.dataset import parse_classes
+    from training.data.classes import parse_classes
     from training.plan import Plan, check_promote
     from training.recipe import find_recipe
 
@@ -82,7 +82,7 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
         chosen = replace(chosen, **{name: value for name, value in changed.items() if value is not None})
         names = tuple(name.strip() for name in backbones.split(","))
         plan = Plan(
-            recipe=Plan.fields_of(chosen),
+            recipe=chosen,
             data=_checked_source(data, labels=labels),
             use_labels=labels,
             classes=parse_classes(classes),
@@ -148,7 +148,8 @@ def _queue(run_id: int, *, as_json: bool) -> None:
 def _train(database: Database, run_id: int, *, as_json: bool) -> None:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from training.run import Step, train
+    from training.run.lifecycle import train
+    from training.run.progress import Step
 
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),

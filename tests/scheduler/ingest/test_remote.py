@@ -161,7 +161,7 @@ def test_labels_may_name_images_by_url(database: Database, url: str, study: Path
     (tmp_path / "labels.csv").write_text(f"path,class\n{uri},NORMAL\n{uri}x,NORMAL\n")
     imported = import_labels(database, tmp_path / "labels.csv", skip_bad=True)
     assert (imported.new, len(imported.bad)) == (1, 1)
-    plan = Plan(recipe=Plan.fields_of(find_recipe("thesis")), data=None, use_labels=True)
+    plan = Plan(recipe=find_recipe("thesis"), data=None, use_labels=True)
     for _ in range(2):  # fetched, and then at hand
         (image,) = labelled_images(database, plan)
         assert image.path.name == Path(uri).name
@@ -187,7 +187,7 @@ def test_a_url_leads_training_to_no_file_but_the_fetched_one(
         lines = "".join(f"{web}/{name},NORMAL\n" for name in names)
         (tmp_path / "labels.csv").write_text(f"path,class\n{lines}")
         import_labels(database, tmp_path / "labels.csv")
-        plan = Plan(recipe=Plan.fields_of(find_recipe("thesis")), data=None, use_labels=True)
+        plan = Plan(recipe=find_recipe("thesis"), data=None, use_labels=True)
         images = labelled_images(database, plan)
     assert not target.exists()
     assert [image.path.name for image in images] == ["planted.png", "person7_virus_1_x.png", "profile"]

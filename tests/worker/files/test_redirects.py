@@ -210,7 +210,7 @@ def test_labels_and_training_ask_nobody_outside(
     )  # fmt: skip
     with database.write() as session:
         add_readings(session, [reading])
-    plan = Plan(recipe=Plan.fields_of(find_recipe("thesis")), data=None, use_labels=True)
+    plan = Plan(recipe=find_recipe("thesis"), data=None, use_labels=True)
     assert not any(image.path.exists() for image in labelled_images(database, plan))
     assert outside.requests == []
 

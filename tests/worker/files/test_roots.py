@@ -316,7 +316,7 @@ def test_labels_name_nothing_outside(
         f"path,class\n{inside},NORMAL\n{tmp_path / 'secret.jpg'},NORMAL\n{root / 'out.jpg'},NORMAL\n"
     )
     assert [one.row for one in import_labels(database, table, skip_bad=True).bad] == [3, 4]
-    plan = Plan(recipe=Plan.fields_of(find_recipe("thesis")), data=None, use_labels=True)
+    plan = Plan(recipe=find_recipe("thesis"), data=None, use_labels=True)
     assert [image.path for image in labelled_images(database, plan)] == [inside]
     monkeypatch.setenv("PNEUMOSCREEN_SOURCE_ROOTS", f'["{tmp_path / "moved"}"]')
     assert labelled_images(database, plan) == []
@@ -338,7 +338,7 @@ def test_training_follows_no_link_that_was_put_there_after_the_check(
         url = f"{web}/jpeg/{fetched.name}"
         table.write_text(f"path,class\n{stays},NORMAL\n{root / 'label.jpg'},NORMAL\n{url},NORMAL\n")
         import_labels(database, table)
-        recipe = Plan.fields_of(find_recipe("thesis"))
+        recipe = find_recipe("thesis")
         images = labelled_images(database, Plan(recipe=recipe, data=root / "data", use_labels=True))
     for path in (swapped, root / "label.jpg"):
         path.unlink()

@@ -11,7 +11,7 @@ import torch
 from db.models.card import ModelInvalid, model_id_of
 from db.models.store import WEIGHTS_FILE, ModelDigestMismatch, ModelMissing, digest_of, read_card
 from tests.pictures import read_picture
-from training.data.dataset import CLASSES
+from training.data.classes import CLASSES
 from worker.phantoms import write_phantoms
 from worker.runtime.loading import load_model
 from worker.runtime.passes import probabilities_of

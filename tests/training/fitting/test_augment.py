@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from training.data.augment import SHARE, STEPS, break_shortcuts, geometry, intensity, resolution
+from training.fitting.augment import SHARE, STEPS, break_shortcuts, geometry, intensity, resolution
 
 Step = Callable[[torch.Tensor], torch.Tensor]
 Feature = Callable[[torch.Tensor], torch.Tensor]

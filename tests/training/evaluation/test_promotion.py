@@ -1,12 +1,12 @@
-"""The gate: who may follow the champion."""
+"""The promotion rules: which challenger may replace the champion."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from training.evaluation.promotion import Decision, Verdict, decide
-from training.outcome import HeldOut
+from training.evaluation.promotion import Decision, decide
+from training.outcome import Answers, HeldOut
 
 N = 600
 RANDOM = np.random.default_rng(0)
@@ -26,10 +26,10 @@ def held_out(n: int = N) -> HeldOut:
     )
 
 
-def verdict(name: str, wrong: np.ndarray, confidence: float = 0.9) -> Verdict:
-    """Answer rightly with a confidence, but for some images."""
+def answers(name: str, wrong: np.ndarray, confidence: float = 0.9) -> Answers:
+    """Answer correctly with a confidence, except for some images."""
     right = np.where(TRUTH == 1, confidence, 1 - confidence)
-    return Verdict(name, np.where(wrong, 1 - right, right), 0.5)
+    return Answers(name, np.where(wrong, 1 - right, right), 0.5)
 
 
 def wrong(share: float, side: int | None = None) -> np.ndarray:
@@ -43,19 +43,19 @@ def failed(decision: Decision) -> list[str]:
     return [check.rule for check in decision.checks if not check.passed]
 
 
-CHAMPION = verdict("champion", wrong(0.03))
+CHAMPION = answers("champion", wrong(0.03))
 
 
 def test_an_equal_or_better_challenger_passes() -> None:
-    same = decide(verdict("c", CHAMPION.called != (TRUTH == 1)), CHAMPION, held_out())
+    same = decide(answers("c", CHAMPION.called != (TRUTH == 1)), CHAMPION, held_out())
     assert same.passed
     assert all("+0.000" in check.says for check in same.checks if check.rule == "sensitivity")
-    assert decide(verdict("c", wrong(0.0)), CHAMPION, held_out()).passed
+    assert decide(answers("c", wrong(0.0)), CHAMPION, held_out()).passed
 
 
 @pytest.mark.parametrize(("side", "rule"), [(1, "sensitivity"), (0, "specificity")])
 def test_an_inferior_challenger_is_refused_and_told_why(side: int, rule: str) -> None:
-    decision = decide(verdict("c", wrong(0.2, side)), CHAMPION, held_out())
+    decision = decide(answers("c", wrong(0.2, side)), CHAMPION, held_out())
     assert not decision.passed
     assert rule in failed(decision)
     assert any(reason.startswith(rule) and "inferior" in reason for reason in decision.reasons)
@@ -63,16 +63,16 @@ def test_an_inferior_challenger_is_refused_and_told_why(side: int, rule: str) ->
 
 def test_too_few_images_prove_nothing() -> None:
     few = held_out(30)
-    short = Verdict("c", CHAMPION.probability[:30].copy(), 0.5)
+    short = Answers("c", CHAMPION.probability[:30].copy(), 0.5)
     short.probability[1] = 0.1
-    champion = Verdict("champion", np.where(TRUTH[:30] == 1, 0.9, 0.1), 0.5)
+    champion = Answers("champion", np.where(TRUTH[:30] == 1, 0.9, 0.1), 0.5)
     decision = decide(short, champion, few)
     assert not decision.passed
     assert any("too few images" in reason for reason in decision.reasons)
 
 
 def test_a_challenger_that_is_worse_calibrated_is_refused() -> None:
-    decision = decide(verdict("c", wrong(0.0), confidence=0.51), CHAMPION, held_out())
+    decision = decide(answers("c", wrong(0.0), confidence=0.51), CHAMPION, held_out())
     assert failed(decision) == ["calibration"]
 
 
@@ -80,8 +80,8 @@ def test_a_challenger_that_is_worse_in_a_subgroup_is_refused() -> None:
     viral = np.array([value == "VIRAL" for value in TYPES])
     misses = np.zeros(N, dtype=bool)
     misses[np.flatnonzero(viral)[:10]] = True
-    champion = verdict("champion", np.zeros(N, dtype=bool) | (np.arange(N) % 60 == 1))
+    champion = answers("champion", np.zeros(N, dtype=bool) | (np.arange(N) % 60 == 1))
     better = np.where(viral, misses, False)
-    decision = decide(verdict("c", better), champion, held_out())
+    decision = decide(answers("c", better), champion, held_out())
     assert "sensitivity, type VIRAL" in failed(decision)
     assert "sensitivity, type BACTERIAL" not in failed(decision)

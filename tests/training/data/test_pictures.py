@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import training.data.pictures as module
-from training.data.dataset import Group, LabelledImage, ToldBy
+from training.data.labelled import LabelledImage
+from training.data.patients import Group, ToldBy
 from training.data.pictures import read_pictures
 from worker.decoding.pool import DecoderPool
 from worker.settings import WorkerSettings

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from training.fitting.backbones import (
-    BACKBONES,
     RANDOM_WEIGHTS,
     BackboneUnknown,
     InitialWeights,
@@ -20,6 +19,7 @@ from training.fitting.backbones import (
     initial_network,
     torchvision_file,
 )
+from training.recipe import BACKBONES
 from worker.torchvision_pair import import_torchvision
 
 

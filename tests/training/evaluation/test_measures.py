@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from training.evaluation.calibration import fit_temperature
 from training.evaluation.measures import area_under_roc, measure, operating_point, proportion
 
 
@@ -78,11 +77,3 @@ def test_the_operating_point_is_the_highest_that_reaches_the_target() -> None:
     threshold = operating_point(positive, probability, 0.95)
     assert (probability[positive] >= threshold).mean() == pytest.approx(0.95)
     assert (probability[positive] >= threshold + 1e-6).mean() < 0.95
-
-
-def test_the_temperature_of_overconfident_logits_is_found() -> None:
-    random = np.random.default_rng(2)
-    true = random.normal(0, 2, 5000)
-    targets = (random.random(5000) < 1 / (1 + np.exp(-true))).astype(np.int64)
-    logits = np.stack([np.zeros(5000), 3 * true], axis=1).astype(np.float32)
-    assert fit_temperature(logits, targets) == pytest.approx(3, rel=0.1)

@@ -18,9 +18,9 @@ from training.outcome import (
     EpochResult,
     FailedBackbone,
     HeldOut,
-    pneumonia,
 )
-from training.report import build_report, write_report
+from training.report.findings import build_report
+from training.report.page import write_report
 
 N = 200
 
@@ -90,7 +90,7 @@ def test_measures_are_those_of_an_independent_count(comparison: Comparison) -> N
 
     found = build_report(comparison)["backbones"][0]
     positive = comparison.held_out.positive
-    probability = pneumonia(comparison.outcomes[0], comparison.held_out)
+    probability = comparison.outcomes[0].answers(comparison.held_out).probability
     called = probability >= 0.4
     assert found["measures"]["AUC"]["value"] == pytest.approx(roc_auc_score(positive, probability))
     assert found["measures"]["AUC"]["low"] < found["measures"]["AUC"]["value"]

@@ -1,4 +1,4 @@
-"""Whether a difference is noise."""
+"""Paired tests of two models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from training.evaluation.paired import Answers, compare_all, delong, mcnemar
+from training.evaluation.paired import compare_all, delong, mcnemar
+from training.outcome import Answers
 
 
 def simulated(n: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

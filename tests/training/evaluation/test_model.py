@@ -13,7 +13,7 @@ from db.models.card import PREPROCESSING
 from db.models.registry import ensure_champion
 from db.models.store import CARD_FILE
 from db.upkeep.migrate import upgrade
-from training.evaluation.evaluate import evaluate
+from training.evaluation.model import evaluate
 from training.recipe import RecipeUnknown, find_recipe
 from worker.runtime.loading import load_model
 from worker.runtime.torch import build_network

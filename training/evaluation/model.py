@@ -1,4 +1,4 @@
-"""Measuring a model on labelled images, as screening would see them."""
+"""Evaluation of one model on labelled images, which it sees as in screening."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from db.models.card import POSITIVE, ModelCard
-from training.data.dataset import CLASSES, as_classes, find_labelled
+from training.data.classes import CLASSES
+from training.data.labelled import as_classes, find_labelled
 from training.data.pictures import read_pictures
 from training.evaluation.measures import Measures, measure
 from worker.decoding.pool import DecoderPool
 from worker.runtime.classes import positive_probability
 from worker.runtime.loading import load_model
 from worker.runtime.passes import probabilities_of
-from worker.runtime.protocol import Precision
+from worker.runtime.protocol import Precision, Runtime
 from worker.settings import WorkerSettings
 
-#: Images held in memory at a time, 150 kB each.
+#: Images in memory at a time, 150 kB each.
 _CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """How a model did on a folder."""
+    """The measures of a model on a folder."""
 
     model: str
     measures: Measures
@@ -51,13 +53,17 @@ def evaluate(
     positive: list[bool] = []
     probability: list[float] = []
     unreadable = 0
-    settings = WorkerSettings.read()
-    with DecoderPool(settings) as decoders:
+    with DecoderPool(WorkerSettings.read()) as decoders:
         while chunk := list(islice(labelled, _CHUNK)):
             pictures = read_pictures(chunk, decoders)
             unreadable += len(pictures.unreadable)
             positive += [image.label == POSITIVE for image in pictures.images]
-            rows = probabilities_of(runtime, pictures.pixels, Precision.FP32, settings.forward_images)
-            probability += positive_probability(runtime.card, rows).tolist()
+            probability += predict(runtime, pictures.pixels).tolist()
     measures = measure(np.array(positive, dtype=bool), np.array(probability), runtime.card.threshold)
     return Evaluation(model=runtime.card.model_id, measures=measures, unreadable=unreadable)
+
+
+def predict(runtime: Runtime, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return P(PNEUMONIA), (N,), of pictures (N, 224, 224, 3), as screening does in single precision."""
+    rows = probabilities_of(runtime, pixels, Precision.FP32, WorkerSettings.read().forward_images)
+    return positive_probability(runtime.card, rows).astype(np.float64)

@@ -1,0 +1,10 @@
+"""The dataset of a training run."""
+
+from __future__ import annotations
+
+from training.data.dataset import fingerprint
+
+
+def test_the_fingerprint_is_of_the_data_and_not_of_its_order() -> None:
+    assert fingerprint(["a", "b"], ["N", "P"]) == fingerprint(["b", "a"], ["P", "N"])
+    assert fingerprint(["a", "b"], ["N", "P"]) != fingerprint(["a", "b"], ["P", "N"])

@@ -1,0 +1,150 @@
+"""The conclusion of a training run: its report, its winner, and whether that becomes champion."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from sklearn.metrics import roc_auc_score
+from sqlalchemy.orm import Session
+
+from db.audit.events import record
+from db.engine import Database
+from db.models.card import ModelPreprocessingMismatch
+from db.models.registry import find_champion, find_model, lock_if_champion, promote, registered_card
+from db.training.runs import finish_run
+from db.transitions import RunChange
+from training.data.dataset import Dataset
+from training.evaluation.baseline import thumbnail_baseline
+from training.evaluation.model import predict
+from training.evaluation.promotion import Decision, decide, incomparable, outdated
+from training.fitting.candidate import software
+from training.outcome import Answers, BackboneOutcome, Comparison, FailedBackbone, HeldOut
+from training.report.findings import build_report
+from training.report.page import write_report
+from training.run.claim import ClaimedRun
+from worker.runtime.device import best_device
+from worker.runtime.loading import load_model
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The results of a run."""
+
+    run_id: int
+    report: Path
+    outcomes: tuple[BackboneOutcome, ...]
+    failed: tuple[FailedBackbone, ...]
+    #: The winner, and whether it passed the comparison with the champion; None without a comparison.
+    winner: str
+    decision: Decision | None
+    promoted: bool
+    #: Digests of files that were left out because their labels contradict one another.
+    contradicting: list[str]
+    #: Labelled images that have no file.
+    without_file: int
+
+
+def conclude(
+    run: ClaimedRun,
+    dataset: Dataset,
+    outcomes: tuple[BackboneOutcome, ...],
+    failed: tuple[FailedBackbone, ...],
+    without_file: int,
+) -> Finished:
+    """Write the report, compare the winner with the champion, promote it if asked to, and end the run."""
+    held_out = dataset.held_out_images()
+    comparison = Comparison(
+        run_id=run.id,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        recipe=run.plan.recipe.name,
+        settings=asdict(run.plan.recipe),
+        software=software(),
+        device=_device_name(),
+        data=replace(dataset.summary(), without_file=without_file),
+        held_out=held_out,
+        outcomes=outcomes,
+        failed=failed,
+        baseline=thumbnail_baseline(dataset),
+    )
+    report = write_report(build_report(comparison), run.folder)
+    winner = best(outcomes, held_out)
+    decision = compare_with_champion(run.database, winner, held_out)
+    with run.database.write() as session:
+        decision, promoted = _apply(session, run, winner.model_id, decision)
+        finish_run(session, run.lease, RunChange.FINISH)
+    return Finished(
+        run_id=run.id,
+        report=report,
+        outcomes=outcomes,
+        failed=failed,
+        winner=winner.model_id,
+        decision=decision,
+        promoted=promoted,
+        contradicting=dataset.contradicting,
+        without_file=without_file,
+    )
+
+
+def best(outcomes: tuple[BackboneOutcome, ...], held_out: HeldOut) -> BackboneOutcome:
+    """Return the outcome with the highest AUC; of equal ones, the one with the lowest validation loss."""
+
+    def merit(outcome: BackboneOutcome) -> tuple[float, float]:
+        auc = roc_auc_score(held_out.positive, outcome.answers(held_out).probability)
+        return float(auc), -outcome.epochs[-1].valid_loss
+
+    return max(outcomes, key=merit)
+
+
+def compare_with_champion(database: Database, winner: BackboneOutcome, held_out: HeldOut) -> Decision | None:
+    """Return whether the winner may replace the champion; None if there is no other champion."""
+    with database.read() as session:
+        champion = find_champion(session)
+    if champion is None or champion.name == winner.model_id:
+        return None
+    try:
+        runtime = load_model(
+            database.models_folder / champion.name,
+            digest=champion.weights_digest,
+            card=registered_card(champion),
+        )
+    except ModelPreprocessingMismatch as error:
+        # The run must not fail: its winner is what replaces a champion of an earlier version.
+        return incomparable(winner.model_id, champion.name, error)
+    answers = Answers(champion.name, predict(runtime, held_out.pixels), champion.threshold)
+    return decide(winner.answers(held_out), answers, held_out)
+
+
+def _apply(
+    session: Session, run: ClaimedRun, winner: str, decision: Decision | None
+) -> tuple[Decision | None, bool]:
+    """Record a decision and act on it; return it as it holds now, and whether the winner is champion."""
+    if decision is None:
+        return None, False
+    if not lock_if_champion(session, decision.champion):
+        log.warning("run %d: another model became champion during the comparison", run.id)
+        decision = outdated(decision)
+    record(
+        session,
+        "gate.yes" if decision.passed else "gate.no",
+        f"model:{find_model(session, winner).id}",
+        champion=decision.champion,
+        reasons=list(decision.reasons),
+        run=run.id,
+    )
+    promoted = decision.passed and run.plan.promote == "auto"
+    if promoted:
+        promote(session, winner)
+    return decision, promoted
+
+
+def _device_name() -> str:
+    device = best_device()
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

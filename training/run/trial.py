@@ -1,0 +1,141 @@
+"""Trials: each backbone of a run, trained with one seed and stored as a candidate."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+from dataclasses import asdict, dataclass
+
+from db.atomic import DiskFull, is_full
+from db.database_errors import DatabaseFailed
+from db.errors import PneumoscreenError
+from db.lease import LeaseLost
+from db.models.registry import find_model, import_model
+from db.tables import TrainingResult
+from db.training.runs import note_result
+from training.data.dataset import Dataset
+from training.fitting.backbones import RANDOM_WEIGHTS, InitialWeights, check_backbone, find_initial_weights
+from training.fitting.candidate import write_candidate
+from training.fitting.fine_tuning import fit_backbone
+from training.outcome import BackboneOutcome, FailedBackbone
+from training.plan import Plan
+from training.run.claim import ClaimedRun
+from training.run.outcome_file import read_outcome, write_outcome
+from training.run.progress import Interrupted, Progress
+
+log = logging.getLogger(__name__)
+
+
+class TrainingFailed(PneumoscreenError):
+    """Training failed for an unexpected reason. The log says more; `retrain --resume` tries again."""
+
+    code = "training-failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One backbone with one seed."""
+
+    backbone: str
+    seed: int
+    initial: InitialWeights
+    #: Where the trial begins in the whole run, and which part of it it is; both from 0 to 1.
+    start: float
+    share: float
+
+    @property
+    def name(self) -> str:
+        """The name of the trial's folder."""
+        return f"{self.backbone}-{self.seed}"
+
+
+def find_trials(plan: Plan) -> list[Trial]:
+    """Return the trials of a run. Raises BackboneUnknown, InitialWeightsMissing."""
+    recipe = plan.recipe
+    weights = {backbone: _initial(plan, backbone) for backbone in plan.backbones}
+    share = 1 / (len(weights) * recipe.seeds)
+    pairs = [(backbone, recipe.seed + number) for backbone in weights for number in range(recipe.seeds)]
+    return [
+        Trial(backbone, seed, weights[backbone], number * share, share)
+        for number, (backbone, seed) in enumerate(pairs)
+    ]
+
+
+def _initial(plan: Plan, backbone: str) -> InitialWeights:
+    check_backbone(backbone)
+    if backbone in plan.random_weights:
+        return RANDOM_WEIGHTS
+    return find_initial_weights(backbone, plan.weights)
+
+
+def run_trial(
+    run: ClaimedRun, trial: Trial, dataset: Dataset, progress: Progress
+) -> BackboneOutcome | FailedBackbone:
+    """Train one backbone, or return the outcome of an earlier try. Its failure does not affect the others."""
+    file = run.folder / trial.name / "outcome.json"
+    earlier = read_outcome(file)
+    if earlier is not None:
+        return earlier
+    try:
+        outcome = _train(run, trial, dataset, progress)
+    except (LeaseLost, Interrupted, DatabaseFailed):
+        raise
+    except PneumoscreenError as error:
+        problem = error.code
+    except OSError as error:
+        problem = DiskFull.code if is_full(error) else TrainingFailed.code
+        log.exception("training %s failed", trial.backbone)
+    except (RuntimeError, ValueError):  # torch's own errors, such as out of memory
+        problem = TrainingFailed.code
+        log.exception("training %s failed", trial.backbone)
+    else:
+        write_outcome(file, outcome)
+        _record(run, outcome)
+        return outcome
+    finally:
+        gc.collect()
+    with run.database.write() as session:
+        result = TrainingResult(backbone=trial.backbone, seed=trial.seed, problem=problem, epochs=[])
+        note_result(session, run.lease, result)
+    return FailedBackbone(backbone=trial.backbone, seed=trial.seed, problem=problem)
+
+
+def _train(run: ClaimedRun, trial: Trial, dataset: Dataset, progress: Progress) -> BackboneOutcome:
+    fitted = fit_backbone(
+        trial.backbone,
+        dataset,
+        run.plan.recipe,
+        trial.initial,
+        seed=trial.seed,
+        folder=run.folder / trial.name / "checkpoint",
+        on_progress=progress.of_trial(trial.backbone, trial.seed, trial.start, trial.share),
+    )
+    models, initial = run.folder / "models", trial.initial.digest
+    card, probabilities = write_candidate(trial.backbone, fitted, dataset, run.plan.recipe, initial, models)
+    import_model(run.database, models / card.model_id)
+    shutil.rmtree(models / card.model_id)
+    return BackboneOutcome(
+        backbone=trial.backbone,
+        seed=trial.seed,
+        model_id=card.model_id,
+        epochs=fitted.epochs,
+        probabilities=probabilities,
+        temperature=card.temperature,
+        threshold=card.threshold,
+        seconds=fitted.seconds,
+        peak_memory_bytes=fitted.peak_memory_bytes,
+        initial_weights_digest=initial,
+    )
+
+
+def _record(run: ClaimedRun, outcome: BackboneOutcome) -> None:
+    """Record an outcome in the job table."""
+    with run.database.write() as session:
+        result = TrainingResult(
+            backbone=outcome.backbone,
+            seed=outcome.seed,
+            model_id=find_model(session, outcome.model_id).id,
+            epochs=[asdict(epoch) for epoch in outcome.epochs],
+        )
+        note_result(session, run.lease, result)
