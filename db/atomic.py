@@ -1,4 +1,4 @@
-"""What this process writes, for its owner alone, whole or not at all."""
+"""Private files that are written whole or not at all, and the error for a full disk."""
 
 from __future__ import annotations
 
@@ -12,16 +12,40 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-#: What file systems say that have no hard links: FAT and some network shares.
+from db.errors import PneumoscreenError
+
+#: Errors of file systems that have no hard links: FAT and some network shares.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
-#: What they say that cannot write a folder's names out, and of a folder that may be written to and not read.
+#: Errors of file systems that cannot sync a folder, and of a folder that may be written and not read.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)
 
 
-def keep_private() -> None:
-    """Let new files be 0600 and new folders 0700, whatever the shell says, and leave no core dumps.
+class DiskFull(PneumoscreenError):
+    """The disk is full. Make room there, or move the data directory, and do the same again."""
 
-    A core dump of a worker that a damaged image has killed would hold the image and its header.
+    code = "disk-full"
+
+
+@contextmanager
+def needs_room() -> Iterator[None]:
+    """Raise DiskFull if the block finds no room to write."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise DiskFull from None
+
+
+def is_full(error: OSError) -> bool:
+    """Tell whether an error means that the disk, or this user's quota, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def keep_private() -> None:
+    """Create new files with mode 0600 and new folders with 0700, whatever the umask was, and no core dumps.
+
+    If a damaged image ends a worker, a core dump would hold the image and its header.
     """
     os.umask(0o077)
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
@@ -29,7 +53,7 @@ def keep_private() -> None:
 
 
 def create_private(path: Path) -> BinaryIO:
-    """Open a new file that its owner alone can read, in place of whatever was left or planted there.
+    """Open a new file that its owner alone can read. It replaces any file or link of that name.
 
     Raises OSError.
     """
@@ -38,21 +62,21 @@ def create_private(path: Path) -> BinaryIO:
 
 
 def _create(path: Path) -> BinaryIO:
-    # Exclusively: a file that somebody makes meanwhile, or a link, is an error and not written to.
+    # Exclusive: if somebody creates a file or a link meanwhile, this fails and does not write to it.
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb")
 
 
 def partial_beside(path: Path) -> Path:
-    """Return a hidden name in a path's folder that nobody else uses: `.0123456789abcdef.partial`.
+    """Return an unused hidden name in a path's folder: `.0123456789abcdef.partial`.
 
-    Two who write to one path at once never write into one file. What a killed process leaves under such a
-    name can be deleted.
+    Two processes that write to one path at once use different files. A file that a killed process leaves
+    under such a name can be deleted.
     """
     return path.with_name(f".{secrets.token_hex(8)}.partial")
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what killed processes left in a folder that nobody else writes to now."""
+    """Remove the partial files of killed processes from a folder that no other process writes to."""
     for left in folder.glob(".*.partial"):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
@@ -62,10 +86,10 @@ def remove_partials(folder: Path) -> None:
 
 @contextmanager
 def write_whole(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
-    """Open a new private file that gets the path's name when the block ends, and is removed when it raises.
+    """Open a new private file that gets the path's name when the block ends, or is removed when it raises.
 
-    The file and its name outlast a power cut from then on. Without `replace`, a file that has the name
-    already stays, and FileExistsError is raised. The block leaves the file open. Raises OSError.
+    From then on the file and its name survive a power cut. Without `replace`, an existing file stays and
+    FileExistsError is raised. The block must not close the file. Raises OSError.
     """
     partial = partial_beside(path)
     file = _create(partial)
@@ -80,7 +104,7 @@ def write_whole(path: Path, *, replace: bool = True) -> Iterator[BinaryIO]:
 
 
 def place(partial: Path, path: Path, *, replace: bool = True) -> None:
-    """Give a finished file its name, and wait until the name would outlast a power cut.
+    """Give a finished file its name, and wait until the name would survive a power cut.
 
     Without `replace`, it raises FileExistsError if the name is taken. Raises OSError.
     """
@@ -97,7 +121,7 @@ def _link(partial: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # The empty file takes the name first, exclusively; only our own file replaces it.
+        # An empty file reserves the name, exclusively; only our own file replaces it.
         _create(path).close()
         try:
             partial.replace(path)
@@ -109,7 +133,7 @@ def _link(partial: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder would outlast a power cut, if its file system can do that."""
+    """Wait until the names in a folder would survive a power cut, if its file system supports that."""
     try:
         opened = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Connections to the job table and its transactions."""
+"""Connections to the job table, its transactions, and the INSERT that both its databases know."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
@@ -17,14 +18,14 @@ from db.settings import DatabaseSettings
 
 
 class DatabaseUrlInvalid(PneumoscreenError):
-    """`PNEUMOSCREEN_DATABASE_URL` is no URL of SQLite or PostgreSQL. Percent-encode its password."""
+    """`PNEUMOSCREEN_DATABASE_URL` is not a URL of SQLite or PostgreSQL. Percent-encode its password."""
 
     code = "database-url-invalid"
 
 
-#: How soon a server that fell silent is noticed; without them a query would wait for hours on a connection
-#: that a firewall has forgotten (libpq 34.1.2). Seconds, the last in milliseconds.
-_NOTICE = {
+#: Timeouts that detect a server that does not answer (libpq, 34.1.2), in seconds, the last in milliseconds.
+#: Without them a query could wait for hours on a connection that a firewall has dropped.
+_TIMEOUTS = {
     "connect_timeout": 10,
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -32,9 +33,13 @@ _NOTICE = {
     "tcp_user_timeout": 30_000,
 }
 
-#: Connections that a process keeps open: the two batches of a worker, and whatever else there is, need more
-#: than these for moments alone. PostgreSQL takes 100 of all processes together (`max_connections`).
+#: Connections that a process keeps open. The two batches of a worker need more for moments only, and
+#: PostgreSQL accepts 100 from all processes together (`max_connections`).
 _KEPT_CONNECTIONS = 2
+
+
+#: An INSERT that has ON CONFLICT.
+Upsert = postgresql.Insert | sqlite.Insert
 
 
 class Database:
@@ -50,14 +55,14 @@ class Database:
     def write(self) -> Iterator[Session]:
         """Open a transaction that commits when the block ends and rolls back when it raises.
 
-        Raises DatabaseFailed; where the connection was lost while it committed, it may have committed.
+        Raises DatabaseFailed. If the connection is lost during the commit, it may have succeeded.
         """
         with our_errors(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Open a transaction that sees one state of the database and waits for no writer.
+        """Open a transaction that sees one snapshot of the database and waits for no writer.
 
         Raises DatabaseFailed.
         """
@@ -69,41 +74,56 @@ class Database:
         self.engine.dispose()
 
 
+def on_postgresql(session: Session) -> bool:
+    """Tell whether a session's database is PostgreSQL, and not SQLite."""
+    return session.get_bind().dialect.name == "postgresql"
+
+
+def upsert(session: Session, table: type[Any]) -> Upsert:
+    """Return an INSERT that has ON CONFLICT: each database has one of its own."""
+    return postgresql.insert(table) if on_postgresql(session) else sqlite.insert(table)
+
+
+def insert_new(session: Session, table: type[Any]) -> Upsert:
+    """Return an INSERT that skips rows that break a unique constraint."""
+    return upsert(session, table).on_conflict_do_nothing()
+
+
 def _engine(settings: DatabaseSettings) -> Engine:
     try:
-        # Not a URL with the file's path in it, which may hold what a URL gives a meaning.
+        # The path is not written into a URL's text: it may hold characters that mean something there.
         in_home = None if settings.url else URL.create("sqlite", database=str(settings.file))
         parsed = in_home or make_url(settings.url)
-    except (ArgumentError, ValueError):  # the second quotes what stands after a password's colon
+    except (ArgumentError, ValueError):  # the ValueError would show a part of the password
         raise DatabaseUrlInvalid from None
-    if "@" in (parsed.host or ""):  # the rest of a password, which would be looked up as a host
+    if "@" in (parsed.host or ""):  # a part of the password, which would go to the name server
         raise DatabaseUrlInvalid
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         return _sqlite_engine(parsed, settings.database_busy_seconds)
     if backend != "postgresql":
         raise DatabaseUrlInvalid(backend)
-    # Psycopg 3, whatever the URL says of a driver: it is the one that is installed.
+    # Psycopg 3 is the driver that is installed, whatever driver the URL names.
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
         pool_size=_KEPT_CONNECTIONS,
         hide_parameters=True,
-        connect_args={name: value for name, value in _NOTICE.items() if name not in parsed.query},
+        connect_args={name: value for name, value in _TIMEOUTS.items() if name not in parsed.query},
     )
 
 
 def _for_reading(engine: Engine) -> Engine:
-    """Return an engine on the same connections, whose transactions see one state and cannot write."""
+    """Return an engine on the same connections, whose transactions see one snapshot and cannot write."""
     if engine.dialect.name == "sqlite":
-        return engine.execution_options(reads_only=True)  # a transaction of SQLite sees one state anyway
-    # Otherwise each statement would see what was committed before it.
+        return engine.execution_options(reads_only=True)  # a transaction of SQLite sees one snapshot anyway
+    # By default each statement would see what was committed before it.
     return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 def _sqlite_engine(url: Any, busy_seconds: float) -> Engine:
     if url.database and not url.database.startswith("file:"):
-        # It holds patient data: nobody else may look in. SQLite gives its side files the same mode.
+        # It holds patient data: only its owner may read it. SQLite's side files get the same mode.
         file = Path(url.database)
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not file.exists():
@@ -112,7 +132,7 @@ def _sqlite_engine(url: Any, busy_seconds: float) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _on_connect(connection: Any, _record: Any) -> None:
-        # The driver must not begin transactions by itself: _on_begin does.
+        # The driver must not begin transactions itself: _on_begin does.
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")
@@ -121,8 +141,8 @@ def _sqlite_engine(url: Any, busy_seconds: float) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _on_begin(connection: Connection) -> None:
-        # A transaction that reads first and writes later cannot wait for another writer, it fails
-        # at once with "database is locked". Taking the write lock at the start can wait.
+        # A transaction that reads first and writes later would fail at once with "database is locked" if
+        # another one writes. A transaction that takes the write lock at its start waits for it.
         reads_only = connection.get_execution_options().get("reads_only", False)
         connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
 

@@ -1,30 +1,4 @@
-"""The states of the job table, and every transition between them.
-
-```
-image   pending ──dispatch──► queued ──claim──► running ──complete──► done | skipped | failed
-           ▲                    │                  │                            │
-           └──cancelled batch───┴──expired lease───┘ ◄───────────retry──────────┘
-
-batch   queued ──claim──► running ──complete──► done
-           ▲                 │
-           └──expired lease──┤ (first time)
-                             └──expired again──► split (its images go on in smaller batches)
-        queued ──cancel, another champion──► cancelled
-
-ingest  running ──walked──► ended (with the last one, its cohort is ready)
-           ▲  └──expired lease, error──► broken-off ──cancel──► ended
-           └────────submit again──── broken-off | ended
-
-night   waiting ──claim──► ingesting ──walked──► screening ──► done
-           ▲                   │                     └─end of window─► held ──► done
-           └───expired lease───┴──source away until the window's end─► failed
-
-run     queued ──claim──► running ──finish──► done | failed
-           ▲                 │
-           ├──expired lease──┤ (on the training queue)
-           └────resume── stopped ◄── Ctrl-C, expired lease (of a command); failed
-```
-"""
+"""The states of the job table; `db.transitions` says which may follow which."""
 
 from __future__ import annotations
 

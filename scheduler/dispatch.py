@@ -9,10 +9,12 @@ import time
 from db.audit.chain import seal
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.jobs.batches import batches_to_ring, cohorts_to_dispatch, count_queued, cut_batches, mark_rung
-from db.jobs.claims import any_lapsed, expire
+from db.jobs.batches import cohorts_to_dispatch, cut_batches
 from db.jobs.ingests import expire_ingests
-from db.training.runs import count_queued_runs, expire_runs, mark_runs_rung, runs_to_ring
+from db.jobs.notifications import count_waiting, mark_notified, rows_to_notify
+from db.jobs.sweep import any_expired, expire_batches
+from db.tables import Batch, TrainingRun
+from db.training.runs import expire_runs
 from db.upkeep.counters import fold
 from db.upkeep.ended_batches import count_ended
 from scheduler.settings import SchedulerSettings
@@ -42,24 +44,24 @@ def dispatch(database: Database, settings: SchedulerSettings, notifier: Notifier
                 in_flight=settings.batches_in_flight,
             )
     with database.read() as session:
-        due = batches_to_ring(session, again_seconds=settings.ring_again_seconds)
-        queued = count_queued(session)
+        due = rows_to_notify(session, Batch, again_seconds=settings.ring_again_seconds)
+        queued = count_waiting(session, Batch)
     notified = notify_queue(notifier, due, open_rows=queued)
     if notified:
         with database.write() as session:
-            mark_rung(session, notified)
+            mark_notified(session, Batch, notified)
     return len(notified)
 
 
 def dispatch_runs(database: Database, settings: SchedulerSettings, notifier: Notifier) -> int:
     """Send notifications for training runs that wait for a worker; return how many were sent."""
     with database.read() as session:
-        due = runs_to_ring(session, again_seconds=settings.ring_again_seconds)
-        queued = count_queued_runs(session)
+        due = rows_to_notify(session, TrainingRun, again_seconds=settings.ring_again_seconds)
+        queued = count_waiting(session, TrainingRun)
     notified = notify_queue(notifier, due, open_rows=queued)
     if notified:
         with database.write() as session:
-            mark_runs_rung(session, notified)
+            mark_notified(session, TrainingRun, notified)
     return len(notified)
 
 
@@ -85,9 +87,9 @@ class Sweeper:
                 graceful = time.monotonic() - self._unavailable_at < _GRACE_SECONDS
                 lost = 0
                 if not graceful:
-                    lost = expire(session) + expire_runs(session)
+                    lost = expire_batches(session) + expire_runs(session)
                     expire_ingests(session)
-                    if any_lapsed(session):
+                    if any_expired(session):
                         self._unavailable_at = time.monotonic()
         except DatabaseFailed:
             self._unavailable_at = time.monotonic()

@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.heartbeat import Heartbeat
 from db.jobs.cohorts import CohortUnknown, find_cohort, open_cohort
 from db.jobs.images import add_images, held_uris
-from db.jobs.ingests import IngestLease, IngestTakenOver, begin_ingest, break_off, end_ingest, keep_ingest
-from db.jobs.sources import take_source
+from db.jobs.ingests import HeldIngest, IngestTakenOver, begin_ingest, break_off, end_ingest
+from db.jobs.sources import ensure_source
+from db.lease import Heartbeat
 from db.models.registry import champion, find_model
 from db.tables import Cohort
 from db.text import is_too_long
@@ -116,29 +116,29 @@ def submit(
         if wanted is None:
             champion(session)
         cohort = open_cohort(session, name, source=source.described, priority=priority, model=wanted)
-        lease = take_ingest(session, cohort.id, source.described)
+        ingest = take_ingest(session, cohort.id, source.described)
         source_id = None
         if chunk:
-            source_id = take_source(session, cohort.id, root_of(source.described, chunk[0].uri))
+            source_id = ensure_source(session, cohort.id, root_of(source.described, chunk[0].uri))
         hooks.on_open(session, cohort)
     taken = new = 0
     taken_over = False
     try:
-        with _kept(database, lease):
+        with _kept(database, ingest):
             while chunk:
                 with database.write() as session:
-                    new += add_images(session, lease.cohort_id, chunk, ingest=lease, source_id=source_id)
+                    new += add_images(session, ingest.cohort_id, chunk, ingest=ingest, source_id=source_id)
                 taken += len(chunk)
                 hooks.on_found()
                 chunk = next(images, None)
             with database.write() as session:
-                end_ingest(session, lease)
+                end_ingest(session, ingest)
     except IngestTakenOver:
         taken_over = True
     if new:
         ask_for_batches()
     return Submitted(
-        cohort_id=lease.cohort_id,
+        cohort_id=ingest.cohort_id,
         cohort=name,
         found=held.count + taken,
         new=new,
@@ -175,27 +175,22 @@ class _Held:
         """Do nothing: a cohort remembers images alone."""
 
 
-def take_ingest(session: Session, cohort_id: int, source: str) -> IngestLease:
+def take_ingest(session: Session, cohort_id: int, source: str) -> HeldIngest:
     """Open the ingest of a source into a cohort, with a lease for this process."""
     owner = f"{socket.gethostname()}:{os.getpid()}"
     return begin_ingest(session, cohort_id, source, owner=owner, lease_seconds=_LEASE_SECONDS)
 
 
 @contextmanager
-def _kept(database: Database, lease: IngestLease) -> Iterator[None]:
+def _kept(database: Database, ingest: HeldIngest) -> Iterator[None]:
     """Renew an ingest's lease while the block runs; if the block raises, the ingest has broken off."""
     try:
-        with Heartbeat(
-            database,
-            f"ingest {lease.ingest_id}",
-            lease.seconds,
-            lambda session: keep_ingest(session, lease),
-        ):
+        with Heartbeat(database, ingest.lease):
             yield
     except BaseException:
         # If the job table is unavailable, the lease expires by itself.
         with suppress(DatabaseFailed), database.write() as session:
-            break_off(session, lease)
+            break_off(session, ingest)
         raise
 
 

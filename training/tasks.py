@@ -35,7 +35,7 @@ def _database() -> Database:
 def train_run(run_id: int) -> None:
     """Take a training run up, or do nothing where it is not there to be taken: doubled messages are."""
     # Here, not above: an idle training worker holds no torch.
-    from db.jobs.claims import LeaseLost
+    from db.lease import LeaseLost
     from db.training.runs import RunNotOpen
     from training.run.lifecycle import train
     from training.run.progress import Interrupted, Step

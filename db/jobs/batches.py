@@ -1,13 +1,14 @@
-"""Batches: cutting them, and ringing the broker for them.
+"""Cutting batches: which cohort is next, and which of its pending images go into a batch.
 
-Every function here works in the caller's transaction and is safe to repeat.
+Every function works in the caller's transaction and is safe to repeat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy import and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
@@ -17,43 +18,44 @@ from db.models.registry import champion
 from db.queries.counts import cohorts_with
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Source
+from db.transitions import BatchChange, ImageChange, Transition, change
 
 #: The smallest batch: one forward pass of a CPU worker.
 SMALLEST_BATCH = 16
 
-#: A cohort is cut into at least about this many batches, so that a small one still spreads over
-#: workers and shows progress.
+#: A cohort is cut into at least about this many batches, so that a small one is spread over several workers
+#: and shows progress.
 BATCHES_PER_COHORT = 16
 
 
 def cut_batches(session: Session, cohort_id: int, *, batch_images: int, in_flight: int) -> list[int]:
-    """Group a cohort's pending images into batches until `in_flight` are under way; return the new ids.
+    """Group a cohort's pending images into batches until `in_flight` are unfinished; return the new ids.
 
-    A batch holds images of one source, so that one that is unavailable holds up no other; of such a source
-    one batch at a time is cut to try it, beside the others. The batches are pinned to the cohort's model, or
-    else the champion. Two dispatchers at once cut no image twice: the cohort's row is locked.
+    A batch holds images of one source, so that an unavailable source delays no other. For a source that is
+    unavailable, one batch at a time is cut beyond `in_flight`, to try it. The batches are pinned to the
+    cohort's model, or else to the champion. Two dispatchers cut no image twice: the cohort's row is locked.
     Raises NoChampion.
     """
     cohort = lock_cohort(session, cohort_id)
     if cohort.state is CohortState.CANCELLED:
         return []
-    free = in_flight - _under_way(session, cohort_id)
+    room = in_flight - _unfinished(session, cohort_id)
     size = _batch_size(session, cohort_id, batch_images)
     to_try = sources_to_try(session, cohort_id)
-    to_cut = sources_to_cut(session, cohort_id) if free > 0 else []
+    to_cut = sources_to_cut(session, cohort_id) if room > 0 else []
     if not to_try and not to_cut:
         return []
     model_id = cohort.model_id or champion(session).id
     cut: list[int] = []
     for source_id in to_cut:
-        while len(cut) < free and (batch := _cut_one(session, cohort_id, source_id, model_id, size)):
+        while len(cut) < room and (batch := _cut_one(session, cohort_id, source_id, model_id, size)):
             cut.append(batch)
     tries = [_cut_one(session, cohort_id, source_id, model_id, size) for source_id in to_try]
     return cut + [batch for batch in tries if batch]
 
 
-def _under_way(session: Session, cohort_id: int) -> int:
-    """Count a cohort's batches that are not done, without those of sources that are waited for."""
+def _unfinished(session: Session, cohort_id: int) -> int:
+    """Count a cohort's queued and running batches, without those of unavailable sources."""
     unfinished = Batch.state.in_((BatchState.QUEUED, BatchState.RUNNING))
     query = select(func.count()).select_from(Batch).outerjoin(Source, Source.id == Batch.source_id)
     return session.scalars(
@@ -62,11 +64,11 @@ def _under_way(session: Session, cohort_id: int) -> int:
 
 
 def _batch_size(session: Session, cohort_id: int, batch_images: int) -> int:
-    """Return how many images go into a batch; looks no further than it takes to know."""
+    """Return how many images go into a batch; counts no more of them than necessary."""
     enough = batch_images * BATCHES_PER_COHORT
     images = select(Image.id).where(Image.cohort_id == cohort_id).limit(enough).subquery()
-    seen = session.scalars(select(func.count()).select_from(images)).one()
-    return min(batch_images, max(SMALLEST_BATCH, seen // BATCHES_PER_COHORT))
+    counted = session.scalars(select(func.count()).select_from(images)).one()
+    return min(batch_images, max(SMALLEST_BATCH, counted // BATCHES_PER_COHORT))
 
 
 def _cut_one(session: Session, cohort_id: int, source_id: int | None, model_id: int, size: int) -> int | None:
@@ -74,7 +76,7 @@ def _cut_one(session: Session, cohort_id: int, source_id: int | None, model_id: 
     image_ids = session.scalars(pending).all()
     if not image_ids:
         return None
-    return new_batch(session, cohort_id, model_id, image_ids, source_id=source_id)
+    return new_batch(session, cohort_id, model_id, image_ids, ImageChange.CUT, source_id=source_id)
 
 
 def new_batch(
@@ -82,32 +84,29 @@ def new_batch(
     cohort_id: int,
     model_id: int,
     image_ids: Sequence[int],
+    transition: Transition[Any],
     *,
     source_id: int | None = None,
 ) -> int:
-    """Put images of a source into a new batch and return its id."""
+    """Put images of one source into a new batch, through a transition; return the batch's id."""
     batch = Batch(
         cohort_id=cohort_id,
         model_id=model_id,
         source_id=source_id,
-        state=BatchState.QUEUED,
+        state=BatchChange.CUT.to,
         size=len(image_ids),
     )
     session.add(batch)
     session.flush()
-    session.execute(
-        update(Image)
-        .where(Image.id.in_(image_ids))
-        .values(state=ImageState.QUEUED, batch_id=batch.id)
-        .execution_options(synchronize_session=False)
-    )
+    change(session, Image, transition, Image.id.in_(image_ids), batch_id=batch.id)
     return batch.id
 
 
 def cohorts_to_dispatch(session: Session) -> list[int]:
-    """Return the cohorts whose turn it is: of those with pending images, the ones of highest priority.
+    """Return the cohorts to cut batches from: of those with pending images, the ones of highest priority.
 
-    One that waits for something, as its model or all its sources, is tried in its turn but holds up nobody.
+    A cohort that waits, because its model or all its sources are unavailable, is tried as well but does not
+    hold up cohorts of lower priority.
     """
     can_be_cut = has_pending(waiting=False)
     goes_on = and_(Cohort.waits_for.is_(None), can_be_cut)
@@ -124,42 +123,3 @@ def cohorts_to_dispatch(session: Session) -> list[int]:
     rows = session.execute(query).all()
     bar = max((row.priority for row in rows if row.goes_on), default=None)
     return [row.id for row in rows if bar is None or row.priority >= bar]
-
-
-def can_be_claimed() -> ColumnElement[bool]:
-    """Match batches that do not wait for something that was unavailable."""
-    return or_(Batch.claim_after.is_(None), Batch.claim_after <= database_now())
-
-
-def count_queued(session: Session) -> int:
-    """Count the batches that workers may claim: so many messages are enough, whatever they name."""
-    queued = select(func.count()).where(Batch.state == BatchState.QUEUED, can_be_claimed())
-    return session.scalars(queued).one()
-
-
-def batches_to_ring(session: Session, *, again_seconds: float) -> list[int]:
-    """Return queued batches that the broker has not been told of, or that nobody came for since."""
-    stale = or_(Batch.rung_at.is_(None), Batch.rung_at < database_now() - again_seconds)
-    query = select(Batch.id).where(Batch.state == BatchState.QUEUED, can_be_claimed(), stale)
-    # What was never rung for comes first, if the broker needs fewer messages.
-    return list(session.scalars(query.order_by(Batch.rung_at.is_not(None), Batch.id)))
-
-
-def mark_rung(session: Session, batch_ids: Sequence[int]) -> None:
-    """Note that the broker has been told of these batches."""
-    session.execute(
-        update(Batch)
-        .where(Batch.id.in_(batch_ids))
-        .values(rung_at=database_now())
-        .execution_options(synchronize_session=False)
-    )
-
-
-def forget_rings(session: Session) -> None:
-    """Let every queued batch be rung for again, as when a broker starts empty."""
-    session.execute(
-        update(Batch)
-        .where(Batch.state == BatchState.QUEUED)
-        .values(rung_at=None)
-        .execution_options(synchronize_session=False)
-    )

@@ -1,54 +1,42 @@
-"""Batches under a lease: claiming, keeping, finishing and losing them.
+"""Batches in a worker's hands: claiming, completing and returning them.
 
-Every function here works in the caller's transaction and is safe to repeat, late or twice: what it
-changes is guarded by the state, and for a holder by the lease token, that it expects to find.
+Every function works in the caller's transaction. Each is safe to repeat, late or twice: a change is guarded
+by the state that it starts from, and a holder's change by its lease.
 """
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, and_, case, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import case, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
-from db.errors import PneumoscreenError
-from db.jobs.batches import can_be_claimed, new_batch
-from db.jobs.cohorts import cancel, lock_cohort, lock_cohorts_of
-from db.jobs.duplicates import gives_place_up, take_over
-from db.jobs.problems import Cancelled, ImageProblem, SourceAway, WaitedTooLong, WorkerLost
-from db.jobs.sources import Wait, found_again, root_of_earlier_version, wait_for_source
+from db.engine import upsert
+from db.jobs.cohorts import cancel, lock_cohort
+from db.jobs.duplicates import may_be_of_one_copy, promote_duplicates
+from db.jobs.notifications import waiting
+from db.jobs.problems import ImageProblem, SourceAway, WaitedTooLong
+from db.jobs.sources import Backoff, delay_source, end_waits, root_of_earlier_version
+from db.lease import Lease, claiming, new_lease, release
 from db.models.registry import champion
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Prediction, Source
-
-#: Claims that a batch may lose before it is taken apart. Two, so that one power cut splits nothing.
-ATTEMPTS = 2
-
-#: Parts that a lost batch is split into: 256 images come down to the culprit in three splits.
-PARTS = 8
-
-
-class LeaseLost(PneumoscreenError):
-    """The batch was taken away from this worker, which held it for too long without a sign of life."""
-
-    code = "lease-lost"
+from db.transitions import BatchChange, ImageChange, Transition, change
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """An image to screen."""
+class ClaimedImage:
+    """An image of a claimed batch."""
 
     image_id: int
     uri: str
     frame: int
-    #: Bytes, time of the last change and SOP Instance UID as it was taken in; None where it is not known.
+    #: Size in bytes, time of change and SOP Instance UID when it was added; None if unknown.
     size: int | None = None
     modified: float | None = None
     instance_uid: str | None = None
@@ -56,19 +44,19 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """A batch that this worker holds."""
+    """A batch that this worker has claimed."""
 
     batch_id: int
     cohort_id: int
     model_id: int
-    #: Where the images come from; None for those of an earlier version, which come from `source`.
+    #: The row of `source`; None for images that an earlier version added.
     source_id: int | None
+    #: Where the images come from.
     source: str
-    #: Shown with every write; whoever claims next has another one.
-    token: str
-    #: Which claim of the batch it is, counted from 1.
+    lease: Lease
+    #: The number of this claim of the batch, from 1.
     attempt: int
-    items: tuple[Item, ...]
+    images: tuple[ClaimedImage, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,17 +67,17 @@ class Screened:
     #: P(PNEUMONIA).
     probability: float
     label: str
-    #: Number format that the probability was computed in.
+    #: The number format of the forward pass.
     precision: str
     #: SHA-256 of the file's bytes.
     input_digest: str
-    #: Probability by type of pneumonia, from a model that tells types apart.
+    #: The probability of each type of pneumonia, if the model distinguishes types.
     types: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NotScreened:
-    """An image's problem."""
+    """The problem that an image has instead of a prediction."""
 
     image_id: int
     problem: ImageProblem
@@ -97,7 +85,7 @@ class NotScreened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """What all predictions of a batch have in common."""
+    """What all predictions of a batch have in common, and what explains them later."""
 
     threshold: float
     runtime: str
@@ -107,141 +95,122 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """What a batch took so far."""
+    """What a batch cost before its results were written."""
 
-    #: Seconds that the worker waited for decoded pictures.
+    #: Seconds in which the worker waited for decoded pictures.
     decode_seconds: float
     #: Seconds of forward passes.
     forward_seconds: float
-    #: The most that its process has held of its GPU's memory; None on a CPU.
+    #: The peak of GPU memory of the worker's process; None on a CPU.
     gpu_memory_bytes: int | None
 
 
 def claim(session: Session, batch_id: int, *, owner: str, lease_seconds: float) -> Claim | None:
-    """Take a queued batch, or return None where there is nothing to take (claimed, done, cancelled, gone)."""
-    token = secrets.token_hex(16)
-    taken = session.execute(
-        update(Batch)
-        .where(Batch.id == batch_id, Batch.state == BatchState.QUEUED)
-        .values(
-            state=BatchState.RUNNING,
-            attempt=Batch.attempt + 1,
-            claim_after=None,
-            lease_token=token,
-            lease_owner=owner,
-            lease_until=database_now() + lease_seconds,
-        )
-        .returning(Batch.cohort_id, Batch.model_id, Batch.source_id, Batch.attempt)
-        .execution_options(synchronize_session=False)
+    """Claim a queued batch; return None if it is not queued (claimed, done, cancelled or deleted)."""
+    lease = new_lease(Batch, batch_id, seconds=lease_seconds)
+    claimed = session.execute(
+        claiming(
+            lease, BatchChange.CLAIM, attempt=Batch.attempt + 1, claim_after=None, lease_owner=owner
+        ).returning(Batch.cohort_id, Batch.model_id, Batch.source_id, Batch.attempt)
     ).one_or_none()
-    if taken is None:
+    if claimed is None:
         return None
-    _move_images(
-        session,
-        batch_id,
-        Image.state == ImageState.QUEUED,
-        state=ImageState.RUNNING,
-        attempts=Image.attempts + 1,
-    )
+    of_batch = Image.batch_id == batch_id
+    change(session, Image, ImageChange.CLAIM, of_batch, attempts=Image.attempts + 1)
     rows = session.execute(
         select(Image.id, Image.uri, Image.frame, Image.size, Image.modified, Image.instance_uid)
-        .where(Image.batch_id == batch_id, Image.state == ImageState.RUNNING)
+        .where(of_batch, Image.state == ImageState.RUNNING)
         .order_by(Image.id)
     )
-    items = tuple(Item(*row) for row in rows)
+    images = tuple(ClaimedImage(*row) for row in rows)
     return Claim(
         batch_id=batch_id,
-        cohort_id=taken.cohort_id,
-        model_id=taken.model_id,
-        source_id=taken.source_id,
-        source=_source(session, taken.cohort_id, taken.source_id, items),
-        token=token,
-        attempt=taken.attempt,
-        items=items,
+        cohort_id=claimed.cohort_id,
+        model_id=claimed.model_id,
+        source_id=claimed.source_id,
+        source=_source(session, claimed.cohort_id, claimed.source_id, images),
+        lease=lease,
+        attempt=claimed.attempt,
+        images=images,
     )
 
 
-def _source(session: Session, cohort_id: int, source_id: int | None, items: Sequence[Item]) -> str:
+def _source(session: Session, cohort_id: int, source_id: int | None, images: Sequence[ClaimedImage]) -> str:
     if source_id is not None:
         return session.scalars(select(Source.uri).where(Source.id == source_id)).one()
     described = session.scalars(select(Cohort.source).where(Cohort.id == cohort_id)).one()
-    return root_of_earlier_version(described, items[0].uri) if items else described
+    return root_of_earlier_version(described, images[0].uri) if images else described
 
 
 def most_urgent(session: Session, named: int) -> int | None:
-    """Return the batch that a worker is to claim, or None if none is queued.
+    """Return the batch that a worker should claim, or None if no batch waits.
 
-    It is one of a cohort of the highest priority: the `named` one if it is among them, else the oldest.
+    It is a batch of a cohort of the highest priority: the `named` one if that is among them, else the oldest.
     """
     query = (
         select(Batch.id)
         .join(Cohort, Cohort.id == Batch.cohort_id)
-        .where(Batch.state == BatchState.QUEUED, can_be_claimed())
+        .where(waiting(Batch))
         .order_by(Cohort.priority.desc(), case((Batch.id == named, 0), else_=1), Batch.id)
         .limit(1)
     )
     return session.scalars(query).first()
 
 
-def keep(session: Session, batch_id: int, token: str, *, lease_seconds: float) -> None:
-    """Put off the end of a lease. Raises LeaseLost where it is no longer held."""
-    _as_holder(session, batch_id, token, lease_until=database_now() + lease_seconds)
-
-
 def complete(
     session: Session,
-    claimed: Claim,
+    claim: Claim,
     screened: Sequence[Screened],
     not_screened: Sequence[NotScreened],
     provenance: Provenance,
     effort: Effort,
 ) -> None:
-    """Write a batch's predictions, the states of its images and its own, all or nothing.
+    """Write a batch's predictions, its images' states and its own state, all or nothing.
 
-    Raises LeaseLost, and the caller's transaction rolls back, where the lease is no longer held.
+    Raises LeaseLost if the lease is lost; the caller's transaction then rolls back.
     """
     start = time.monotonic()
-    instances = {item.image_id for item in claimed.items if item.instance_uid is not None}
-    gave_up = [
-        one.image_id for one in not_screened if gives_place_up(one.problem) and one.image_id in instances
+    with_instance = {image.image_id for image in claim.images if image.instance_uid is not None}
+    failed_copies = [
+        one.image_id
+        for one in not_screened
+        if may_be_of_one_copy(one.problem) and one.image_id in with_instance
     ]
-    # The cohort first, as whoever takes another copy in at this moment does.
-    cohort = lock_cohort(session, claimed.cohort_id) if gave_up else None
-    _as_holder(
-        session,
-        claimed.batch_id,
-        claimed.token,
-        state=BatchState.DONE,
-        lease_token=None,
-        lease_until=None,
-        finished_at=database_now(),
-    )
+    # The cohort is locked first, as when another copy is added at this moment.
+    cohort = lock_cohort(session, claim.cohort_id) if failed_copies else None
+    release(session, claim.lease, BatchChange.COMPLETE, finished_at=database_now())
     if screened:
-        _upsert_predictions(session, claimed.model_id, screened, provenance)
-    _note_outcomes(session, claimed.model_id, screened, not_screened)
+        _upsert_predictions(session, claim.model_id, screened, provenance)
+    _write_outcomes(session, claim.model_id, screened, not_screened)
     if cohort is not None and cohort.state is not CohortState.CANCELLED:
-        take_over(session, cohort.id, gave_up)
+        promote_duplicates(session, cohort.id, failed_copies)
     session.execute(
         update(Cohort)
-        .where(Cohort.id == claimed.cohort_id, Cohort.waits_for.is_not(None))
+        .where(Cohort.id == claim.cohort_id, Cohort.waits_for.is_not(None))
         .values(waits_for=None, waits_since=None)
     )
-    if claimed.source_id is not None:
-        found_again(session, Source.id == claimed.source_id)
-    took = asdict(effort) | {"write_seconds": time.monotonic() - start}
-    session.execute(update(Batch).where(Batch.id == claimed.batch_id).values(**took))
+    if claim.source_id is not None:
+        end_waits(session, Source.id == claim.source_id)
+    cost = asdict(effort) | {"write_seconds": time.monotonic() - start}
+    session.execute(update(Batch).where(Batch.id == claim.batch_id).values(**cost))
 
 
-def ended_here(session: Session, claimed: Claim, *, owner: str) -> bool:
-    """Whether a batch was completed under this claim, for whoever got no answer to the commit of it."""
-    query = select(Batch.state, Batch.lease_owner, Batch.attempt).where(Batch.id == claimed.batch_id)
-    return tuple(session.execute(query).one()) == (BatchState.DONE, owner, claimed.attempt)
+def was_completed(session: Session, claim: Claim, *, owner: str) -> bool:
+    """Tell whether a batch was completed under this claim: the answer to a commit may have been lost."""
+    query = select(Batch.state, Batch.lease_owner, Batch.attempt).where(Batch.id == claim.batch_id)
+    return tuple(session.execute(query).one()) == (BatchState.DONE, owner, claim.attempt)
 
 
-def _note_outcomes(
+#: How a screened batch changes its images, by the state that they end in.
+_OUTCOMES: dict[ImageState, Transition[ImageState]] = {
+    one.to: one for one in (ImageChange.FINISH, ImageChange.SKIP, ImageChange.FAIL)
+}
+
+
+def _write_outcomes(
     session: Session, model_id: int, screened: Sequence[Screened], not_screened: Sequence[NotScreened]
 ) -> None:
-    """Write the states of images: one statement for all that ended alike, as each is counted by itself."""
+    """Write the states of images, with one statement for each outcome: a trigger counts each statement."""
     of_prediction = (
         select(Prediction.input_digest)
         .where(Prediction.image_id == Image.id, Prediction.model_id == model_id)
@@ -253,21 +222,16 @@ def _note_outcomes(
     if screened:
         outcomes[ImageState.DONE, None] = [one.image_id for one in screened]
     for (state, problem), image_ids in outcomes.items():
-        values: dict[str, Any] = {"state": state, "problem": problem}
+        values: dict[str, Any] = {"problem": problem}
         if state is ImageState.DONE:
             values["digest"] = of_prediction
-        session.execute(
-            update(Image)
-            .where(Image.id.in_(image_ids))
-            .values(**values)
-            .execution_options(synchronize_session=False)
-        )
+        change(session, Image, _OUTCOMES[state], Image.id.in_(image_ids), **values)
 
 
 def _upsert_predictions(
     session: Session, model_id: int, screened: Sequence[Screened], provenance: Provenance
 ) -> None:
-    """Write predictions; one that is there already for the same image and model is replaced."""
+    """Write predictions; an existing one of the same image and model is replaced."""
     rows = [
         {
             "image_id": one.image_id,
@@ -284,137 +248,48 @@ def _upsert_predictions(
         }
         for one in screened
     ]
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    insert = dialect.insert(Prediction)
+    insert = upsert(session, Prediction)
     replaced = {name: insert.excluded[name] for name in rows[0] if name not in ("image_id", "model_id")}
-    upsert = insert.on_conflict_do_update(
+    statement = insert.on_conflict_do_update(
         index_elements=["image_id", "model_id"], set_=replaced | {"created_at": database_now()}
     )
-    session.execute(upsert, rows)
+    session.execute(statement, rows)
 
 
-def give_back(session: Session, batch_id: int, token: str, *, wait: Wait | None = None) -> None:
-    """Let the batch be claimed again: at once or, if something it needs is unavailable, after a `wait`.
+def requeue(session: Session, lease: Lease, *, backoff: Backoff | None = None) -> None:
+    """Return a batch so that it can be claimed again: at once or, with a `backoff`, after a pause.
 
-    The claim is not counted against the batch. If its source is unavailable, nothing of that is handed out
-    before the next try. If the cohort follows the champion and there is another one by now, the batch's
-    images go into new batches. Images that have waited for too long fail; those of a cohort that was
-    cancelled meanwhile are skipped. Raises LeaseLost.
+    This claim does not count towards the limit of attempts. If the batch's source is unavailable, no other
+    batch of that source is claimed before the next try. If the cohort follows the champion and another model
+    is champion by now, the images go into new batches. Images that have waited for too long fail. Images of a
+    cohort that was cancelled meanwhile are skipped. Raises LeaseLost.
     """
-    _as_holder(
-        session,
-        batch_id,
-        token,
-        state=BatchState.QUEUED,
-        attempt=Batch.attempt - 1,
-        lease_token=None,
-        lease_until=None,
-        rung_at=None,
-    )
-    _move_images(session, batch_id, Image.state == ImageState.RUNNING, state=ImageState.QUEUED)
-    batch = session.get_one(Batch, batch_id, populate_existing=True)
+    release(session, lease, BatchChange.GIVE_BACK, attempt=Batch.attempt - 1, notified_at=None)
+    change(session, Image, ImageChange.REQUEUE, Image.batch_id == lease.row_id)
+    batch = session.get_one(Batch, lease.row_id, populate_existing=True)
     cohort = lock_cohort(session, batch.cohort_id)
     if cohort.state is CohortState.CANCELLED:
         cancel(session, cohort)
-    elif wait is not None and wait.code == SourceAway.code:
-        wait_for_source(session, batch, cohort, wait)
-    elif wait is not None:
-        _wait_for_means(session, batch, cohort, wait)
+    elif backoff is not None and backoff.code == SourceAway.code:
+        delay_source(session, batch, cohort, backoff)
+    elif backoff is not None:
+        _delay(session, batch, cohort, backoff)
 
 
-def _wait_for_means(session: Session, batch: Batch, cohort: Cohort, wait: Wait) -> None:
-    """Keep a batch until its model, a device or decoders may be there, or fail its images."""
+def _delay(session: Session, batch: Batch, cohort: Cohort, backoff: Backoff) -> None:
+    """Let a batch wait until its model, a device or the decoders may be available, or fail its images."""
     now = session.scalars(select(database_now())).one()
     since = now if cohort.waits_since is None else cohort.waits_since
-    cohort.waits_for, cohort.waits_since = wait.code, since
-    queued = Image.state == ImageState.QUEUED
+    cohort.waits_for, cohort.waits_since = backoff.code, since
+    of_batch = Image.batch_id == batch.id
     if cohort.model_id is None and batch.model_id != champion(session).id:
-        batch.state = BatchState.CANCELLED
-        _move_images(session, batch.id, queued, state=ImageState.PENDING)
-    elif now - since < wait.most_seconds:
-        batch.claim_after = now + wait.pause(now - since)
+        BatchChange.CANCEL.apply(batch)
+        change(session, Image, ImageChange.UNDO_CUT, of_batch)
+    elif now - since < backoff.limit_seconds:
+        batch.claim_after = now + backoff.pause(now - since)
     else:
-        batch.state = BatchState.DONE
-        _move_images(session, batch.id, queued, state=ImageState.FAILED, problem=WaitedTooLong.code)
-
-
-def expire(session: Session) -> int:
-    """Take every batch whose lease has ended away from its holder; return how many there were.
-
-    The first time it waits for another worker. Lost again, it is split, so that an image that kills
-    workers comes to stand alone; alone and lost again, it fails as `worker-lost`. A batch of a cohort that
-    somebody cancels or retries at this moment is left to the next sweep.
-    """
-    ended = and_(Batch.state == BatchState.RUNNING, Batch.lease_until < database_now())
-    # The cohorts first, as whoever cancels one does: the two would not see each other's changes otherwise.
-    cohorts = {cohort.id: cohort for cohort in lock_cohorts_of(session, ended)}
-    expired = session.scalars(
-        select(Batch)
-        .where(ended, Batch.cohort_id.in_(cohorts))
-        .order_by(Batch.id)
-        .with_for_update(skip_locked=True)
-    ).all()
-    for batch in expired:
-        _lose(session, batch, cohorts[batch.cohort_id])
-    return len(expired)
-
-
-def any_lapsed(session: Session) -> bool:
-    """Tell whether leases have ended that `expire` could not take away: somebody has locked their batches."""
-    ended = select(Batch.id).where(Batch.state == BatchState.RUNNING, Batch.lease_until < database_now())
-    return session.scalar(ended.limit(1)) is not None
-
-
-def _lose(session: Session, batch: Batch, cohort: Cohort) -> None:
-    batch.lost += 1
-    held = Image.state == ImageState.RUNNING
-    if cohort.state is CohortState.CANCELLED:
-        _release(session, batch, BatchState.CANCELLED)
-        _move_images(session, batch.id, held, state=ImageState.SKIPPED, problem=Cancelled.code)
-    elif batch.attempt < ATTEMPTS:
-        _release(session, batch, BatchState.QUEUED)
-        _move_images(session, batch.id, held, state=ImageState.QUEUED)
-    elif batch.size > 1:
-        _release(session, batch, BatchState.SPLIT)
-        _split(session, batch)
-    else:
-        _release(session, batch, BatchState.DONE)
-        _move_images(session, batch.id, held, state=ImageState.FAILED, problem=WorkerLost.code)
-        lost = session.scalars(select(Image.id).where(Image.batch_id == batch.id)).all()
-        take_over(session, cohort.id, lost)
-
-
-def _release(session: Session, batch: Batch, state: BatchState) -> None:
-    batch.state, batch.lease_token, batch.lease_until, batch.rung_at = state, None, None, None
-    session.flush()
-
-
-def _split(session: Session, batch: Batch) -> None:
-    query = select(Image.id).where(Image.batch_id == batch.id, Image.state == ImageState.RUNNING)
-    image_ids = session.scalars(query.order_by(Image.id)).all()
-    size = max(1, -(-len(image_ids) // PARTS))  # a batch without images has no parts
-    for start in range(0, len(image_ids), size):
-        part = image_ids[start : start + size]
-        new_batch(session, batch.cohort_id, batch.model_id, part, source_id=batch.source_id)
-
-
-def _as_holder(session: Session, batch_id: int, token: str, **values: Any) -> None:
-    """Change a batch that is held under this token, or raise LeaseLost."""
-    result = session.execute(
-        update(Batch)
-        .where(Batch.id == batch_id, Batch.state == BatchState.RUNNING, Batch.lease_token == token)
-        .values(**values)
-        .execution_options(synchronize_session=False)
-    )
-    assert isinstance(result, CursorResult)  # noqa: S101  (for the type checker: updates always give one)
-    if result.rowcount != 1:
-        raise LeaseLost
-
-
-def _move_images(session: Session, batch_id: int, which: ColumnElement[bool], **values: Any) -> None:
-    session.execute(
-        update(Image)
-        .where(Image.batch_id == batch_id, which)
-        .values(**values)
-        .execution_options(synchronize_session=False)
-    )
+        BatchChange.TIME_OUT.apply(batch)
+        change(
+            session, Image, ImageChange.TIME_OUT, of_batch, Image.state == ImageState.QUEUED,
+            problem=WaitedTooLong.code,
+        )  # fmt: skip

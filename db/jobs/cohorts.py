@@ -1,40 +1,34 @@
-"""Cohorts: opening, counting, cancelling and retrying them."""
+"""Cohorts: opening, locking, cancelling and retrying them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.orm import Session
 
 from db.audit.events import record
 from db.clock import database_now
+from db.engine import upsert
 from db.errors import PneumoscreenError
-from db.jobs.duplicates import skip_duplicates, take_over
+from db.jobs.duplicates import promote_duplicates, skip_duplicates
 from db.jobs.problems import Cancelled, FileChanged
-from db.jobs.sources import found_again
-from db.states import (
-    UNFINISHED_INGEST,
-    BatchState,
-    CohortState,
-    ImageState,
-    IngestState,
-)
+from db.jobs.sources import end_waits
+from db.states import UNFINISHED_INGEST, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Ingest, Model, Source
 from db.text import is_text
+from db.transitions import BatchChange, CohortChange, ImageChange, IngestChange, change
 
-#: What the columns hold.
+#: The limits of the columns.
 LONGEST_NAME = 200
 PRIORITIES = range(-(2**31), 2**31)
 
-#: Shows a row as it is once its lock was had, and not as the session had read it before.
+#: Reads a row again once it is locked: the session may have read an older state.
 _FRESH = {"populate_existing": True}
 
 
 class CohortNameInvalid(PneumoscreenError):
-    """A cohort's name has 1 to 200 printable characters, and more than spaces. Choose another name."""
+    """A cohort's name needs 1 to 200 printable characters that are not all spaces. Choose another name."""
 
     code = "cohort-name-invalid"
 
@@ -88,10 +82,10 @@ def open_cohort(
     model: Model | None = None,
     actor: str | None = None,
 ) -> Cohort:
-    """Return the cohort of that name, made if there is none, ready to take images in.
+    """Return the cohort of that name, open for images; it is created if there is none.
 
-    Safe to repeat: submitting a source again adds what is new. Without a priority it keeps the one that it
-    has. Raises CohortNameInvalid, PriorityOutOfRange, CohortHasOtherModel, CohortArchived.
+    Safe to repeat: submitting a source again adds its new images. Without a priority an existing cohort keeps
+    its own. Raises CohortNameInvalid, PriorityOutOfRange, CohortHasOtherModel, CohortArchived.
     """
     if priority is not None and priority not in PRIORITIES:
         raise PriorityOutOfRange
@@ -99,12 +93,11 @@ def open_cohort(
     cohort = _find_locked(session, name) if is_text(name) else None
     if cohort is None:
         check_name(name)
-        dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-        new = dialect.insert(Cohort).values(
+        new = upsert(session, Cohort).values(
             name=name, source=source, priority=priority or 0, model_id=model_id,
-            state=CohortState.INGESTING, created_at=database_now(),
+            state=CohortChange.OPEN.to, created_at=database_now(),
         )  # fmt: skip
-        # Of two that open it at once, the second one finds the first one's.
+        # If two processes open it at once, the second one finds the row of the first.
         session.execute(new.on_conflict_do_nothing(index_elements=["name"]))
         cohort = _find_locked(session, name)
         assert cohort is not None  # noqa: S101  (for the type checker: cohorts are not deleted)
@@ -114,7 +107,7 @@ def open_cohort(
         raise CohortHasOtherModel
     if priority is not None:
         cohort.priority = priority
-    cohort.state = CohortState.INGESTING
+    CohortChange.SUBMIT.apply(cohort)
     session.flush()
     record(session, "cohort.submit", f"cohort:{cohort.id}", actor=actor, priority=cohort.priority)
     return cohort
@@ -125,23 +118,23 @@ def _find_locked(session: Session, name: str) -> Cohort | None:
     return session.scalar(query, execution_options=_FRESH)
 
 
-def close_ingest(session: Session, cohort_id: int) -> None:
-    """Say that a cohort has all its images, unless a source of it is still to be walked to its end.
+def mark_ready(session: Session, cohort_id: int) -> None:
+    """Note that a cohort has all its images, unless one of its sources was not read to its end.
 
-    A cohort cancelled meanwhile stays so.
+    A cohort that was cancelled meanwhile stays cancelled.
     """
     cohort = lock_cohort(session, cohort_id)
     if cohort.state is CohortState.CANCELLED:
         return
-    # What was taken in before duplicates did.
-    take_over(session, cohort_id)
+    # A copy may have failed before its duplicates were added.
+    promote_duplicates(session, cohort_id)
     unfinished = select(Ingest.id).where(Ingest.cohort_id == cohort_id, Ingest.state.in_(UNFINISHED_INGEST))
     if session.scalar(unfinished.limit(1)) is None:
-        cohort.state = CohortState.READY
+        CohortChange.READY.apply(cohort)
 
 
 def lock_cohort(session: Session, cohort_id: int) -> Cohort:
-    """Return a cohort that nobody else can cancel, retry, sweep or dispatch before this transaction ends."""
+    """Lock a cohort: nobody else can cancel, retry, sweep or dispatch it before this transaction ends."""
     query = select(Cohort).where(Cohort.id == cohort_id).with_for_update()
     return session.scalars(query, execution_options=_FRESH).one()
 
@@ -149,7 +142,7 @@ def lock_cohort(session: Session, cohort_id: int) -> Cohort:
 def lock_cohorts_of(session: Session, batches: ColumnElement[bool]) -> Sequence[Cohort]:
     """Lock the cohorts of these batches and return them, without those that somebody else has locked.
 
-    It waits for nobody, so that one cohort holds up no other, and two who lock several never each other.
+    It does not wait for a lock, so that one cohort delays no other and no deadlock is possible.
     """
     of_batches = Cohort.id.in_(select(Batch.cohort_id).where(batches))
     query = select(Cohort).where(of_batches).order_by(Cohort.id).with_for_update(skip_locked=True)
@@ -157,63 +150,45 @@ def lock_cohorts_of(session: Session, batches: ColumnElement[bool]) -> Sequence[
 
 
 def cancel(session: Session, cohort: Cohort, *, actor: str | None = None) -> int:
-    """Hand out nothing more of a cohort; return how many images that spares.
+    """Cancel a cohort; return how many images are skipped for it.
 
-    Images that a worker holds are still finished: their batch is a matter of seconds. Safe to repeat.
+    Images that a worker has claimed are still screened, because their batch ends in seconds. Safe to repeat.
     """
     cohort = lock_cohort(session, cohort.id)
-    cohort.state = CohortState.CANCELLED
-    session.execute(
-        update(Ingest)
-        .where(Ingest.cohort_id == cohort.id, Ingest.state.in_(UNFINISHED_INGEST))
-        .values(state=IngestState.ENDED)
-    )
-    session.execute(
-        update(Batch)
-        .where(Batch.cohort_id == cohort.id, Batch.state == BatchState.QUEUED)
-        .values(state=BatchState.CANCELLED)
-    )
-    spared = _move(
-        session,
-        cohort.id,
-        Image.state.in_((ImageState.PENDING, ImageState.QUEUED)),
-        state=ImageState.SKIPPED,
-        problem=Cancelled.code,
-        batch_id=None,
-    )
-    found_again(session, Source.cohort_id == cohort.id)
-    record(session, "cohort.cancel", f"cohort:{cohort.id}", actor=actor, images=spared)
-    return spared
+    CohortChange.CANCEL.apply(cohort)
+    change(session, Ingest, IngestChange.GIVE_UP, Ingest.cohort_id == cohort.id)
+    change(session, Batch, BatchChange.CANCEL, Batch.cohort_id == cohort.id)
+    of_cohort = Image.cohort_id == cohort.id
+    skipped = change(session, Image, ImageChange.CANCEL, of_cohort, problem=Cancelled.code, batch_id=None)
+    end_waits(session, Source.cohort_id == cohort.id)
+    record(session, "cohort.cancel", f"cohort:{cohort.id}", actor=actor, images=skipped)
+    return skipped
 
 
 def retry(session: Session, cohort: Cohort, *, actor: str | None = None) -> int:
     """Make a cohort's failed and cancelled images pending again; return how many there are.
 
-    An image that has failed and of which another copy was screened since is a duplicate of that copy now.
+    A failed image becomes a duplicate if another copy of it was screened meanwhile.
     """
     cohort = lock_cohort(session, cohort.id)
     if cohort.state is CohortState.CANCELLED:
-        cohort.state = CohortState.READY
-    # Not after a pause: whoever asks for it has seen to what was missing.
+        CohortChange.RETRY.apply(cohort)
+    # Without a pause: the user has fixed what was unavailable.
     cohort.waits_for = cohort.waits_since = None
-    found_again(session, Source.cohort_id == cohort.id)
-    # What has changed on purpose is taken as it is now.
-    _move(session, cohort.id, Image.problem == FileChanged.code, size=None, modified=None)
-    again = _move(
-        session,
-        cohort.id,
-        or_(Image.state == ImageState.FAILED, Image.problem == Cancelled.code),
-        state=ImageState.PENDING,
-        problem=None,
-        batch_id=None,
+    end_waits(session, Source.cohort_id == cohort.id)
+    of_cohort = Image.cohort_id == cohort.id
+    # A file that was changed is accepted as it is now.
+    session.execute(
+        update(Image)
+        .where(of_cohort, Image.problem == FileChanged.code)
+        .values(size=None, modified=None)
+        .execution_options(synchronize_session=False)
+    )
+    failed_or_cancelled = or_(Image.state == ImageState.FAILED, Image.problem == Cancelled.code)
+    again = change(
+        session, Image, ImageChange.RETRY, of_cohort, failed_or_cancelled, problem=None, batch_id=None
     )
     again -= skip_duplicates(session, cohort.id)
-    again += take_over(session, cohort.id)
+    again += promote_duplicates(session, cohort.id)
     record(session, "cohort.retry", f"cohort:{cohort.id}", actor=actor, images=again)
     return again
-
-
-def _move(session: Session, cohort_id: int, which: ColumnElement[bool], **values: Any) -> int:
-    result = session.execute(update(Image).where(Image.cohort_id == cohort_id, which).values(**values))
-    assert isinstance(result, CursorResult)  # noqa: S101  (for the type checker: updates always give one)
-    return result.rowcount

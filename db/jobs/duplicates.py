@@ -1,82 +1,83 @@
-"""Copies of one SOP Instance in a cohort: which of them is screened.
+"""Duplicates: which of several copies of one SOP Instance in a cohort is screened.
 
-Of all rows of a cohort with the same SOP Instance UID and frame, one holds the place: it is screened, or the
-header rules it out. The others are skipped as `duplicate-instance`. A row that fails, or that turns out to
-hold no pixels, gives its place up, and the first of the others takes it: its file may be the intact one.
+Of the images of a cohort with the same SOP Instance UID and frame, one is the primary copy: it is screened,
+or its header excludes it. The others are skipped as `duplicate-instance`. If the primary copy fails, or has
+no pixels, the first duplicate is promoted in its place, because its file may be intact.
 
-All functions work in the transaction of a caller that has locked the cohort, and are safe to repeat.
+Every function works in the transaction of a caller that has locked the cohort, and is safe to repeat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, CursorResult, and_, exists, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, true
 from sqlalchemy.orm import Session, aliased
 
 from db.jobs.problems import DuplicateInstance, ImageProblem, NoPixels
 from db.states import ImageState
 from db.tables import Image
-
-#: A duplicate.
-_DUPLICATE = {"state": ImageState.SKIPPED, "problem": DuplicateInstance.code}
+from db.transitions import ImageChange, change
 
 
-def gives_place_up(problem: ImageProblem) -> bool:
-    """Whether a problem may be that of one copy alone.
+def may_be_of_one_copy(problem: ImageProblem) -> bool:
+    """Tell whether another copy of an instance may be free of a problem.
 
-    Every failure may: a copy may be truncated, or gone. Of what is skipped only `no-pixels` may, for a file
-    may end before its pixels do; the other reasons stand in the header, which all copies share. `cancelled`
-    says nothing of a file.
+    This is so for every failure: one copy may be truncated or deleted. Of the reasons to skip an image it is
+    so for `no-pixels` alone, because one file may end before its pixels. The other reasons are in the header,
+    which all copies share, and `cancelled` is not about a file.
     """
     return problem.state is ImageState.FAILED or isinstance(problem, NoPixels)
 
 
 def skip_duplicates(session: Session, cohort_id: int, *, since: int = 0) -> int:
-    """Skip pending images whose instance another row holds the place of; return how many.
+    """Skip pending images whose instance has another primary copy; return how many.
 
-    Of several pending ones the first stays. `since` is the first row that is looked at.
+    Of several pending copies the first is the primary one. Rows before `since` are left out.
     """
     other = aliased(Image)
-    held = exists().where(
+    has_primary = exists().where(
         _same_instance(other, Image),
-        _holds_place(other),
+        _is_primary(other),
         or_(other.state != ImageState.PENDING, other.id < Image.id),
         other.id != Image.id,
     )
-    return _move(
+    return change(
         session,
+        Image,
+        ImageChange.SKIP_DUPLICATE,
         Image.cohort_id == cohort_id,
         Image.id >= since,
-        Image.state == ImageState.PENDING,
         Image.instance_uid.is_not(None),
-        held,
-        **_DUPLICATE,
+        has_primary,
+        problem=DuplicateInstance.code,
     )
 
 
-def take_over(session: Session, cohort_id: int, lost: Sequence[int] | None = None) -> int:
-    """Let a duplicate be screened for every instance whose place nobody holds; return how many.
+def promote_duplicates(session: Session, cohort_id: int, failed: Sequence[int] | None = None) -> int:
+    """Let a duplicate be screened for every instance that has no primary copy left; return how many.
 
-    `lost` are the images that have just given theirs up; None looks at all of the cohort.
+    `failed` are the images that have just failed; None stands for all of the cohort.
     """
-    gave_up, duplicate, other = aliased(Image), aliased(Image), aliased(Image)
-    which = true() if lost is None else gave_up.id.in_(lost)
+    lost, duplicate, other = aliased(Image), aliased(Image), aliased(Image)
+    which = true() if failed is None else lost.id.in_(failed)
     first = (
         select(func.min(duplicate.id))
-        .select_from(gave_up)
-        .join(duplicate, _same_instance(gave_up, duplicate))
+        .select_from(lost)
+        .join(duplicate, _same_instance(lost, duplicate))
         .where(
-            gave_up.cohort_id == cohort_id,
+            lost.cohort_id == cohort_id,
             which,
-            or_(gave_up.state == ImageState.FAILED, _has_no_pixels(gave_up)),
+            or_(lost.state == ImageState.FAILED, _has_no_pixels(lost)),
             duplicate.state == ImageState.SKIPPED,
             duplicate.problem == DuplicateInstance.code,
-            ~exists().where(_same_instance(other, duplicate), _holds_place(other)),
+            ~exists().where(_same_instance(other, duplicate), _is_primary(other)),
         )
         .group_by(duplicate.instance_uid, duplicate.frame)
     )
-    return _move(session, Image.id.in_(first), state=ImageState.PENDING, problem=None, batch_id=None)
+    return change(
+        session, Image, ImageChange.PROMOTE_DUPLICATE, Image.id.in_(first), problem=None, batch_id=None
+    )
 
 
 def _same_instance(one: type[Image], other: type[Image]) -> ColumnElement[bool]:
@@ -91,17 +92,9 @@ def _has_no_pixels(image: type[Image]) -> ColumnElement[bool]:
     return and_(image.state == ImageState.SKIPPED, image.problem == NoPixels.code)
 
 
-def _holds_place(image: type[Image]) -> ColumnElement[bool]:
-    ruled_out = and_(
+def _is_primary(image: type[Image]) -> ColumnElement[bool]:
+    excluded = and_(
         image.state == ImageState.SKIPPED,
         image.problem.not_in((DuplicateInstance.code, NoPixels.code)),
     )
-    return or_(image.state.not_in((ImageState.SKIPPED, ImageState.FAILED)), ruled_out)
-
-
-def _move(session: Session, *which: ColumnElement[bool], **values: object) -> int:
-    result = session.execute(
-        update(Image).where(*which).values(**values).execution_options(synchronize_session=False)
-    )
-    assert isinstance(result, CursorResult)  # noqa: S101  (for the type checker: updates always give one)
-    return result.rowcount
+    return or_(image.state.not_in((ImageState.SKIPPED, ImageState.FAILED)), excluded)

@@ -1,162 +1,119 @@
-"""Ingests: one per cohort and source, under a lease of the command that walks the source.
+"""Ingests: the reading of one source into one cohort, under a lease of the command that reads it.
 
-As with batches, every change is guarded by the lease token that it expects to find. An ingest whose lease
-ended has broken off: its cohort stays open until the same source is submitted again, or it is cancelled.
+If the lease expires, the ingest is broken off: its cohort stays open until the same source is submitted
+again, or the cohort is cancelled.
 """
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sqlalchemy import CursorResult, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
+from db.engine import upsert
 from db.errors import PneumoscreenError
-from db.jobs.claims import LeaseLost
-from db.jobs.cohorts import CohortArchived, close_ingest, lock_cohort
-from db.states import UNFINISHED_INGEST, CohortState, IngestState
+from db.jobs.cohorts import CohortArchived, lock_cohort, mark_ready
+from db.lease import Lease, expired, held_by, held_values, new_lease, try_renew
+from db.states import CohortState
 from db.tables import Cohort, Ingest
+from db.transitions import CohortChange, IngestChange, change
 
 
 class CohortCancelled(PneumoscreenError):
-    """The cohort was cancelled while its source was taken in. To go on, `submit` again and `retry`."""
+    """The cohort was cancelled while images were added. To continue, `submit` again and `retry`."""
 
     code = "cohort-cancelled"
 
 
 class CohortClosed(PneumoscreenError):
-    """The cohort was closed while its source was taken in. Give the same command again: it goes on."""
+    """The cohort was closed while images were added. Give the same command again: it continues."""
 
     code = "cohort-closed"
 
 
 class IngestTakenOver(PneumoscreenError):
-    """Another command takes the same source into the same cohort. Leave it to that one."""
+    """Another command reads the same source into the same cohort. Leave it to that command."""
 
     code = "ingest-taken-over"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IngestLease:
+class HeldIngest:
     """An ingest that this command holds."""
 
-    ingest_id: int
     cohort_id: int
-    #: Shown with every write; whoever takes the ingest over has another one.
-    token: str
-    seconds: float
+    lease: Lease
 
 
 def begin_ingest(
     session: Session, cohort_id: int, source: str, *, owner: str, lease_seconds: float
-) -> IngestLease:
-    """Take the ingest of a source into a cohort, also from whoever holds it or held it last."""
-    token = secrets.token_hex(16)
-    held = {
-        "state": IngestState.RUNNING,
-        "lease_token": token,
-        "lease_owner": owner,
-        "lease_until": database_now() + lease_seconds,
-    }
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    insert = (
-        dialect.insert(Ingest)
-        .values(cohort_id=cohort_id, source=source, created_at=database_now(), **held)
-        .on_conflict_do_update(index_elements=["cohort_id", "source"], set_=held)
-        .returning(Ingest.id)
+) -> HeldIngest:
+    """Claim the ingest of a source into a cohort, also if another command holds it."""
+    unclaimed = new_lease(Ingest, 0, seconds=lease_seconds)
+    values = held_values(unclaimed) | {"lease_owner": owner}
+    insert = upsert(session, Ingest).values(
+        cohort_id=cohort_id,
+        source=source,
+        created_at=database_now(),
+        state=IngestChange.BEGIN.to,
+        **values,
     )
-    return IngestLease(
-        ingest_id=session.scalars(insert).one(), cohort_id=cohort_id, token=token, seconds=lease_seconds
-    )
+    ingest_id = session.scalars(
+        insert.on_conflict_do_update(
+            index_elements=["cohort_id", "source"], set_=values | {"state": IngestChange.TAKE_OVER.to}
+        ).returning(Ingest.id)
+    ).one()
+    return HeldIngest(cohort_id=cohort_id, lease=replace(unclaimed, row_id=ingest_id))
 
 
-def check_ingest(session: Session, cohort_id: int, lease: IngestLease | None = None) -> Cohort:
-    """Lock a cohort that takes images in and return it, with the lease put off.
+def check_ingest(session: Session, cohort_id: int, ingest: HeldIngest | None = None) -> Cohort:
+    """Lock a cohort that images are added to and return it; the lease of its ingest is extended.
 
-    A lease that ended counts as held while nobody has taken the ingest over and the cohort is open.
-    Without a lease the cohort has to be open. Raises CohortArchived, CohortCancelled, CohortClosed,
-    IngestTakenOver.
+    An expired lease is still valid if nobody has taken the ingest over and the cohort is open. Without an
+    ingest the cohort must be open. Raises CohortArchived, CohortCancelled, CohortClosed, IngestTakenOver.
     """
     cohort = lock_cohort(session, cohort_id)
     if cohort.archived is not None:
         raise CohortArchived
     if cohort.state is CohortState.CANCELLED:
         raise CohortCancelled
-    if lease is None:
+    if ingest is None:
         if cohort.state is not CohortState.INGESTING:
             raise CohortClosed
-    elif not _hold(session, lease):
-        token = session.scalars(select(Ingest.lease_token).where(Ingest.id == lease.ingest_id)).one()
-        raise CohortClosed if token == lease.token else IngestTakenOver
+    elif not try_renew(session, ingest.lease):
+        token = session.scalars(select(Ingest.lease_token).where(Ingest.id == ingest.lease.row_id)).one()
+        raise CohortClosed if token == ingest.lease.token else IngestTakenOver
     else:
-        cohort.state = CohortState.INGESTING
+        CohortChange.RESUME.apply(cohort)
     return cohort
 
 
-def keep_ingest(session: Session, lease: IngestLease) -> None:
-    """Put off the end of a lease. Raises LeaseLost."""
-    if not _hold(session, lease):
-        raise LeaseLost
-
-
-def end_ingest(session: Session, lease: IngestLease) -> None:
-    """Say that a source was walked to its end; with the last of its sources the cohort is closed.
+def end_ingest(session: Session, ingest: HeldIngest) -> None:
+    """Note that a source was read to its end; after the last of its sources, the cohort is ready.
 
     Raises what `check_ingest` raises.
     """
-    check_ingest(session, lease.cohort_id, lease)
-    session.execute(update(Ingest).where(Ingest.id == lease.ingest_id).values(state=IngestState.ENDED))
-    close_ingest(session, lease.cohort_id)
+    check_ingest(session, ingest.cohort_id, ingest)
+    change(session, Ingest, IngestChange.END, held_by(ingest.lease))
+    mark_ready(session, ingest.cohort_id)
 
 
-def break_off(session: Session, lease: IngestLease) -> None:
-    """Say that a source was not walked to its end, unless somebody has taken it over."""
-    session.execute(
-        update(Ingest)
-        .where(Ingest.id == lease.ingest_id, Ingest.lease_token == lease.token)
-        .where(Ingest.state == IngestState.RUNNING)
-        .values(state=IngestState.BROKEN_OFF)
-    )
+def break_off(session: Session, ingest: HeldIngest) -> None:
+    """Note that a source was not read to its end, unless another command has taken the ingest over."""
+    change(session, Ingest, IngestChange.BREAK_OFF, held_by(ingest.lease))
 
 
 def give_up_ingests(session: Session, cohort_id: int) -> None:
-    """Close a cohort whose sources nobody will walk to their end; it keeps what was taken in."""
+    """End all ingests of a cohort, whose sources nobody will read to the end; it keeps its images."""
     lock_cohort(session, cohort_id)
-    session.execute(
-        update(Ingest)
-        .where(Ingest.cohort_id == cohort_id, Ingest.state.in_(UNFINISHED_INGEST))
-        .values(state=IngestState.ENDED)
-    )
-    close_ingest(session, cohort_id)
+    change(session, Ingest, IngestChange.GIVE_UP, Ingest.cohort_id == cohort_id)
+    mark_ready(session, cohort_id)
 
 
 def expire_ingests(session: Session) -> int:
-    """Let every ingest whose lease has ended count as broken off; return how many there were."""
-    ended = (
-        select(Ingest.id)
-        .where(Ingest.state == IngestState.RUNNING, Ingest.lease_until < database_now())
-        .with_for_update(skip_locked=True)
-    )
-    ids = session.scalars(ended).all()
-    if ids:
-        session.execute(update(Ingest).where(Ingest.id.in_(ids)).values(state=IngestState.BROKEN_OFF))
-    return len(ids)
-
-
-def _hold(session: Session, lease: IngestLease) -> bool:
-    """Put off the end of a lease; False if it is somebody else's, or if its ingest was ended."""
-    result = session.execute(
-        update(Ingest)
-        .where(
-            Ingest.id == lease.ingest_id,
-            Ingest.lease_token == lease.token,
-            Ingest.state.in_(UNFINISHED_INGEST),
-        )
-        .values(state=IngestState.RUNNING, lease_until=database_now() + lease.seconds)
-        .execution_options(synchronize_session=False)
-    )
-    assert isinstance(result, CursorResult)  # noqa: S101  (for the type checker: updates always give one)
-    return result.rowcount == 1
+    """Break off every ingest whose lease has expired; return how many there were."""
+    query = select(Ingest.id).where(expired(Ingest)).with_for_update(skip_locked=True)
+    ids = session.scalars(query).all()
+    return change(session, Ingest, IngestChange.BREAK_OFF, Ingest.id.in_(ids)) if ids else 0

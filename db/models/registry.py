@@ -6,18 +6,18 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.audit.events import record
-from db.engine import Database
+from db.engine import Database, insert_new
 from db.errors import PneumoscreenError
 from db.models.card import ModelCard, parse_card
 from db.models.store import place_model, read_card, read_checked_weights
 from db.states import ModelState
 from db.tables import Event, Model
 from db.text import is_text
+from db.transitions import ModelChange, change
 
 
 class ModelUnknown(PneumoscreenError):
@@ -86,16 +86,15 @@ def _register(session: Session, card: ModelCard) -> tuple[Model, bool]:
 
     Raises ModelDiffers if its weights are registered under another id.
     """
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     values = {
         "name": card.model_id,
         "backbone": card.backbone,
         "weights_digest": card.weights_digest,
         "threshold": card.threshold,
         "card": card.model_dump(mode="json"),
-        "state": ModelState.CANDIDATE,
+        "state": ModelChange.REGISTER.to,
     }
-    added = session.scalar(dialect.insert(Model).values(values).on_conflict_do_nothing().returning(Model.id))
+    added = session.scalar(insert_new(session, Model).values(values).returning(Model.id))
     model = session.scalar(select(Model).where(Model.name == card.model_id).with_for_update())
     if model is None:
         raise ModelDiffers("model_id")
@@ -182,8 +181,8 @@ def rollback(session: Session, *, actor: str | None = None) -> Model:
 def _make_champion(session: Session, model: Model, action: str, actor: str | None) -> None:
     registered_card(model).check_preprocessing()
     before = find_champion(session)
-    session.execute(update(Model).where(Model.state == ModelState.CHAMPION).values(state=ModelState.RETIRED))
-    model.state = ModelState.CHAMPION
+    change(session, Model, ModelChange.RETIRE)
+    ModelChange.PROMOTE.apply(model)
     replaced = before.name if before is not None else None
     record(session, action, f"model:{model.id}", actor=actor, before=replaced)
     session.flush()

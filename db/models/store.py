@@ -10,8 +10,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from db.atomic import remove_partials, write_whole
-from db.disk import needs_room
+from db.atomic import needs_room, remove_partials, write_whole
 from db.errors import PneumoscreenError
 from db.models.card import ModelCard, ModelInvalid, model_id_of, parse_card
 

@@ -1,4 +1,4 @@
-"""Labels: what readers found, which of it holds, and what contradicts."""
+"""Labels: readers' findings, and which of them count for each image."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from sqlalchemy import Row, func, insert, or_, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.audit.events import record
+from db.engine import insert_new
 from db.tables import Image, KeptImage, Label, LabelClass, Study
 
 #: Types of pneumonia, which imply it.
@@ -28,34 +28,34 @@ def contradict(classes: Set[str]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What one reader found in one image, which is given by digest or by SOP Instance UID."""
+    """One reader's finding in one image, which is named by digest or by SOP Instance UID."""
 
     digest: str | None = None
     instance_uid: str | None = None
-    #: Where the image is, if that is how it was given.
+    #: The path or URL of the image, if the reading names it.
     uri: str | None = None
-    #: Pseudonym of the patient, if it is known.
+    #: The patient's pseudonym, if it is known.
     patient_key: str | None = None
     class_name: LabelClass
     reader: str
     #: YYYY-MM-DD, or empty.
     read_on: str = ""
-    #: Name of the file that it came in with.
+    #: The name of the file of labels.
     source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledFile:
-    """An image and the readings that hold: the latest of each reader."""
+    """An image and the readings that count: the latest of each reader."""
 
     digest: str | None
     instance_uid: str | None
-    #: Where the image is, if a cohort holds or held it or a reading named its path.
+    #: The path or URL of the image, if a cohort has or had it, or a reading names it.
     uri: str | None
-    #: Pseudonym of the patient, if a cohort or a reading tells.
+    #: The patient's pseudonym, if a cohort or a reading has it.
     patient: str | None
     readings: dict[str, LabelClass]
-    #: When the last of them came in.
+    #: When the latest of them was imported.
     labelled_at: float
 
     @property
@@ -65,16 +65,15 @@ class LabelledFile:
 
     @property
     def class_name(self) -> LabelClass:
-        """The most that its readers agree on; only where they do."""
+        """The most specific class that its readers agree on. They must not contradict."""
         found = set(self.readings.values())
         return next(iter(found & TYPES), next(iter(found)))
 
 
 def add_readings(session: Session, readings: Iterable[Reading]) -> int:
-    """Add readings and return how many are new; one that is there already adds nothing."""
+    """Add readings and return how many are new; an existing reading is not added again."""
     before = session.scalars(select(func.count()).select_from(Label)).one()
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(Label).on_conflict_do_nothing()
+    statement = insert_new(session, Label)
     stream = iter(readings)
     while chunk := list(islice(stream, _CHUNK)):
         rows = [
@@ -97,7 +96,7 @@ def add_readings(session: Session, readings: Iterable[Reading]) -> int:
 
 
 def known_instances(session: Session, uids: Sequence[str]) -> set[str]:
-    """Return those SOP Instance UIDs that a cohort holds, or held of an image that has labels."""
+    """Return those SOP Instance UIDs that a cohort has, or that an archived and labelled image had."""
     found: set[str] = set()
     for start in range(0, len(uids), _CHUNK):
         chunk = uids[start : start + _CHUNK]
@@ -108,7 +107,7 @@ def known_instances(session: Session, uids: Sequence[str]) -> set[str]:
 
 
 def keep_labelled(session: Session, cohort_id: int) -> None:
-    """Remember where the labelled images of a cohort are, whose rows are about to be deleted.
+    """Note where the labelled images of a cohort are, before its rows are deleted.
 
     Otherwise labels by SOP Instance UID and by digest would lose their file.
     """
@@ -126,10 +125,10 @@ def keep_labelled(session: Session, cohort_id: int) -> None:
 
 
 def labelled_files(session: Session) -> list[LabelledFile]:
-    """Return every labelled image, settled or not, in the order in which its labels came in.
+    """Return every labelled image, with or without contradictions, in the order of the imports.
 
-    A reading by digest and one by SOP Instance UID meet where a cohort's image has both; an image has its
-    digest once it has been screened.
+    A reading by digest and one by SOP Instance UID are of the same image if an image of a cohort has both. An
+    image has its digest once it was screened.
     """
     by_digest = {row.digest: row for row in _images(session, "digest")}
     by_instance = {row.instance_uid: row for row in _images(session, "instance_uid")}
@@ -149,7 +148,7 @@ def labelled_files(session: Session) -> list[LabelledFile]:
                 instance_uid=instance_uid,
                 uri=_last(labels, "uri") or (image.uri if image is not None else None),
                 patient=(image.patient_key if image is not None else None) or _last(labels, "patient_key"),
-                # In the order of their days: a reader's last word stands.
+                # In the order of their days, so that a reader's latest reading counts.
                 readings={label.reader: label.class_name for label in labels},
                 labelled_at=max(label.created_at for label in labels),
             )
@@ -158,12 +157,12 @@ def labelled_files(session: Session) -> list[LabelledFile]:
 
 
 def _last(labels: Sequence[Label], name: str) -> str | None:
-    """Return what the latest label that tells it says."""
+    """Return the value of the latest label that has one."""
     return next((value for one in reversed(labels) if (value := getattr(one, name)) is not None), None)
 
 
 def _images(session: Session, by: str) -> Iterator[Row[str | None, str | None, str, str | None]]:
-    """Yield the images that labels name by this column; those of cohorts come after what archives left."""
+    """Yield the images that labels name by this column: first the archived ones, then those of cohorts."""
     kept = select(KeptImage.digest, KeptImage.instance_uid, KeptImage.uri, KeptImage.patient_key)
     yield from session.execute(
         kept.join(Label, getattr(KeptImage, by) == getattr(Label, by)).order_by(KeptImage.id)
@@ -177,10 +176,5 @@ def _images(session: Session, by: str) -> Iterator[Row[str | None, str | None, s
 
 
 def added_since(session: Session, moment: float) -> int:
-    """Return how many readings came in after a moment; no more images than that have new labels."""
+    """Return how many readings were imported after a moment; at most so many images have new labels."""
     return session.scalars(select(func.count()).where(Label.created_at > moment)).one()
-
-
-def new_since(session: Session, moment: float) -> int:
-    """Return how many images have settled labels of which one came in after a moment."""
-    return sum(1 for file in labelled_files(session) if not file.contradicts and file.labelled_at > moment)

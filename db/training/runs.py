@@ -1,27 +1,27 @@
-"""Training runs: opening, claiming, keeping, finishing and losing them.
+"""Training runs: opening, claiming, finishing and expiring them.
 
-As with batches, every change is guarded by the state and the lease token that it expects to find.
+Every change is guarded by the state that it starts from, and a holder's change by its lease.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, CursorResult, and_, func, or_, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.audit.events import record
 from db.clock import database_now
 from db.errors import PneumoscreenError
-from db.jobs.claims import LeaseLost
 from db.jobs.problems import WorkerLost
+from db.lease import RELEASED, Lease, claiming, expired, free, new_lease, release, write_held
 from db.states import RunState
 from db.tables import TrainingResult, TrainingRun
+from db.transitions import RunChange, Transition, affected, change
 
-#: Times that a run is taken up before it is given up: each lost one has trained an epoch or more, unless
-#: the run itself kills its workers.
+#: Claims of a run that may expire before it fails. Each one has trained an epoch or more, unless the run
+#: itself kills its workers.
 ATTEMPTS = 10
 
 
@@ -32,14 +32,14 @@ class RunUnknown(PneumoscreenError):
 
 
 class RunNotOpen(PneumoscreenError):
-    """The training run is finished, or somebody else is at it. Start a new one."""
+    """The training run is finished, or another process holds it. Start a new one."""
 
     code = "run-not-open"
 
 
 def open_run(session: Session, plan: dict[str, Any], *, for_worker: bool) -> TrainingRun:
-    """Add a run that waits to be taken up, by a worker of the training queue or by the caller."""
-    run = TrainingRun(state=RunState.QUEUED, for_worker=for_worker, plan=plan)
+    """Add a run for a worker of the training queue, or for the caller, to claim."""
+    run = TrainingRun(state=RunChange.OPEN.to, for_worker=for_worker, plan=plan)
     session.add(run)
     session.flush()
     record(session, "training.open", f"run:{run.id}")
@@ -47,21 +47,17 @@ def open_run(session: Session, plan: dict[str, Any], *, for_worker: bool) -> Tra
 
 
 def reopen_run(session: Session, run_id: int, *, for_worker: bool) -> None:
-    """Let a run that was stopped, failed or lost wait again, with all its tries before it.
+    """Requeue a run that was stopped, has failed or has expired, with the full number of attempts.
 
-    Raises RunUnknown; RunNotOpen where it is done, or somebody is at it.
+    Raises RunUnknown; RunNotOpen if it is done or somebody holds it.
     """
     find_run(session, run_id)
-    reopened = session.execute(
-        update(TrainingRun)
-        .where(TrainingRun.id == run_id, _free(RunState.QUEUED, RunState.STOPPED, RunState.FAILED))
-        .values(
-            state=RunState.QUEUED, for_worker=for_worker, problem=None, attempt=0,
-            lease_token=None, lease_until=None, rung_at=None, finished_at=None,
-        )
-        .execution_options(synchronize_session=False)
+    reopened = change(
+        session, TrainingRun, RunChange.REOPEN,
+        TrainingRun.id == run_id, free(TrainingRun, RunChange.REOPEN),
+        for_worker=for_worker, problem=None, attempt=0, notified_at=None, finished_at=None, **RELEASED,
     )  # fmt: skip
-    if not _changed(reopened):
+    if not reopened:
         raise RunNotOpen
     record(session, "training.reopen", f"run:{run_id}")
 
@@ -75,7 +71,7 @@ def find_run(session: Session, run_id: int) -> TrainingRun:
 
 
 def open_runs(session: Session) -> Sequence[TrainingRun]:
-    """Return the runs that wait or are under way, oldest first."""
+    """Return the queued and running runs, oldest first."""
     unfinished = TrainingRun.state.in_((RunState.QUEUED, RunState.RUNNING))
     return session.scalars(select(TrainingRun).where(unfinished).order_by(TrainingRun.id)).all()
 
@@ -85,45 +81,24 @@ def all_runs(session: Session) -> Sequence[TrainingRun]:
     return session.scalars(select(TrainingRun).order_by(TrainingRun.id.desc())).all()
 
 
-def claim_run(session: Session, run_id: int, *, owner: str, lease_seconds: float) -> str | None:
-    """Take a run that waits, was stopped or was lost; return the lease token, or None where it is taken."""
-    token = secrets.token_hex(16)
-    taken = _changed(
-        session.execute(
-            update(TrainingRun)
-            .where(
-                TrainingRun.id == run_id,
-                _free(RunState.QUEUED, RunState.STOPPED),
-            )
-            .values(
-                state=RunState.RUNNING,
-                attempt=TrainingRun.attempt + 1,
-                lease_token=token,
-                lease_owner=owner,
-                lease_until=database_now() + lease_seconds,
-            )
-            .execution_options(synchronize_session=False)
-        )
-    )
-    return token if taken else None
+def claim_run(session: Session, run_id: int, *, owner: str, lease_seconds: float) -> Lease | None:
+    """Claim a run that is queued, was stopped or has expired; return None if there is no such run."""
+    lease = new_lease(TrainingRun, run_id, seconds=lease_seconds)
+    claim = claiming(lease, RunChange.CLAIM, attempt=TrainingRun.attempt + 1, lease_owner=owner)
+    return lease if affected(session, claim) else None
 
 
-def keep_run(session: Session, run_id: int, token: str, *, lease_seconds: float) -> None:
-    """Put off the end of a lease. Raises LeaseLost where it is no longer held."""
-    _as_holder(session, run_id, token, lease_until=database_now() + lease_seconds)
+def note_progress(session: Session, lease: Lease, progress: dict[str, Any]) -> None:
+    """Store the progress of a run. Raises LeaseLost."""
+    write_held(session, lease, progress=progress)
 
 
-def note_progress(session: Session, run_id: int, token: str, progress: dict[str, Any]) -> None:
-    """Write down how far a run has come. Raises LeaseLost."""
-    _as_holder(session, run_id, token, progress=progress)
-
-
-def note_result(session: Session, run_id: int, token: str, result: TrainingResult) -> None:
-    """Write down what came of one backbone with one seed, in place of an earlier try. Raises LeaseLost."""
-    _as_holder(session, run_id, token, lease_token=token)
+def note_result(session: Session, lease: Lease, result: TrainingResult) -> None:
+    """Store the result of one backbone with one seed, in place of an earlier try. Raises LeaseLost."""
+    write_held(session, lease, lease_token=lease.token)
     earlier = session.scalar(
         select(TrainingResult).where(
-            TrainingResult.run_id == run_id,
+            TrainingResult.run_id == lease.row_id,
             TrainingResult.backbone == result.backbone,
             TrainingResult.seed == result.seed,
         )
@@ -131,108 +106,43 @@ def note_result(session: Session, run_id: int, token: str, result: TrainingResul
     if earlier is not None:
         session.delete(earlier)
         session.flush()
-    result.run_id = run_id
+    result.run_id = lease.row_id
     session.add(result)
 
 
 def finish_run(
-    session: Session, run_id: int, token: str, state: RunState, *, problem: str | None = None
+    session: Session, lease: Lease, transition: Transition[RunState], *, problem: str | None = None
 ) -> None:
-    """Write down how a run ended, or that it was stopped or waits again. Raises LeaseLost."""
-    _as_holder(
+    """End the lease of a run: it is done, has failed, was stopped or is requeued. Raises LeaseLost."""
+    ended = transition.to in (RunState.DONE, RunState.FAILED)
+    release(
         session,
-        run_id,
-        token,
-        state=state,
+        lease,
+        transition,
         problem=problem,
-        lease_token=None,
-        lease_until=None,
-        rung_at=None,
-        finished_at=database_now() if state in (RunState.DONE, RunState.FAILED) else None,
+        notified_at=None,
+        finished_at=database_now() if ended else None,
     )
-    record(session, f"training.{state}", f"run:{run_id}", problem=problem)
+    record(session, f"training.{transition.to}", f"run:{lease.row_id}", problem=problem)
 
 
 def expire_runs(session: Session) -> int:
-    """Take every run whose lease has ended away from its holder; return how many there were.
+    """Take every run whose lease has expired from its holder; return how many there were.
 
-    Those of the training queue wait for another worker, ten times at most; those of a command stand
-    stopped until somebody resumes them.
+    A run of the training queue is requeued, up to ten times. A run of a command is stopped until a user
+    resumes it.
     """
-    expired = session.scalars(
-        select(TrainingRun)
-        .where(TrainingRun.state == RunState.RUNNING, TrainingRun.lease_until < database_now())
-        .with_for_update(skip_locked=True)
+    runs = session.scalars(
+        select(TrainingRun).where(expired(TrainingRun)).with_for_update(skip_locked=True)
     ).all()
-    for run in expired:
-        run.lease_token = run.lease_until = run.rung_at = None
+    for run in runs:
+        run.lease_token = run.lease_until = run.notified_at = None
         if not run.for_worker:
-            run.state = RunState.STOPPED
+            RunChange.EXPIRE_COMMAND.apply(run)
         elif run.attempt < ATTEMPTS:
-            run.state = RunState.QUEUED
+            RunChange.EXPIRE.apply(run)
         else:
-            run.state, run.problem = RunState.FAILED, WorkerLost.code
+            RunChange.EXPIRE_LAST.apply(run)
+            run.problem = WorkerLost.code
         record(session, "training.lost", f"run:{run.id}")
-    return len(expired)
-
-
-def runs_to_ring(session: Session, *, again_seconds: float) -> list[int]:
-    """Return waiting runs that the training queue has not been told of, or that nobody came for since."""
-    stale = or_(TrainingRun.rung_at.is_(None), TrainingRun.rung_at < database_now() - again_seconds)
-    waiting = and_(TrainingRun.state == RunState.QUEUED, TrainingRun.for_worker)
-    return list(session.scalars(select(TrainingRun.id).where(waiting, stale).order_by(TrainingRun.id)))
-
-
-def count_queued_runs(session: Session) -> int:
-    """Count the runs that wait for a worker."""
-    waiting = and_(TrainingRun.state == RunState.QUEUED, TrainingRun.for_worker)
-    return session.scalars(select(func.count()).select_from(TrainingRun).where(waiting)).one()
-
-
-def mark_runs_rung(session: Session, run_ids: Sequence[int]) -> None:
-    """Note that the training queue has been told of these runs."""
-    session.execute(
-        update(TrainingRun)
-        .where(TrainingRun.id.in_(run_ids))
-        .values(rung_at=database_now())
-        .execution_options(synchronize_session=False)
-    )
-
-
-def forget_run_rings(session: Session) -> None:
-    """Let every waiting run be rung for again, as when a broker starts empty."""
-    session.execute(
-        update(TrainingRun)
-        .where(TrainingRun.state == RunState.QUEUED)
-        .values(rung_at=None)
-        .execution_options(synchronize_session=False)
-    )
-
-
-def _free(*states: RunState) -> ColumnElement[bool]:
-    """Match runs of these states, and those whose holder was lost."""
-    lost = and_(TrainingRun.state == RunState.RUNNING, TrainingRun.lease_until < database_now())
-    return or_(TrainingRun.state.in_(states), lost)
-
-
-def _as_holder(session: Session, run_id: int, token: str, **values: Any) -> None:
-    """Change a run that is held under this token, or raise LeaseLost."""
-    changed = _changed(
-        session.execute(
-            update(TrainingRun)
-            .where(
-                TrainingRun.id == run_id,
-                TrainingRun.state == RunState.RUNNING,
-                TrainingRun.lease_token == token,
-            )
-            .values(**values)
-            .execution_options(synchronize_session=False)
-        )
-    )
-    if not changed:
-        raise LeaseLost
-
-
-def _changed(result: object) -> bool:
-    assert isinstance(result, CursorResult)  # noqa: S101  (for the type checker: updates always give one)
-    return result.rowcount == 1
+    return len(runs)

@@ -25,10 +25,9 @@ from typing import Any, BinaryIO
 from sqlalchemy import MetaData, Table, exists, insert, select, text
 from sqlalchemy.orm import Session
 
-from db.atomic import remove_partials, write_whole
+from db.atomic import needs_room, remove_partials, write_whole
 from db.audit.chain import head
 from db.audit.events import record
-from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.models.store import CARD_FILE, WEIGHTS_FILE

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from db.audit.events import record
+from db.engine import insert_new
 from db.tables import Label, Site, Study
 
 #: The id of the one row.
@@ -28,9 +28,8 @@ def holds_pseudonyms(session: Session) -> bool:
 
 def note_key(session: Session, fingerprint: str) -> str:
     """Note the key that is in use unless one is noted; return the one that is. Safe to repeat."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     values = {"id": _ONLY, "key_fingerprint": fingerprint}
-    session.execute(dialect.insert(Site).values(values).on_conflict_do_nothing())
+    session.execute(insert_new(session, Site).values(values))
     return session.scalars(select(Site.key_fingerprint).where(Site.id == _ONLY)).one()
 
 

@@ -14,8 +14,7 @@ from typing import NoReturn
 
 import typer
 
-from db.atomic import keep_private
-from db.disk import DiskFull, is_full
+from db.atomic import DiskFull, is_full, keep_private
 from db.errors import PneumoscreenError
 from scheduler.cli.models import evaluate, registry, training
 from scheduler.cli.signals import Ended

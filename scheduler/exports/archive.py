@@ -16,8 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from db.atomic import create_private, partial_beside, place
-from db.disk import needs_room
+from db.atomic import create_private, needs_room, partial_beside, place
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.jobs.cohorts import CohortArchived

@@ -12,10 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from db.atomic import write_whole
+from db.atomic import needs_room, write_whole
 from db.audit.chain import head
 from db.audit.events import record
-from db.disk import needs_room
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.jobs.cohorts import CohortArchived, find_cohort

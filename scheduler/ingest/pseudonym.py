@@ -9,8 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from db.atomic import write_whole
-from db.disk import needs_room
+from db.atomic import needs_room, write_whole
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.settings import home

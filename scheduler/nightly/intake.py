@@ -7,20 +7,10 @@ import logging
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.heartbeat import Heartbeat
-from db.jobs.claims import LeaseLost
 from db.jobs.cohorts import CohortUnknown, find_cohort, lock_cohort
 from db.jobs.ingests import CohortCancelled, end_ingest
-from db.nights.runs import (
-    attach,
-    claim_night,
-    find_night,
-    keep_night,
-    not_walked,
-    now,
-    own_cohort,
-    walked,
-)
+from db.lease import Heartbeat, LeaseLost
+from db.nights.runs import attach, claim_night, fail_reading, find_night, finish_reading, now, own_cohort
 from db.states import CohortState
 from scheduler.ingest import open_source
 from scheduler.ingest.source import Source, SourceEmpty
@@ -43,20 +33,14 @@ def walk_night(database: Database, settings: NightlySettings, run_id: int) -> bo
     again until the window ends.
     """
     with database.write() as session:
-        token = claim_night(session, run_id, lease_seconds=_LEASE_SECONDS)
-    if token is None:
+        lease = claim_night(session, run_id, lease_seconds=_LEASE_SECONDS)
+    if lease is None:
         return False
-    keep = Heartbeat(
-        database,
-        f"nightly run {run_id}",
-        _LEASE_SECONDS,
-        lambda session: keep_night(session, run_id, token, lease_seconds=_LEASE_SECONDS),
-    )
     try:
-        with keep as heartbeat:
+        with Heartbeat(database, lease) as heartbeat:
             cohort_id = _walk(database, run_id, heartbeat)
         with database.write() as session:
-            walked(session, run_id, token, cohort_id=cohort_id)
+            finish_reading(session, lease, cohort_id=cohort_id)
     except LeaseLost:
         log.warning("nightly run %d was taken over", run_id, extra={"night": run_id})
     except DatabaseFailed:
@@ -67,7 +51,7 @@ def walk_night(database: Database, settings: NightlySettings, run_id: int) -> bo
             run = find_night(session, run_id)
             until = run.window_ends or run.slot + _RETRY_SECONDS
             again = now(session) + settings.nightly_retry_seconds < until
-            not_walked(session, run_id, token, error.code, again=again)
+            fail_reading(session, lease, error.code, again=again)
     return True
 
 

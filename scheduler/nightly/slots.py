@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from db.engine import Database
+from db.jobs.notifications import count_waiting, mark_notified, rows_to_notify
 from db.nights.runs import (
-    count_nights_to_walk,
-    mark_nights_rung,
-    nights_to_ring,
     now,
     open_now,
     open_slot,
 )
+from db.tables import NightlyRun
 from scheduler.nightly.schedule import Nightly, NightlySettings
 from worker.broker.notify import Notifier, notify_queue
 
@@ -52,10 +51,10 @@ def run_now(database: Database, schedule: Nightly) -> int:
 def notify_nights(database: Database, settings: NightlySettings, notifier: Notifier) -> int:
     """Notify the ingest queue of runs whose source is to be walked; return how many."""
     with database.read() as session:
-        due = nights_to_ring(session, again_seconds=settings.nightly_retry_seconds)
-        waiting = count_nights_to_walk(session)
+        due = rows_to_notify(session, NightlyRun, again_seconds=settings.nightly_retry_seconds)
+        waiting = count_waiting(session, NightlyRun)
     notified = notify_queue(notifier, due, open_rows=waiting)
     if notified:
         with database.write() as session:
-            mark_nights_rung(session, notified)
+            mark_notified(session, NightlyRun, notified)
     return len(notified)

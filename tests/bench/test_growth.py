@@ -21,10 +21,10 @@ from sqlalchemy import delete, text, update
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.claims import Effort, Provenance, Screened, claim, complete
-from db.jobs.cohorts import close_ingest, find_cohort, open_cohort
+from db.jobs.cohorts import find_cohort, mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.nights.figures import night_figures
-from db.nights.runs import claim_night, conclude_nights, find_night, open_now, walked
+from db.nights.runs import claim_night, conclude_nights, find_night, finish_reading, open_now
 from db.nights.seen import Stamp, seen_uris
 from db.queries.progress import progress
 from db.queries.results import cohort_results
@@ -138,12 +138,12 @@ def night(database: Database) -> None:
     listed = {f"/data/{number}.dcm": Stamp(None, None) for number in range(1, FILES + 1)}
     with database.write() as session:
         run_id = open_now(session, "ward", plan={}, window_ends=None)
-        token = claim_night(session, run_id, lease_seconds=60)
-    assert token is not None
+        lease = claim_night(session, run_id, lease_seconds=60)
+    assert lease is not None
     with database.read() as session:
         assert len(seen_uris(session, "ward", listed)) == FILES
     with database.write() as session:
-        walked(session, run_id, token, cohort_id=None)
+        finish_reading(session, lease, cohort_id=None)
     with database.write() as session:
         assert run_id in conclude_nights(session)
     with database.read() as session:
@@ -159,7 +159,7 @@ def prune_one(database: Database, clock: Clock, folder: Path, number: int) -> fl
             for one in range(PRUNED)
         ]
         add_images(session, cohort.id, images)
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         session.execute(update(Image).where(Image.cohort_id == cohort.id).values(state="done"))
         session.execute(update(Cohort).where(Cohort.id == cohort.id).values(created_at=1.0))
     start = clock.now()
@@ -270,7 +270,7 @@ def screen_batches(database: Database, clock: Clock) -> float:
         cohort = open_cohort(session, "trial", source="/data")
         images = [NewImage(uri=f"/data/{number}.png") for number in range(IMAGES * BATCHES)]
         add_images(session, cohort.id, images)
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         batch_ids = cut_batches(session, cohort.id, batch_images=IMAGES, in_flight=BATCHES)
     start = clock.now()
     for batch_id in batch_ids:
@@ -286,7 +286,7 @@ def screen_batches(database: Database, clock: Clock) -> float:
                         image_id=item.image_id, probability=0.5, label="NORMAL", precision="fp32",
                         input_digest="0" * 64,
                     )
-                    for item in claimed.items
+                    for item in claimed.images
                 ],
                 [],
                 Provenance(threshold=0.5, runtime="r", preprocessing="p", software="s"),

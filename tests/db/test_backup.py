@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete
-from db.jobs.cohorts import CohortArchived, close_ingest, find_cohort, open_cohort, retry
+from db.jobs.cohorts import CohortArchived, find_cohort, mark_ready, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.models.registry import ensure_champion, find_champion
@@ -40,7 +40,7 @@ def screen(session: Session, batch_id: int, *, bad: int) -> None:
     """Claim a batch and predict its images but the last few, which are bad."""
     claimed = claim(session, batch_id, owner="tester", lease_seconds=60)
     assert claimed is not None
-    ids = [item.image_id for item in claimed.items]
+    ids = [item.image_id for item in claimed.images]
     good = len(ids) - bad
     complete(
         session,
@@ -73,7 +73,7 @@ def filled(database: Database, artefact: Path) -> Database:
             places = ((f"/data/{number}.dcm", f"1.{number}") for number in range(3))
             images = [NewImage(uri=uri, study_uid="1.2", instance_uid=uid) for uri, uid in places]
             add_images(session, cohort.id, images)
-            close_ingest(session, cohort.id)
+            mark_ready(session, cohort.id)
             if cut:
                 (batch_id,) = cut_batches(session, cohort.id, batch_images=9, in_flight=1)
                 screen(session, batch_id, bad=1)

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import func, select
 
 from db.engine import Database
-from db.jobs.batches import batches_to_ring, cohorts_to_dispatch, cut_batches, forget_rings, mark_rung
-from db.jobs.claims import (
-    ATTEMPTS,
-    Claim,
-    Effort,
-    LeaseLost,
-    NotScreened,
-    Provenance,
-    Screened,
-    claim,
-    complete,
-    expire,
-    give_back,
-    keep,
-)
-from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
+from db.jobs.batches import cohorts_to_dispatch, cut_batches
+from db.jobs.claims import Claim, Effort, NotScreened, Provenance, Screened, claim, complete, requeue
+from db.jobs.cohorts import cancel, find_cohort, mark_ready, open_cohort, retry
 from db.jobs.images import NewImage, add_images
+from db.jobs.notifications import forget_notifications, mark_notified, rows_to_notify
 from db.jobs.problems import CorruptImage
-from db.jobs.sources import Wait
+from db.jobs.sources import Backoff
+from db.jobs.sweep import ATTEMPTS, expire_batches
+from db.lease import LeaseLost, renew
 from db.models.registry import NoChampion
 from db.queries.progress import progress
 from db.states import BatchState, ImageState
@@ -35,7 +26,7 @@ from db.tables import Batch, Image, Model, Prediction
 
 PROVENANCE = Provenance(threshold=0.5, runtime="test", preprocessing="test", software="test")
 #: As a worker waits whose model is missing.
-WAIT = Wait(code="model-missing", again_seconds=30, most_seconds=1e6)
+WAIT = Backoff(code="model-missing", first_seconds=30, limit_seconds=1e6)
 EFFORT = Effort(decode_seconds=0.5, forward_seconds=1.5, gpu_memory_bytes=None)
 
 
@@ -43,7 +34,7 @@ def submit(database: Database, count: int, *, name: str = "trial", priority: int
     with database.write() as session:
         cohort = open_cohort(session, name, source="/data", priority=priority)
         add_images(session, cohort.id, [NewImage(uri=f"/data/{index}.png") for index in range(count)])
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         return cohort.id
 
 
@@ -68,9 +59,9 @@ def finish(database: Database, claimed: Claim, *, bad: int = 0) -> None:
         Screened(
             image_id=item.image_id, probability=0.9, label="PNEUMONIA", precision="fp32", input_digest="d"
         )
-        for item in claimed.items[bad:]
+        for item in claimed.images[bad:]
     ]
-    problems = [NotScreened(item.image_id, CorruptImage()) for item in claimed.items[:bad]]
+    problems = [NotScreened(item.image_id, CorruptImage()) for item in claimed.images[:bad]]
     with database.write() as session:
         complete(session, claimed, screened, problems, PROVENANCE, EFFORT)
 
@@ -79,7 +70,7 @@ def lose(database: Database, batch_id: int) -> Claim:
     """Claim a batch under a lease that has ended already, and sweep."""
     claimed = held(database, batch_id, lease_seconds=-1)
     with database.write() as session:
-        assert expire(session) == 1
+        assert expire_batches(session) == 1
     return claimed
 
 
@@ -181,7 +172,7 @@ def test_the_late_result_of_a_zombie_is_refused(database: Database) -> None:
     with pytest.raises(LeaseLost):
         finish(database, zombie)
     with pytest.raises(LeaseLost), database.write() as session:
-        keep(session, batch_id, zombie.token, lease_seconds=60)
+        renew(session, zombie.lease)
     finish(database, successor, bad=1)
     assert states(database) == {ImageState.DONE: 15, ImageState.FAILED: 1}
 
@@ -202,9 +193,9 @@ def test_a_kept_lease_is_not_swept(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     claimed = held(database, batch_id, lease_seconds=-1)
     with database.write() as session:
-        keep(session, batch_id, claimed.token, lease_seconds=60)
+        renew(session, replace(claimed.lease, seconds=60))
     with database.write() as session:
-        assert expire(session) == 0
+        assert expire_batches(session) == 0
     finish(database, claimed)
 
 
@@ -217,10 +208,10 @@ def test_a_poison_image_fails_alone_and_its_neighbours_are_predicted(database: D
     while batches := cut(database, cohort_id) or queued_batches(database):
         for batch_id in batches:
             claimed = held(database, batch_id, lease_seconds=-1)
-            if poison in [item.image_id for item in claimed.items]:
+            if poison in [item.image_id for item in claimed.images]:
                 deaths += 1
                 with database.write() as session:
-                    assert expire(session) == 1
+                    assert expire_batches(session) == 1
             else:
                 finish(database, claimed)
     with database.read() as session:
@@ -239,24 +230,24 @@ def test_a_batch_that_was_given_back_can_be_claimed_and_is_not_counted_as_lost(d
     for _ in range(ATTEMPTS + 1):
         claimed = held(database, batch_id)
         with database.write() as session:
-            give_back(session, batch_id, claimed.token)
+            requeue(session, claimed.lease)
     lose(database, batch_id)
     assert queued_batches(database) == [batch_id]
 
 
 @pytest.mark.usefixtures("model")
-def test_a_bell_is_rung_once_and_again_when_nobody_came(database: Database) -> None:
+def test_a_batch_is_notified_once_and_again_if_nobody_claims_it(database: Database) -> None:
     batch_ids = cut(database, submit(database, 32))
     with database.write() as session:
-        assert batches_to_ring(session, again_seconds=60) == batch_ids
-        mark_rung(session, batch_ids)
+        assert rows_to_notify(session, Batch, again_seconds=60) == batch_ids
+        mark_notified(session, Batch, batch_ids)
     with database.write() as session:
-        assert batches_to_ring(session, again_seconds=60) == []
-        assert batches_to_ring(session, again_seconds=-1) == batch_ids
-        forget_rings(session)
+        assert rows_to_notify(session, Batch, again_seconds=60) == []
+        assert rows_to_notify(session, Batch, again_seconds=-1) == batch_ids
+        forget_notifications(session)
     held(database, batch_ids[0])
     with database.read() as session:
-        assert batches_to_ring(session, again_seconds=60) == batch_ids[1:]
+        assert rows_to_notify(session, Batch, again_seconds=60) == batch_ids[1:]
 
 
 @pytest.mark.usefixtures("model")
@@ -279,7 +270,7 @@ def test_a_cohort_that_waits_for_its_model_is_tried_again_and_holds_up_no_other(
     (batch_id,) = cut(database, high, in_flight=1)
     claimed = held(database, batch_id)
     with database.write() as session:
-        give_back(session, batch_id, claimed.token, wait=WAIT)
+        requeue(session, claimed.lease, backoff=WAIT)
     with database.read() as session:
         assert cohorts_to_dispatch(session) == [high, low]
     finish(database, held(database, batch_id))
@@ -294,7 +285,7 @@ def test_where_every_cohort_waits_all_are_tried_again(database: Database) -> Non
         (batch_id,) = cut(database, cohort_id, in_flight=1)
         claimed = held(database, batch_id)
         with database.write() as session:
-            give_back(session, batch_id, claimed.token, wait=WAIT)
+            requeue(session, claimed.lease, backoff=WAIT)
     with database.read() as session:
         assert cohorts_to_dispatch(session) == cohort_ids
 
@@ -321,7 +312,7 @@ def test_a_batch_lost_after_its_cohort_was_cancelled_is_not_handed_out_again(dat
     with database.write() as session:
         cancel(session, find_cohort(session, "trial"))
     with database.write() as session:
-        assert expire(session) == 1
+        assert expire_batches(session) == 1
     assert take(database, batch_id) is None
     with database.read() as session:
         assert progress(session)[0].finished

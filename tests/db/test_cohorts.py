@@ -11,7 +11,6 @@ from sqlalchemy.orm import ORMExecuteState, Session
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import ATTEMPTS, expire
 from db.jobs.cohorts import (
     PRIORITIES,
     CohortArchived,
@@ -23,6 +22,7 @@ from db.jobs.cohorts import (
     open_cohort,
     retry,
 )
+from db.jobs.sweep import ATTEMPTS, expire_batches
 from db.queries.progress import progress
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image
@@ -64,7 +64,7 @@ def lose_what_is_left(database: Database) -> None:
     for _ in range(ATTEMPTS + 1):
         with database.write() as session:
             session.execute(update(Batch).where(Batch.lease_until.is_not(None)).values(lease_until=0.0))
-        in_transaction(database, expire)
+        in_transaction(database, expire_batches)
 
 
 def assert_cancelled(database: Database) -> None:
@@ -77,7 +77,7 @@ def assert_cancelled(database: Database) -> None:
 def test_a_batch_that_is_swept_while_its_cohort_is_cancelled_is_not_screened(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     held(database, batch_id, lease_seconds=-1)
-    before_the_commit(database, expire, cancel_it)
+    before_the_commit(database, expire_batches, cancel_it)
     assert_cancelled(database)
 
 
@@ -85,7 +85,7 @@ def test_a_batch_that_is_swept_while_its_cohort_is_cancelled_is_not_screened(dat
 def test_a_batch_whose_cohort_is_cancelled_while_it_is_swept_is_not_screened(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     held(database, batch_id, lease_seconds=-1)
-    before_the_commit(database, cancel_it, expire)
+    before_the_commit(database, cancel_it, expire_batches)
     lose_what_is_left(database)
     assert_cancelled(database)
 
@@ -100,7 +100,7 @@ def test_a_sweep_between_two_statements_of_a_cancel_leaves_no_batch_behind(datab
         @event.listens_for(session, "do_orm_execute")
         def _sweep(state: ORMExecuteState) -> None:
             if state.is_update and state.bind_mapper is Image.__mapper__:
-                sweeps.append(pool.submit(in_transaction, database, expire))
+                sweeps.append(pool.submit(in_transaction, database, expire_batches))
                 wait(sweeps, timeout=MOMENT)
 
         cancel_it(session)
@@ -121,7 +121,7 @@ def test_a_batch_without_images_does_not_stop_the_sweeper(database: Database) ->
         session.execute(
             update(Image).where(Image.batch_id == batch_id).values(state=ImageState.PENDING, batch_id=None)
         )
-        assert expire(session) == 2
+        assert expire_batches(session) == 2
         states = session.scalars(select(Batch.state).order_by(Batch.id)).all()
     assert states == [BatchState.SPLIT, BatchState.QUEUED]
 

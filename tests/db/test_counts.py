@@ -12,10 +12,11 @@ from sqlalchemy import delete, func, insert, select, text, update
 from db.clock import database_now
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete, expire, give_back
-from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
+from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete, requeue
+from db.jobs.cohorts import cancel, find_cohort, mark_ready, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
+from db.jobs.sweep import expire_batches
 from db.queries.counts import count_images
 from db.queries.progress import progress
 from db.queries.totals import batch_totals
@@ -34,7 +35,7 @@ def cohort_id(database: Database, model: Model) -> int:
     with database.write() as session:
         cohort = open_cohort(session, "trial", source="/data")
         add_images(session, cohort.id, [NewImage(uri=f"/data/{number}.png") for number in range(IMAGES)])
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
     return cohort.id
 
 
@@ -48,7 +49,7 @@ def screen(database: Database, batch_id: int, *, bad: int = 0) -> None:
     with database.write() as session:
         claimed = claim(session, batch_id, owner="tester", lease_seconds=60)
         assert claimed is not None
-        ids = [item.image_id for item in claimed.items]
+        ids = [item.image_id for item in claimed.images]
         complete(
             session,
             claimed,
@@ -69,7 +70,7 @@ def lose(database: Database, batch_id: int) -> None:
     with database.write() as session:
         assert claim(session, batch_id, owner="tester", lease_seconds=60) is not None
         session.execute(update(Batch).where(Batch.id == batch_id).values(lease_until=database_now() - 1))
-        assert expire(session) == 1
+        assert expire_batches(session) == 1
 
 
 def differences(database: Database) -> list[Difference]:
@@ -257,7 +258,7 @@ def test_totals_of_batches_are_the_same_before_and_after_they_are_added_up_and_n
     with database.write() as session:
         claimed = claim(session, lost, owner="tester", lease_seconds=60)
         assert claimed is not None
-        give_back(session, lost, claimed.token)
+        requeue(session, claimed.lease)
     assert lost_and_effort(database) == (1, 0, 0, 0.0), "a batch that was given back is no lost lease"
     lose(database, lost)
     with database.write() as session:

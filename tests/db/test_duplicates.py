@@ -8,10 +8,11 @@ import pytest
 from sqlalchemy import select, update
 
 from db.engine import Database
-from db.jobs.claims import Claim, NotScreened, complete, expire
-from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
+from db.jobs.claims import Claim, NotScreened, complete
+from db.jobs.cohorts import cancel, find_cohort, mark_ready, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage, FileVanished, ImageProblem, LateralView, NoPixels
+from db.jobs.sweep import expire_batches
 from db.queries.progress import progress
 from db.states import ImageState
 from db.tables import Batch, Image
@@ -29,7 +30,7 @@ def take_in(database: Database, *names: str, instance: str = "1.2.3") -> int:
     with database.write() as session:
         cohort = open_cohort(session, "trial", source="/data")
         add_images(session, cohort.id, [NewImage(uri=f"/data/{n}", instance_uid=instance) for n in names])
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         return cohort.id
 
 
@@ -43,7 +44,7 @@ def found(database: Database) -> list[str]:
 
 def fail(database: Database, claimed: Claim, problem: ImageProblem) -> None:
     with database.write() as session:
-        bad = [NotScreened(item.image_id, problem) for item in claimed.items]
+        bad = [NotScreened(item.image_id, problem) for item in claimed.images]
         complete(session, claimed, [], bad, PROVENANCE, EFFORT)
 
 
@@ -88,10 +89,10 @@ def test_other_instances_and_images_without_one_take_over_from_nobody(database: 
     with database.write() as session:
         open_cohort(session, "trial", source="/data")
         add_images(session, cohort_id, [NewImage(uri="/data/e"), NewImage(uri="/data/f")])
-        close_ingest(session, cohort_id)
+        mark_ready(session, cohort_id)
     (batch_id,) = cut(database, cohort_id)
     claimed = held(database, batch_id)
-    assert [item.instance_uid for item in claimed.items[1:]] == ["4.5.6", None, None]
+    assert [item.instance_uid for item in claimed.images[1:]] == ["4.5.6", None, None]
     finish(database, claimed, bad=1)
     assert found(database) == ["corrupt-image", "pending", "done", "duplicate-instance", "done", "done"]
 
@@ -104,7 +105,7 @@ def test_a_duplicate_takes_over_from_an_image_that_kills_workers(database: Datab
             (batch_id,) = session.scalars(select(Batch.id).where(Batch.state == "queued"))
         held(database, batch_id, lease_seconds=-1)
         with database.write() as session:
-            assert expire(session) == 1
+            assert expire_batches(session) == 1
     assert found(database) == ["worker-lost", "pending"]
 
 
@@ -179,7 +180,7 @@ def test_a_copy_that_is_taken_in_while_the_first_one_fails_is_screened(
     cohort_id = take_in(database, "a")
     (batch_id,) = cut(database, cohort_id)
     claimed = held(database, batch_id)
-    bad = [NotScreened(claimed.items[0].image_id, CorruptImage())]
+    bad = [NotScreened(claimed.images[0].image_id, CorruptImage())]
 
     def ingest() -> None:
         take_in(database, "b")
@@ -194,7 +195,7 @@ def test_a_copy_that_is_taken_in_while_the_first_one_fails_is_screened(
             else:
                 open_cohort(session, "trial", source="/data")
                 add_images(session, cohort_id, [NewImage(uri="/data/b", instance_uid="1.2.3")])
-                close_ingest(session, cohort_id)
+                mark_ready(session, cohort_id)
             other = pool.submit(ingest if first == "complete" else lose)
             wait([other], timeout=MOMENT)
         other.result()
@@ -208,7 +209,7 @@ def test_two_batches_that_fail_at_once_hand_each_instance_to_one_copy(database: 
         for copy in ("a", "b", "c"):
             images = [NewImage(uri=f"/data/{copy}/{uid}", instance_uid=uid) for uid in instances]
             add_images(session, cohort.id, images)
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
     while batches := cut(database, cohort.id, batch_images=16):
         claims = [held(database, batch_id) for batch_id in batches]
         with ThreadPoolExecutor() as pool:

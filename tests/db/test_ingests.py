@@ -1,4 +1,4 @@
-"""Ingests under a lease: a cohort is closed once all its sources were walked, and then takes nothing in."""
+"""Ingests under a lease: a cohort is ready once all its sources were read, and then accepts no images."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import pytest
 from sqlalchemy import select, update
 
 from db.engine import Database
-from db.jobs.claims import LeaseLost
-from db.jobs.cohorts import CohortArchived, cancel, close_ingest, find_cohort, open_cohort, retry
+from db.jobs.cohorts import CohortArchived, cancel, find_cohort, mark_ready, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.ingests import (
     CohortCancelled,
     CohortClosed,
-    IngestLease,
+    HeldIngest,
     IngestTakenOver,
     begin_ingest,
     break_off,
     end_ingest,
     expire_ingests,
-    keep_ingest,
 )
+from db.lease import LeaseLost, renew
 from db.queries.progress import progress
 from db.states import CohortState, IngestState
 from db.tables import Image, Ingest
@@ -30,20 +29,20 @@ from tests.faults.invariant import check
 pytestmark = pytest.mark.usefixtures("model")
 
 
-def begin(database: Database, source: str = "/a", *, lease_seconds: float = 60) -> IngestLease:
+def begin(database: Database, source: str = "/a", *, lease_seconds: float = 60) -> HeldIngest:
     with database.write() as session:
         cohort = open_cohort(session, "trial", source=source)
         return begin_ingest(session, cohort.id, source, owner="host:1", lease_seconds=lease_seconds)
 
 
-def add(database: Database, lease: IngestLease, *names: str) -> int:
+def add(database: Database, ingest: HeldIngest, *names: str) -> int:
     with database.write() as session:
-        return add_images(session, lease.cohort_id, [NewImage(uri=name) for name in names], ingest=lease)
+        return add_images(session, ingest.cohort_id, [NewImage(uri=name) for name in names], ingest=ingest)
 
 
-def end(database: Database, lease: IngestLease) -> None:
+def end(database: Database, ingest: HeldIngest) -> None:
     with database.write() as session:
-        end_ingest(session, lease)
+        end_ingest(session, ingest)
 
 
 def state(database: Database) -> tuple[str, bool]:
@@ -73,42 +72,42 @@ def test_of_two_feeders_the_last_one_closes_the_cohort(database: Database) -> No
 
 
 def test_a_closed_cohort_takes_nothing_in(database: Database) -> None:
-    lease = begin(database)
-    end(database, lease)
+    ingest = begin(database)
+    end(database, ingest)
     with pytest.raises(CohortClosed):
-        add(database, lease, "/a/1")
+        add(database, ingest, "/a/1")
     with pytest.raises(CohortClosed), database.write() as session:
-        add_images(session, lease.cohort_id, [NewImage(uri="/a/1")])
+        add_images(session, ingest.cohort_id, [NewImage(uri="/a/1")])
 
 
 def test_an_archived_cohort_takes_nothing_in(database: Database) -> None:
-    lease = begin(database)
-    add(database, lease, "/a/1")
-    end(database, lease)
-    screen_all(database, lease.cohort_id)
+    ingest = begin(database)
+    add(database, ingest, "/a/1")
+    end(database, ingest)
+    screen_all(database, ingest.cohort_id)
     with database.write() as session:
-        stamped = stamp(session, lease.cohort_id)
-        remove_rows(session, lease.cohort_id, stamped, file="a.parquet", digest="0" * 64)
-    for shown in (lease, None):
+        stamped = stamp(session, ingest.cohort_id)
+        remove_rows(session, ingest.cohort_id, stamped, file="a.parquet", digest="0" * 64)
+    for shown in (ingest, None):
         with pytest.raises(CohortArchived), database.write() as session:
-            add_images(session, lease.cohort_id, [NewImage(uri="/a/2")], ingest=shown)
+            add_images(session, ingest.cohort_id, [NewImage(uri="/a/2")], ingest=shown)
     with database.read() as session:
         assert session.scalars(select(Image.id)).all() == []
 
 
 def test_a_cancelled_cohort_takes_nothing_in_and_has_no_ingest_left(database: Database) -> None:
-    lease = begin(database)
+    ingest = begin(database)
     with database.write() as session:
         cancel(session, find_cohort(session, "trial"))
     with pytest.raises(CohortCancelled):
-        add(database, lease, "/a/1")
+        add(database, ingest, "/a/1")
     with pytest.raises(LeaseLost), database.write() as session:
-        keep_ingest(session, lease)
+        renew(session, ingest.lease)
     with database.write() as session:
         retry(session, find_cohort(session, "trial"))
     assert state(database) == ("ready", False)
     with pytest.raises(CohortClosed):
-        add(database, lease, "/a/1")
+        add(database, ingest, "/a/1")
 
 
 def test_an_ingest_whose_lease_ended_has_broken_off_and_keeps_the_cohort_open(database: Database) -> None:
@@ -120,7 +119,7 @@ def test_an_ingest_whose_lease_ended_has_broken_off_and_keeps_the_cohort_open(da
     end(database, alive)
     assert state(database) == ("ingesting", True)
     with database.write() as session:
-        close_ingest(session, dead.cohort_id)
+        mark_ready(session, dead.cohort_id)
     assert state(database) == ("ingesting", True), "half a source was taken for a whole one"
     end(database, begin(database, "/a"))
     assert state(database) == ("ready", False)
@@ -132,12 +131,12 @@ def test_an_ingest_long_dead_shows_as_broken_off_without_a_sweeper(database: Dat
 
 
 def test_a_command_that_was_taken_for_dead_goes_on_while_the_cohort_is_open(database: Database) -> None:
-    lease = begin(database, lease_seconds=-1)
+    ingest = begin(database, lease_seconds=-1)
     with database.write() as session:
         expire_ingests(session)
-    assert add(database, lease, "/a/1") == 1
+    assert add(database, ingest, "/a/1") == 1
     assert state(database) == ("ingesting", False)
-    end(database, lease)
+    end(database, ingest)
     assert state(database) == ("ready", False)
 
 
@@ -146,7 +145,7 @@ def test_the_same_source_submitted_again_takes_the_ingest_over(database: Databas
     with pytest.raises(IngestTakenOver):
         add(database, first, "/a/1")
     with pytest.raises(LeaseLost), database.write() as session:
-        keep_ingest(session, first)
+        renew(session, first.lease)
     with database.write() as session:
         break_off(session, first)
     assert state(database) == ("ingesting", False), "the first one broke the second one's ingest off"
@@ -159,16 +158,16 @@ def test_the_same_source_submitted_again_takes_the_ingest_over(database: Databas
 
 
 def test_an_ingest_under_lease_opens_a_cohort_that_an_earlier_version_closed(database: Database) -> None:
-    lease = begin(database)
+    ingest = begin(database)
     with database.write() as session:
         find_cohort(session, "trial").state = CohortState.READY
-        add_images(session, lease.cohort_id, [NewImage(uri="/a/1")], ingest=lease)
+        add_images(session, ingest.cohort_id, [NewImage(uri="/a/1")], ingest=ingest)
     assert state(database) == ("ingesting", False)
 
 
 def test_heartbeats_keep_an_ingest(database: Database) -> None:
-    lease = begin(database)
+    ingest = begin(database)
     with database.write() as session:
         session.execute(update(Ingest).values(lease_until=1.0))
-        keep_ingest(session, lease)
+        renew(session, ingest.lease)
         assert expire_ingests(session) == 0

@@ -10,7 +10,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import MetaData, inspect, select, text
 
 from db.engine import Database
-from db.jobs.claims import expire
+from db.jobs.sweep import expire_batches
 from db.queries.progress import progress
 from db.queries.totals import batch_totals
 from db.states import BatchState
@@ -118,7 +118,7 @@ def test_an_upgrade_keeps_every_row_of_a_full_table(empty_database: Database) ->
             kept = session.execute(select(*columns).order_by(columns[0])).mappings().all()
             assert [dict(row) for row in kept] == rows, name
     with empty_database.write() as session:
-        assert expire(session) == 1, "the batch whose worker died in the upgrade is handed out again"
+        assert expire_batches(session) == 1, "the batch whose worker died in the upgrade is handed out again"
         (trial,) = progress(session, ["trial"])
         assert compare(session) == []
         totals = batch_totals(session)

@@ -7,36 +7,36 @@ from sqlalchemy import select, update
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
-from db.jobs.claims import claim, give_back, most_urgent
-from db.jobs.cohorts import cancel, close_ingest, find_cohort, open_cohort, retry
+from db.jobs.claims import claim, most_urgent, requeue
+from db.jobs.cohorts import cancel, find_cohort, mark_ready, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import SourceAway
-from db.jobs.sources import Wait, take_source
+from db.jobs.sources import Backoff, ensure_source
 from db.queries.progress import progress
 from db.tables import Batch, Cohort, Source
 from tests.db.test_batches import cut, finish, held, queued_batches, submit
 
 WEEK = 7 * 86_400.0
-AWAY = Wait(code=SourceAway.code, again_seconds=30, most_seconds=WEEK)
-NO_MODEL = Wait(code="model-missing", again_seconds=30, most_seconds=WEEK)
+AWAY = Backoff(code=SourceAway.code, first_seconds=30, limit_seconds=WEEK)
+NO_MODEL = Backoff(code="model-missing", first_seconds=30, limit_seconds=WEEK)
 
 
 def submit_from(database: Database, source: str, images: int) -> int:
     """Take images of a source into the cohort; return the source's id."""
     with database.write() as session:
         cohort = open_cohort(session, "trial", source=source)
-        source_id = take_source(session, cohort.id, source)
-        assert take_source(session, cohort.id, source) == source_id
+        source_id = ensure_source(session, cohort.id, source)
+        assert ensure_source(session, cohort.id, source) == source_id
         new = [NewImage(uri=f"{source}/{number}.png") for number in range(images)]
         add_images(session, cohort.id, new, source_id=source_id)
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         return source_id
 
 
-def wait(database: Database, batch_id: int, why: Wait) -> None:
+def wait(database: Database, batch_id: int, why: Backoff) -> None:
     claimed = held(database, batch_id)
     with database.write() as session:
-        give_back(session, batch_id, claimed.token, wait=why)
+        requeue(session, claimed.lease, backoff=why)
 
 
 def trial(database: Database) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from db.engine import Database
-from db.jobs.duplicates import gives_place_up
+from db.jobs.duplicates import may_be_of_one_copy
 from db.jobs.problems import DuplicateInstance, every_problem
 from db.queries.progress import progress
 from db.queries.totals import batch_totals
@@ -99,5 +99,5 @@ def check_copies(images: Sequence[Any], ready: Set[int]) -> None:
         assert len(screened) <= 1, "two copies of an instance are screened"
         left = {one.problem for one in same} - {DuplicateInstance.code}
         if cohort_id in ready and len(left) < len({one.problem for one in same}):
-            kept = [problem for problem in left if not (problem and gives_place_up(PROBLEMS[problem]()))]
+            kept = [problem for problem in left if not (problem and may_be_of_one_copy(PROBLEMS[problem]()))]
             assert kept, "a duplicate of nothing that is screened"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from db.jobs.claims import ATTEMPTS
+from db.jobs.sweep import ATTEMPTS
 
 #: Cohort and source of an ingest.
 Key = tuple[str, str]
 #: With these an image leaves its instance to another copy.
-GIVES_PLACE_UP = ("corrupt-image", "worker-lost", "no-pixels")
+GIVES_PLACE_UP = ("corrupt-image", "file-vanished", "worker-lost", "no-pixels")
 
 
 @dataclass
@@ -18,6 +18,9 @@ class ModelBatch:
 
     cohort: str
     images: list[int]
+    #: Row id of the source that its images come from, and of the model that is to screen them.
+    source: int
+    model: int
     state: str = "queued"
     attempts: int = 0
 
@@ -30,11 +33,16 @@ class ModelTable:
     images: dict[int, str] = field(default_factory=dict)
     cohort_of: dict[int, str] = field(default_factory=dict)
     instance_of: dict[int, str | None] = field(default_factory=dict)
+    source_of: dict[int, int] = field(default_factory=dict)
+    #: Sources that are unavailable, and whether it is time to try them again.
+    unavailable: dict[int, bool] = field(default_factory=dict)
     #: ingesting, ready, cancelled or archived.
     cohorts: dict[str, str] = field(default_factory=dict)
     #: Token and state of the ingest of each cohort and source.
     ingests: dict[Key, tuple[str, str]] = field(default_factory=dict)
     batches: dict[int, ModelBatch] = field(default_factory=dict)
+    #: Row id of the model that screens what is cut from now on.
+    champion: int = 0
     #: The batch of each lease that is held.
     leases: dict[str, int] = field(default_factory=dict)
 
@@ -93,6 +101,40 @@ class ModelTable:
         ]
         if not unfinished:
             self.cohorts[cohort] = "ready"
+
+    def cut(self, cohort: str, *, size: int, most: int) -> list[ModelBatch]:
+        """Return the batches that a cohort is cut into: up to `most` of available sources, one of others."""
+        if self.cohorts[cohort] == "cancelled":
+            return []
+        waiting: dict[int, list[int]] = {}
+        for image in self.of(cohort):
+            if self.images[image] == "pending":
+                waiting.setdefault(self.source_of[image], []).append(image)
+        under_way = [one for one in self.batches.values() if one.state in ("queued", "running")]
+        ours = [one for one in under_way if one.cohort == cohort and one.source not in self.unavailable]
+        parts = {
+            source: [waiting[source][start : start + size] for start in range(0, len(waiting[source]), size)]
+            for source in sorted(waiting)
+        }
+        available = [
+            (source, part) for source in parts if source not in self.unavailable for part in parts[source]
+        ]
+        tried = {one.source for one in under_way}
+        tries = [
+            (source, parts[source][0])
+            for source in parts
+            if self.unavailable.get(source) and source not in tried
+        ]
+        cut = available[: max(most - len(ours), 0)] + tries
+        return [ModelBatch(cohort, images, source, self.champion) for source, images in cut]
+
+    def lose_source(self, source: int) -> None:
+        """Dissolve the batches of a source that nobody holds, and let it wait."""
+        self.unavailable[source] = False
+        for batch in self.batches.values():
+            if batch.source == source and batch.state == "queued":
+                batch.state = "cancelled"
+                self.move(batch, "pending")
 
     def end_ingests(self, cohort: str) -> None:
         for key, (token, _) in self.ingests.items():

@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 from sqlalchemy import func, select
 
-from db.disk import DiskFull
+from db.atomic import DiskFull
 from db.engine import Database
 from db.jobs.batches import new_batch
 from db.models.registry import champion, ensure_champion, import_model

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import count
+from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -22,33 +22,24 @@ from sqlalchemy.orm import Session
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.jobs.batches import cut_batches
-from db.jobs.claims import (
-    PARTS,
-    Claim,
-    Effort,
-    LeaseLost,
-    NotScreened,
-    Provenance,
-    Screened,
-    claim,
-    complete,
-    expire,
-    give_back,
-    keep,
-)
+from db.jobs.claims import Claim, Effort, NotScreened, Provenance, Screened, claim, complete, requeue
 from db.jobs.cohorts import CohortArchived, cancel, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.ingests import (
     CohortCancelled,
     CohortClosed,
-    IngestLease,
+    HeldIngest,
     IngestTakenOver,
     begin_ingest,
     end_ingest,
     expire_ingests,
 )
-from db.jobs.problems import CorruptImage, NoPixels, NotChest
-from db.tables import Batch, Cohort, Image, ImageCount, Ingest, Model, Table
+from db.jobs.problems import CorruptImage, FileVanished, NoPixels, NotChest, SourceAway
+from db.jobs.sources import Backoff, ensure_source
+from db.jobs.sweep import PARTS, expire_batches
+from db.lease import LeaseLost, renew
+from db.models.registry import import_model, promote
+from db.tables import Batch, Cohort, Image, ImageCount, Ingest, Model, Source, Table
 from db.upkeep.archive import CohortNotFinished, remove_rows, stamp
 from db.upkeep.counters import fold
 from tests.faults.invariant import check
@@ -65,11 +56,19 @@ IMAGES = st.lists(st.sampled_from(INSTANCES), min_size=1, max_size=7)
 #: The error that a feeder meets.
 Refused = type[PneumoscreenError] | None
 #: What `retry` takes up.
-AGAIN = ("cancelled", "corrupt-image", "worker-lost")
+AGAIN = ("cancelled", "corrupt-image", "file-vanished", "worker-lost")
 #: How a worker finds an image.
-OUTCOMES = ("done", "corrupt-image", "no-pixels", "not-chest")
-PROBLEMS = {"corrupt-image": CorruptImage, "no-pixels": NoPixels, "not-chest": NotChest}
-ENDED = ("cancelled", "corrupt-image", "worker-lost", "no-pixels", "not-chest", "duplicate-instance", "done")
+PROBLEMS = {
+    "corrupt-image": CorruptImage,
+    "file-vanished": FileVanished,
+    "no-pixels": NoPixels,
+    "not-chest": NotChest,
+}
+OUTCOMES = ("done", *PROBLEMS)
+ENDED = ("cancelled", "worker-lost", "duplicate-instance", *OUTCOMES)
+#: A source that is unavailable, and a model that is.
+SOURCE_WAIT = Backoff(code=SourceAway.code, first_seconds=30, limit_seconds=3600)
+MODEL_WAIT = Backoff(code="model-missing", first_seconds=30, limit_seconds=3600)
 
 
 def predicted(image_id: int) -> Screened:
@@ -82,7 +81,10 @@ class JobTable(RuleBasedStateMachine):
     """Does to the real table and to the model the same."""
 
     database: Database
-    model_id: int
+    #: Registered models, by the names of their ids.
+    models: dict[str, int]
+    #: Another model, which is imported again now and then.
+    artefact: Path
 
     @initialize()
     def empty(self) -> None:
@@ -92,12 +94,14 @@ class JobTable(RuleBasedStateMachine):
                     session.execute(delete(table))
             fold(session)
             assert session.scalars(select(ImageCount)).all() == [], "images are gone and still counted"
-        self.table = ModelTable()
+            champion = session.scalars(select(Model.id).where(Model.state == "champion")).one()
+        self.table = ModelTable(champion=champion)
         #: Every claim there ever was: the dead ones are zombies.
         self.claims: list[Claim] = []
         #: Every ingest that was ever begun, with its cohort and source; most are taken over or ended.
-        self.leases: list[tuple[IngestLease, Key]] = []
+        self.leases: list[tuple[HeldIngest, Key]] = []
         self.names = count()
+        self.imported = False
 
     # -- what the scheduler does
 
@@ -114,22 +118,22 @@ class JobTable(RuleBasedStateMachine):
             return
         assert not archived
         self.table.cohorts[cohort] = "ingesting"
-        self.table.ingests[cohort, source] = lease.token, "running"
+        self.table.ingests[cohort, source] = lease.lease.token, "running"
         self.leases.append((lease, (cohort, source)))
 
-    def _some_lease(self, data: Any) -> tuple[IngestLease, Key, Refused]:
+    def _some_lease(self, data: Any) -> tuple[HeldIngest, Key, Refused]:
         """Return an ingest, mostly one that goes on, and what it is refused with."""
         held = [one for one in self.leases if self._refused(*one) is None]
         late = not held or data.draw(st.integers(0, 4)) == 0
         lease, key = data.draw(st.sampled_from(self.leases if late else held))
         return lease, key, self._refused(lease, key)
 
-    def _refused(self, lease: IngestLease, key: Key) -> Refused:
+    def _refused(self, lease: HeldIngest, key: Key) -> Refused:
         of_state = {"archived": CohortArchived, "cancelled": CohortCancelled}
         token, state = self.table.ingests[key]
         if refused := of_state.get(self.table.cohorts[key[0]]):
             return refused
-        if token != lease.token:
+        if token != lease.lease.token:
             return IngestTakenOver
         return CohortClosed if state == "ended" else None
 
@@ -161,21 +165,24 @@ class JobTable(RuleBasedStateMachine):
     def feed(self, data: Any, instances: list[str | None]) -> None:
         self._feed(*self._some_lease(data), instances)
 
-    def _feed(self, lease: IngestLease, key: Key, refused: Refused, instances: list[str | None]) -> None:
-        new = [NewImage(uri=f"/data/{next(self.names)}", instance_uid=uid) for uid in instances]
+    def _feed(self, lease: HeldIngest, key: Key, refused: Refused, instances: list[str | None]) -> None:
+        new = [NewImage(uri=f"{key[1]}/{next(self.names)}", instance_uid=uid) for uid in instances]
 
         def add(session: Session) -> None:
-            assert add_images(session, lease.cohort_id, new, ingest=lease) == len(new)
-            assert add_images(session, lease.cohort_id, new, ingest=lease) == 0
+            source_id = ensure_source(session, lease.cohort_id, key[1])
+            for expected in (len(new), 0):
+                added = add_images(session, lease.cohort_id, new, ingest=lease, source_id=source_id)
+                assert added == expected
 
         if not self._as_feeder(refused, key, add):
             return
         with self.database.read() as session:
             uris = [one.uri for one in new]
-            rows = session.execute(select(Image.id, Image.instance_uid).where(Image.uri.in_(uris))).all()
-        for image, instance in sorted(rows, key=lambda row: row.id):
+            columns = (Image.id, Image.instance_uid, Image.source_id)
+            rows = session.execute(select(*columns).where(Image.uri.in_(uris))).all()
+        for image, instance, source in sorted(rows, key=lambda row: row.id):
             self.table.images[image], self.table.cohort_of[image] = "pending", key[0]
-            self.table.instance_of[image] = instance
+            self.table.instance_of[image], self.table.source_of[image] = instance, source
         self.table.skip_duplicates(key[0])
 
     @precondition(lambda self: self.leases)
@@ -183,9 +190,9 @@ class JobTable(RuleBasedStateMachine):
     def end_ingest(self, data: Any) -> None:
         self._end(*self._some_lease(data))
 
-    def _end(self, lease: IngestLease, key: Key, refused: Refused) -> None:
+    def _end(self, lease: HeldIngest, key: Key, refused: Refused) -> None:
         if self._as_feeder(refused, key, lambda session: end_ingest(session, lease)):
-            self.table.ingests[key] = lease.token, "ended"
+            self.table.ingests[key] = lease.lease.token, "ended"
             self.table.close(key[0])
 
     @precondition(lambda self: self.leases)
@@ -195,7 +202,7 @@ class JobTable(RuleBasedStateMachine):
         lease, key, _ = self._some_lease(data)
         token, state = self.table.ingests[key]
         with self.database.write() as session:
-            session.execute(update(Ingest).where(Ingest.id == lease.ingest_id).values(lease_until=0.0))
+            session.execute(update(Ingest).where(Ingest.id == lease.lease.row_id).values(lease_until=0.0))
             assert expire_ingests(session) == (state == "running")
         if state == "running":
             self.table.ingests[key] = token, "broken-off"
@@ -231,15 +238,9 @@ class JobTable(RuleBasedStateMachine):
         with self.database.write() as session:
             row = find_cohort(session, cohort)
             cut = cut_batches(session, row.id, batch_images=BATCH, in_flight=IN_FLIGHT)
-        pending = [one for one, state in self.table.images.items() if state == "pending"]
-        waiting = sorted(one for one in pending if self.table.cohort_of[one] == cohort)
-        under_way = [b for b in self.table.batches.values() if b.state in ("queued", "running")]
-        free = IN_FLIGHT - sum(batch.cohort == cohort for batch in under_way)
-        expected = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)][: max(free, 0)]
-        assert len(cut) == (0 if self.table.cohorts[cohort] == "cancelled" else len(expected))
-        for batch_id, images in zip(cut, expected, strict=False):
-            self.table.batches[batch_id] = ModelBatch(cohort, images)
-            self.table.move(self.table.batches[batch_id], "queued")
+        for batch_id, batch in zip(cut, self.table.cut(cohort, size=BATCH, most=IN_FLIGHT), strict=True):
+            self.table.batches[batch_id] = batch
+            self.table.move(batch, "queued")
 
     @rule(cohort=st.sampled_from(COHORTS))
     def cancel(self, cohort: str) -> None:
@@ -249,6 +250,7 @@ class JobTable(RuleBasedStateMachine):
             cancel(session, find_cohort(session, cohort))
         if self.table.cohorts[cohort] != "archived":
             self.table.cohorts[cohort] = "cancelled"
+        self._sources_are_available(cohort)
         self.table.end_ingests(cohort)
         for image in self.table.of(cohort):
             if self.table.images[image] in ("pending", "queued"):
@@ -265,6 +267,7 @@ class JobTable(RuleBasedStateMachine):
             again = retry(session, find_cohort(session, cohort))
         if self.table.cohorts[cohort] == "cancelled":
             self.table.cohorts[cohort] = "ready"
+        self._sources_are_available(cohort)
         waited = [image for image in self.table.of(cohort) if self.table.images[image] == "pending"]
         for image in self.table.of(cohort):
             if self.table.images[image] in AGAIN:
@@ -274,10 +277,39 @@ class JobTable(RuleBasedStateMachine):
         waits = [image for image in self.table.of(cohort) if self.table.images[image] == "pending"]
         assert again == len(waits) - len(waited)
 
+    def _sources_are_available(self, cohort: str) -> None:
+        with self.database.read() as session:
+            query = select(Source.id).join(Cohort).where(Cohort.name == cohort)
+            for source in session.scalars(query):
+                self.table.unavailable.pop(source, None)
+
+    @precondition(lambda self: self.table.unavailable)
+    @rule(data=st.data())
+    def pause_ends(self, data: Any) -> None:
+        """Let the time come to try a source again."""
+        source = data.draw(st.sampled_from(sorted(self.table.unavailable)))
+        with self.database.write() as session:
+            session.execute(update(Source).where(Source.id == source).values(try_at=0.0))
+        self.table.unavailable[source] = True
+
+    @precondition(lambda self: not self.imported)
+    @rule()
+    def import_again(self) -> None:
+        """Import a model that is registered already: once, for its weights are read whole."""
+        self.imported = True
+        assert import_model(self.database, self.artefact).id in self.models.values()
+
+    @rule(data=st.data())
+    def promote(self, data: Any) -> None:
+        name = data.draw(st.sampled_from(sorted(self.models)))
+        with self.database.write() as session:
+            promote(session, name)
+        self.table.champion = self.models[name]
+
     @rule()
     def sweep(self) -> None:
         with self.database.write() as session:
-            assert expire(session) == 0, "a lease that has not ended was taken away"
+            assert expire_batches(session) == 0, "a lease that has not ended was taken away"
 
     # -- what workers do
 
@@ -294,31 +326,31 @@ class JobTable(RuleBasedStateMachine):
         assert (taken is not None) == (batch.state == "queued")
         if taken is None:
             return
-        assert [item.image_id for item in taken.items] == batch.images
+        assert [item.image_id for item in taken.images] == batch.images
         batch.state, batch.attempts = "running", batch.attempts + 1
         self.table.move(batch, "running")
-        self.table.leases[taken.token] = batch_id
+        self.table.leases[taken.lease.token] = batch_id
         self.claims.append(taken)
 
     def _some_claim(self, data: Any) -> tuple[Claim, bool]:
         """Return a holder, or now and then a zombie, and whether it is alive."""
-        holders = [taken for taken in self.claims if taken.token in self.table.leases]
+        holders = [taken for taken in self.claims if taken.lease.token in self.table.leases]
         zombie = not holders or data.draw(st.integers(0, 4)) == 0
         taken: Claim = data.draw(st.sampled_from(self.claims if zombie else holders))
-        return taken, taken.token in self.table.leases
+        return taken, taken.lease.token in self.table.leases
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def heartbeat(self, data: Any) -> None:
         taken, alive = self._some_claim(data)
-        self._as_holder(alive, lambda s: keep(s, taken.batch_id, taken.token, lease_seconds=3600))
+        self._as_holder(alive, lambda s: renew(s, taken.lease))
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def complete(self, data: Any) -> None:
         """Let a worker write its results; one whose lease is gone is a zombie and writes nothing."""
         taken, alive = self._some_claim(data)
-        found = {item.image_id: data.draw(st.sampled_from(OUTCOMES)) for item in taken.items}
+        found = {item.image_id: data.draw(st.sampled_from(OUTCOMES)) for item in taken.images}
         screened = [
             Screened(
                 image_id=one, probability=0.5, label="PNEUMONIA", precision="fp32", input_digest="0" * 64
@@ -329,9 +361,10 @@ class JobTable(RuleBasedStateMachine):
         bad = [NotScreened(one, PROBLEMS[outcome]()) for one, outcome in found.items() if outcome in PROBLEMS]
         self._as_holder(alive, lambda s: complete(s, taken, screened, bad, PROVENANCE, EFFORT))
         if alive:
-            self.table.batches[self.table.leases.pop(taken.token)].state = "done"
+            self.table.batches[self.table.leases.pop(taken.lease.token)].state = "done"
             self.table.images.update(found)
-            cohort = self.table.cohort_of[taken.items[0].image_id]
+            self.table.unavailable.pop(taken.source_id or 0, None)
+            cohort = self.table.cohort_of[taken.images[0].image_id]
             if self.table.cohorts[cohort] != "cancelled":
                 self.table.take_over(list(found))
 
@@ -339,14 +372,38 @@ class JobTable(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_back(self, data: Any) -> None:
         taken, alive = self._some_claim(data)
-        self._as_holder(alive, lambda s: give_back(s, taken.batch_id, taken.token))
+        self._as_holder(alive, lambda s: requeue(s, taken.lease))
         if alive:
-            batch = self.table.batches[self.table.leases.pop(taken.token)]
-            batch.attempts -= 1
-            # Nothing of a cancelled cohort is handed out again.
-            state = "cancelled" if self.table.cohorts[batch.cohort] == "cancelled" else "queued"
-            batch.state = state
-            self.table.move(batch, state)
+            self._given_back(taken)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def find_source_unavailable(self, data: Any) -> None:
+        """Let a worker find that a mount is gone: nothing of it is handed out before the next try."""
+        taken, alive = self._some_claim(data)
+        self._as_holder(alive, lambda s: requeue(s, taken.lease, backoff=SOURCE_WAIT))
+        if alive and (batch := self._given_back(taken)):
+            self.table.lose_source(batch.source)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def find_model_missing(self, data: Any) -> None:
+        """Let a worker find that a model's files are gone: its images go to another champion."""
+        taken, alive = self._some_claim(data)
+        self._as_holder(alive, lambda s: requeue(s, taken.lease, backoff=MODEL_WAIT))
+        if alive and (batch := self._given_back(taken)) and batch.model != self.table.champion:
+            batch.state = "cancelled"
+            self.table.move(batch, "pending")
+
+    def _given_back(self, taken: Claim) -> ModelBatch | None:
+        """Return the batch of a claim that was given back, unless its cohort is cancelled."""
+        batch = self.table.batches[self.table.leases.pop(taken.lease.token)]
+        batch.attempts -= 1
+        # Nothing of a cancelled cohort is handed out again.
+        cancelled = self.table.cohorts[batch.cohort] == "cancelled"
+        batch.state = "cancelled" if cancelled else "queued"
+        self.table.move(batch, batch.state)
+        return None if cancelled else batch
 
     def _as_holder(self, alive: bool, do: Any) -> None:
         try:
@@ -366,7 +423,7 @@ class JobTable(RuleBasedStateMachine):
         before = set(self._batch_ids())
         with self.database.write() as session:
             session.execute(update(Batch).where(Batch.id == batch_id).values(lease_until=0.0))
-            assert expire(session) == 1
+            assert expire_batches(session) == 1
         batch = self.table.batches[batch_id]
         self.table.lose(batch_id)
         parts = sorted(set(self._batch_ids()) - before)
@@ -376,7 +433,8 @@ class JobTable(RuleBasedStateMachine):
         size = -(-len(batch.images) // PARTS)
         starts = range(0, len(batch.images), size)
         for part, start in zip(parts, starts, strict=True):
-            self.table.batches[part] = ModelBatch(batch.cohort, batch.images[start : start + size])
+            images = batch.images[start : start + size]
+            self.table.batches[part] = ModelBatch(batch.cohort, images, batch.source, batch.model)
 
     def _batch_ids(self) -> list[int]:
         with self.database.read() as session:
@@ -388,7 +446,9 @@ class JobTable(RuleBasedStateMachine):
     def the_table_is_the_model(self) -> None:
         with self.database.read() as session:
             images = session.execute(select(Image.id, Image.state, Image.problem)).all()
-            batches = session.execute(select(Batch.id, Batch.state)).all()
+            batches = session.execute(select(Batch.id, Batch.state, Batch.model_id, Batch.source_id)).all()
+            waiting = set(session.scalars(select(Source.id).where(Source.waits_for.is_not(None))))
+            champion = session.scalars(select(Model.id).where(Model.state == "champion")).one()
             cohorts = session.execute(select(Cohort.id, Cohort.name, Cohort.state, Cohort.archived)).all()
             ingests = session.execute(select(Ingest.cohort_id, Ingest.source, Ingest.state)).all()
         names = {one.id: one.name for one in cohorts}
@@ -399,9 +459,10 @@ class JobTable(RuleBasedStateMachine):
             key: state for key, (_, state) in self.table.ingests.items()
         }
         assert {one.id: one.problem or str(one.state) for one in images} == self.table.images
-        assert {one.id: str(one.state) for one in batches} == {
-            number: batch.state for number, batch in self.table.batches.items()
+        assert {one.id: (str(one.state), one.model_id, one.source_id) for one in batches} == {
+            number: (batch.state, batch.model, batch.source) for number, batch in self.table.batches.items()
         }
+        assert (waiting, champion) == (set(self.table.unavailable), self.table.champion)
         check(self.database)
 
     def teardown(self) -> None:
@@ -411,25 +472,28 @@ class JobTable(RuleBasedStateMachine):
         for _ in range(200):
             with self.database.write() as session:
                 session.execute(update(Batch).where(Batch.lease_until.is_not(None)).values(lease_until=0.0))
-                expire(session)
+                session.execute(update(Source).where(Source.waits_for.is_not(None)).values(try_at=0.0))
+                expire_batches(session)
                 for cohort in self.table.cohorts:
                     cut_batches(session, find_cohort(session, cohort).id, batch_images=BATCH, in_flight=99)
                 queued = session.scalars(select(Batch.id).where(Batch.state == "queued")).all()
                 for batch_id in queued:
                     taken = claim(session, batch_id, owner="last", lease_seconds=60)
                     assert taken is not None
-                    done = [predicted(item.image_id) for item in taken.items]
+                    done = [predicted(item.image_id) for item in taken.images]
                     complete(session, taken, done, [], PROVENANCE, EFFORT)
             if not queued:
                 break
         check(self.database, ended=True)
 
 
-@pytest.mark.usefixtures("model")
-def test_the_job_table_is_what_the_model_says(database: Database, model: Model) -> None:
+def test_the_job_table_is_what_the_model_says(database: Database, model: Model, other_artefact: Path) -> None:
+    other = import_model(database, other_artefact)
+
     def make() -> JobTable:
         machine = JobTable()
-        machine.database, machine.model_id = database, model.id
+        machine.database, machine.artefact = database, other_artefact
+        machine.models = {model.name: model.id, other.name: other.id}
         return machine
 
     run_state_machine_as_test(

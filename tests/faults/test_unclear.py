@@ -14,7 +14,7 @@ from db.database_errors import DatabaseUnreachable
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.claims import claim
-from db.jobs.cohorts import close_ingest, open_cohort
+from db.jobs.cohorts import mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.models.registry import ensure_champion
 from db.settings import DatabaseSettings
@@ -42,7 +42,7 @@ class Bench:
         with self.database.write() as session:
             cohort = open_cohort(session, "trial", source="/data")
             add_images(session, cohort.id, [NewImage(uri=str(file)) for file in files])
-            close_ingest(session, cohort.id)
+            mark_ready(session, cohort.id)
             (self.batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
         self.worker = Database(DatabaseSettings(database_url=SecretStr(through(self.proxy, url))))
         self.pipeline = Screener(self.worker, WorkerSettings(lease_seconds=5))

@@ -10,15 +10,18 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import Effort, LeaseLost, Provenance, Screened, claim, complete, expire, give_back, keep
-from db.jobs.cohorts import close_ingest, open_cohort
+from db.jobs.claims import Effort, Provenance, Screened, claim, complete, requeue
+from db.jobs.cohorts import mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
+from db.jobs.sweep import expire_batches
+from db.lease import LeaseLost, renew
 from db.states import BatchState
 from db.tables import Batch
 
@@ -44,11 +47,11 @@ class Writer:
         with self.write() as session:
             cohort = open_cohort(session, f"cohort-{self.number}", source="/data")
             add_images(session, cohort.id, [NewImage(uri=f"/data/{turn}/{n}") for n in range(20)])
-            close_ingest(session, cohort.id)
+            mark_ready(session, cohort.id)
         with self.write() as session:
             cut_batches(session, cohort.id, batch_images=16, in_flight=4)
         with self.write() as session:
-            expire(session)
+            expire_batches(session)
         self.work()
 
     def work(self) -> None:
@@ -63,15 +66,15 @@ class Writer:
             return
         with suppress(LeaseLost):
             with self.write() as session:
-                keep(session, taken.batch_id, taken.token, lease_seconds=0.2)
+                renew(session, replace(taken.lease, seconds=0.2))
             if self.draw.random() < 0.2:
                 with self.write() as session:
-                    give_back(session, taken.batch_id, taken.token)
+                    requeue(session, taken.lease)
                 return
             screened = [
                 Screened(image_id=item.image_id, probability=0.5, label="PNEUMONIA", precision="fp32",
                          input_digest="0" * 64)
-                for item in taken.items
+                for item in taken.images
             ]  # fmt: skip
             with self.write() as session:
                 complete(session, taken, screened, [], _PROVENANCE, _EFFORT)

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 
 from db.audit.chain import newest
 from db.engine import Database
-from db.jobs.cohorts import close_ingest, find_cohort, open_cohort
+from db.jobs.cohorts import find_cohort, mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.settings import DatabaseSettings
@@ -30,7 +30,7 @@ def take_in(database: Database, name: str, images: int) -> None:
         broken = {"state": ImageState.FAILED, "problem": CorruptImage.code}
         new = [NewImage(uri=f"/data/{number}.png", **broken) for number in range(images)]  # type: ignore[arg-type]
         add_images(session, cohort.id, new)
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         session.execute(update(Cohort).values(created_at=1.0))
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import text, update
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete
-from db.jobs.cohorts import close_ingest, open_cohort
+from db.jobs.cohorts import mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.models.registry import ensure_champion
@@ -35,11 +35,11 @@ def served(database: Database, artefact: Path) -> Iterator[str]:
     with database.write() as session:
         cohort = open_cohort(session, "Ward of Dr Canary", source="/data")
         add_images(session, cohort.id, [NewImage(uri=f"/canary/{number}.png") for number in range(4)])
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         (batch_id,) = cut_batches(session, cohort.id, batch_images=3, in_flight=1)
         claimed = claim(session, batch_id, owner="host:1", lease_seconds=60)
         assert claimed is not None
-        *good, bad = (item.image_id for item in claimed.items)
+        *good, bad = (item.image_id for item in claimed.images)
         complete(
             session,
             claimed,

@@ -26,8 +26,9 @@ from db.engine import Database
 from db.jobs.batches import cohorts_to_dispatch
 from db.jobs.cohorts import cancel, find_cohort
 from db.jobs.problems import FileUnreadable
+from db.lease import Lease
 from db.models.registry import ensure_champion
-from db.nights.runs import attach, claim_night, conclude_nights, find_night, history, now, walked
+from db.nights.runs import attach, claim_night, conclude_nights, find_night, finish_reading, history, now
 from db.settings import SettingsInvalid
 from db.states import ImageState, NightState
 from db.tables import Batch, Cohort, Image, Ingest, Model, NightlyRun, Prediction
@@ -454,11 +455,11 @@ def test_what_a_run_took_in_before_its_source_went_away_is_screened_and_counted(
 def test_of_two_runs_of_a_schedule_one_walks_at_a_time(with_champion: Database, ward: Nightly) -> None:
     first, second = run_now(with_champion, ward), run_now(with_champion, ward)
     with with_champion.write() as session:
-        token = claim_night(session, first, lease_seconds=60)
-        assert token is not None
+        lease = claim_night(session, first, lease_seconds=60)
+        assert lease is not None
     assert not walk_night(with_champion, settings(ward), second), "both would take in the same files"
     with with_champion.write() as session:
-        walked(session, first, token, cohort_id=None)
+        finish_reading(session, lease, cohort_id=None)
     assert walk_night(with_champion, settings(ward), second)
     assert len(taken_in(with_champion, second)) == 3
 
@@ -468,20 +469,20 @@ def test_two_runs_that_are_claimed_at_once_do_not_walk_together(
 ) -> None:
     runs = [run_now(with_champion, ward) for _ in range(4)]
     together = threading.Barrier(4)
-    tokens: list[str] = []
+    leases: list[Lease] = []
 
     def claim(run_id: int) -> None:
         together.wait()
         with with_champion.write() as session:
-            if token := claim_night(session, run_id, lease_seconds=60):
-                tokens.append(token)
+            if lease := claim_night(session, run_id, lease_seconds=60):
+                leases.append(lease)
 
     claims = [threading.Thread(target=claim, args=(run_id,)) for run_id in runs]
     for one in claims:
         one.start()
     for one in claims:
         one.join()
-    assert len(tokens) == 1
+    assert len(leases) == 1
 
 
 @pytest.fixture
@@ -702,8 +703,8 @@ def test_due_slots_are_those_of_the_databases_clock(with_champion: Database, war
         session.execute(update(NightlyRun).values(slot=NightlyRun.slot - 3600))
     (run_id,) = open_due(with_champion, settings(every_minute))
     with with_champion.write() as session:
-        token = claim_night(session, run_id, lease_seconds=60)
-        assert token is not None
+        lease = claim_night(session, run_id, lease_seconds=60)
+        assert lease is not None
         assert claim_night(session, run_id, lease_seconds=60) is None
-        walked(session, run_id, token, cohort_id=None)
+        finish_reading(session, lease, cohort_id=None)
         assert conclude_nights(session) == [run_id]

@@ -64,7 +64,7 @@ def notifier(valkey: Redis) -> QueueNotifier:
 def time_passes(database: Database, seconds: float = 7200) -> None:
     """Let all that was said be long ago."""
     with database.write() as session:
-        session.execute(update(Batch).values(rung_at=Batch.rung_at - seconds))
+        session.execute(update(Batch).values(notified_at=Batch.notified_at - seconds))
 
 
 @pytest.mark.usefixtures("model")
@@ -99,7 +99,7 @@ def test_a_batch_that_waits_is_not_rung_for_before_its_time(database: Database) 
     assert dispatch(database, SETTINGS, notifier) == 1
     notifier.messages = 0
     with database.write() as session:
-        session.execute(update(Batch).values(claim_after=2e10, rung_at=None))
+        session.execute(update(Batch).values(claim_after=2e10, notified_at=None))
     assert dispatch(database, SETTINGS, notifier) == 0
     with database.write() as session:
         session.execute(update(Batch).values(claim_after=1.0))
@@ -117,7 +117,7 @@ def test_training_runs_are_not_rung_for_again_while_their_messages_wait(database
     notifier = ListNotifier()
     assert dispatch_runs(database, SETTINGS, notifier) == 3
     with database.write() as session:
-        session.execute(update(TrainingRun).values(rung_at=1.0))
+        session.execute(update(TrainingRun).values(notified_at=1.0))
     assert dispatch_runs(database, SETTINGS, notifier) == 0
     notifier.messages = 2
     assert dispatch_runs(database, SETTINGS, notifier) == 1

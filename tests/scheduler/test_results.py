@@ -15,7 +15,7 @@ from db.audit.chain import newest
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete
-from db.jobs.cohorts import close_ingest, find_cohort, open_cohort
+from db.jobs.cohorts import find_cohort, mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.queries.results import cohort_results
@@ -45,11 +45,11 @@ def finished(database: Database, model: object) -> Database:
     with database.write() as session:
         cohort = open_cohort(session, "trial", source="/data")
         add_images(session, cohort.id, images)
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         (batch_id,) = cut_batches(session, cohort.id, batch_images=9, in_flight=1)
         claimed = claim(session, batch_id, owner="tester", lease_seconds=60)
         assert claimed is not None
-        first, second, third = (item.image_id for item in claimed.items)
+        first, second, third = (item.image_id for item in claimed.images)
         complete(
             session,
             claimed,

@@ -16,8 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from db.atomic import partial_beside, remove_partials
-from db.disk import needs_room
+from db.atomic import needs_room, partial_beside, remove_partials
 from training.outcome import EpochResult
 
 log = logging.getLogger(__name__)

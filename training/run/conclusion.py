@@ -15,8 +15,8 @@ from db.audit.events import record
 from db.engine import Database
 from db.models.card import ModelPreprocessingMismatch
 from db.models.registry import find_champion, find_model, lock_if_champion, promote, registered_card
-from db.states import RunState
 from db.training.runs import finish_run
+from db.transitions import RunChange
 from training.data.dataset import Dataset
 from training.evaluation.baseline import thumbnail_baseline
 from training.evaluation.model import predict
@@ -77,7 +77,7 @@ def conclude(
     decision = compare_with_champion(run.database, winner, held_out)
     with run.database.write() as session:
         decision, promoted = _apply(session, run, winner.model_id, decision)
-        finish_run(session, run.id, run.token, RunState.DONE)
+        finish_run(session, run.lease, RunChange.FINISH)
     return Finished(
         run_id=run.id,
         report=report,

@@ -7,15 +7,15 @@ import shutil
 import socket
 from pathlib import Path
 
+from db.atomic import DiskFull
 from db.database_errors import DatabaseFailed
-from db.disk import DiskFull
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.heartbeat import Heartbeat
-from db.jobs.claims import LeaseLost
+from db.lease import Heartbeat, Lease, LeaseLost
 from db.settings import home
 from db.states import RunState
-from db.training.runs import RunNotOpen, claim_run, find_run, finish_run, keep_run
+from db.training.runs import RunNotOpen, claim_run, find_run, finish_run
+from db.transitions import RunChange, Transition
 from training.data.dataset import read_dataset
 from training.data.sources import labelled_images, labels_without_file, readings_by_digest
 from training.outcome import BackboneOutcome, FailedBackbone
@@ -47,38 +47,34 @@ def train(database: Database, run_id: int, *, on_step: OnStep = lambda _: None) 
     lease_seconds = TrainingSettings.read().training_lease_seconds
     with database.write() as session:
         plan = find_run(session, run_id).plan
-        token = claim_run(session, run_id, owner=owner, lease_seconds=lease_seconds)
-        if token is None:
+        lease = claim_run(session, run_id, owner=owner, lease_seconds=lease_seconds)
+        if lease is None:
             raise RunNotOpen
-    keep = Heartbeat(
-        database,
-        f"run {run_id}",
-        lease_seconds,
-        lambda session: keep_run(session, run_id, token, lease_seconds=lease_seconds),
-    )
     try:
-        with keep as heartbeat:
-            run = ClaimedRun(database, run_id, token, Plan.model_validate(plan), run_folder(run_id))
+        with Heartbeat(database, lease) as heartbeat:
+            run = ClaimedRun(database, lease, Plan.model_validate(plan), run_folder(run_id))
             return _train(run, Progress(run, heartbeat, on_step))
     except KeyboardInterrupt:
-        _finish(database, run_id, token, RunState.STOPPED)
+        _finish(database, lease, RunChange.STOP)
         raise
     except Interrupted:
-        _finish(database, run_id, token, RunState.QUEUED)
+        _finish(database, lease, RunChange.REQUEUE)
         raise
     except (LeaseLost, DatabaseFailed):
         raise  # nothing can be recorded: the lease expires, and another worker resumes the run
     except PneumoscreenError as error:
-        _finish(database, run_id, token, RunState.FAILED, error.code)
+        _finish(database, lease, RunChange.FAIL, error.code)
         raise
     except Exception:
-        _finish(database, run_id, token, RunState.FAILED, TrainingFailed.code)
+        _finish(database, lease, RunChange.FAIL, TrainingFailed.code)
         raise
 
 
-def _finish(database: Database, run_id: int, token: str, state: RunState, problem: str | None = None) -> None:
+def _finish(
+    database: Database, lease: Lease, transition: Transition[RunState], problem: str | None = None
+) -> None:
     with database.write() as session:
-        finish_run(session, run_id, token, state, problem=problem)
+        finish_run(session, lease, transition, problem=problem)
 
 
 def _train(run: ClaimedRun, progress: Progress) -> Finished:

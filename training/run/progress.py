@@ -10,7 +10,7 @@ from typing import Any
 
 from db.database_errors import DatabaseFailed
 from db.errors import PneumoscreenError
-from db.heartbeat import Heartbeat
+from db.lease import Heartbeat
 from db.training.runs import note_progress
 from training.fitting.callbacks import OnProgress
 from training.outcome import EpochResult
@@ -86,7 +86,7 @@ class Progress:
         self._recorded = time.monotonic()
         try:
             with self._run.database.write() as session:
-                note_progress(session, self._run.id, self._run.token, step.as_json())
+                note_progress(session, self._run.lease, step.as_json())
         except DatabaseFailed as error:
             # Hours of work are worth more than one record; the heartbeat tells whether the lease holds.
             log.warning("progress of run %d was not recorded: %s", self._run.id, error.code)

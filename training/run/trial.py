@@ -7,10 +7,10 @@ import logging
 import shutil
 from dataclasses import asdict, dataclass
 
+from db.atomic import DiskFull, is_full
 from db.database_errors import DatabaseFailed
-from db.disk import DiskFull, is_full
 from db.errors import PneumoscreenError
-from db.jobs.claims import LeaseLost
+from db.lease import LeaseLost
 from db.models.registry import find_model, import_model
 from db.tables import TrainingResult
 from db.training.runs import note_result
@@ -97,7 +97,7 @@ def run_trial(
         gc.collect()
     with run.database.write() as session:
         result = TrainingResult(backbone=trial.backbone, seed=trial.seed, problem=problem, epochs=[])
-        note_result(session, run.id, run.token, result)
+        note_result(session, run.lease, result)
     return FailedBackbone(backbone=trial.backbone, seed=trial.seed, problem=problem)
 
 
@@ -138,4 +138,4 @@ def _record(run: ClaimedRun, outcome: BackboneOutcome) -> None:
             model_id=find_model(session, outcome.model_id).id,
             epochs=[asdict(epoch) for epoch in outcome.epochs],
         )
-        note_result(session, run.id, run.token, result)
+        note_result(session, run.lease, result)

@@ -8,8 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from db.atomic import write_whole
-from db.disk import needs_room
+from db.atomic import needs_room, write_whole
 from db.models.card import ModelCard, ModelInvalid
 from db.models.store import CARD_FILE, WEIGHTS_FILE
 

@@ -14,22 +14,20 @@ from itertools import chain
 from db.database_errors import BLAMELESS, PASSING, DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.heartbeat import Heartbeat
 from db.jobs.claims import (
     Claim,
     Effort,
-    LeaseLost,
     NotScreened,
     Provenance,
     Screened,
     claim,
     complete,
-    ended_here,
-    give_back,
-    keep,
     most_urgent,
+    requeue,
+    was_completed,
 )
-from db.jobs.sources import Wait
+from db.jobs.sources import Backoff
+from db.lease import Heartbeat, LeaseLost
 from db.models.card import PREPROCESSING
 from worker.runtime.loading import DEFAULT
 from worker.runtime.passes import Passes
@@ -79,7 +77,7 @@ class Screener:
             log.info("batch %d cannot be claimed, nor another one", batch_id, extra={"batch": batch_id})
             return False
         try:
-            with self._heartbeat(claimed) as heartbeat:
+            with Heartbeat(self.database, claimed.lease) as heartbeat:
                 self._held[claimed.batch_id] = claimed, heartbeat
                 if self._given_up:  # `give_up` was called during the claim
                     self._give_back(claimed, heartbeat)
@@ -118,15 +116,6 @@ class Screener:
             if claimed is not None:
                 return claimed
 
-    def _heartbeat(self, claimed: Claim) -> Heartbeat:
-        batch_id, seconds = claimed.batch_id, self._settings.lease_seconds
-        return Heartbeat(
-            self.database,
-            f"batch {batch_id}",
-            seconds,
-            lambda session: keep(session, batch_id, claimed.token, lease_seconds=seconds),
-        )
-
     def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat) -> None:
         runtime = self.models.get(claimed.model_id)
         screened: list[Screened] = []
@@ -164,21 +153,19 @@ class Screener:
 
     def _requeue(self, claimed: Claim, error: PneumoscreenError) -> None:
         """Give back a batch that needs something unavailable. An outage of the job table never delays it."""
-        wait = Wait(
+        backoff = Backoff(
             code=error.code,
-            again_seconds=self._settings.wait_seconds,
-            most_seconds=self._settings.wait_days * _DAY_SECONDS,
+            first_seconds=self._settings.wait_seconds,
+            limit_seconds=self._settings.wait_days * _DAY_SECONDS,
         )
-        batch_id, token = claimed.batch_id, claimed.token
         with suppress(LeaseLost):
             retry_while_unavailable(
                 self.database.write,
-                f"return of batch {batch_id}",
+                f"return of batch {claimed.batch_id}",
                 partial(
-                    give_back,
-                    batch_id=batch_id,
-                    token=token,
-                    wait=None if isinstance(error, PASSING) else wait,
+                    requeue,
+                    lease=claimed.lease,
+                    backoff=None if isinstance(error, PASSING) else backoff,
                 ),
                 self.stopping.is_set,
             )
@@ -186,14 +173,14 @@ class Screener:
     def _give_back(self, claimed: Claim, heartbeat: Heartbeat) -> None:
         heartbeat.lose()
         with suppress(LeaseLost, DatabaseFailed), self.database.write() as session:
-            give_back(session, claimed.batch_id, claimed.token)
+            requeue(session, claimed.lease)
         log.warning("batch %d was given back", claimed.batch_id, extra=ids(claimed))
 
     def _log_lost(self, claimed: Claim) -> None:
         """Log what became of a batch. If the answer to the commit was lost, the lease is gone, too."""
         try:
             with self.database.read() as session:
-                ended = ended_here(session, claimed, owner=self._owner)
+                ended = was_completed(session, claimed, owner=self._owner)
         except DatabaseFailed:
             ended = False
         message = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from db.jobs.claims import Item, NotScreened, Screened
+from db.jobs.claims import ClaimedImage, NotScreened, Screened
 from db.jobs.problems import BrokenModelOutput, OutOfMemory
 from db.models.card import ModelCard
 from worker.imaging.picture import Picture
@@ -12,7 +12,9 @@ from worker.runtime.classes import label_of, positive_probability, types_of
 from worker.runtime.precision import Row
 
 
-def outcome_of(card: ModelCard, item: Item, picture: Picture, row: Row | None) -> Screened | NotScreened:
+def outcome_of(
+    card: ModelCard, item: ClaimedImage, picture: Picture, row: Row | None
+) -> Screened | NotScreened:
     """Return the outcome of an image. `row` is None if the picture did not fit into memory."""
     if row is None:
         return NotScreened(item.image_id, OutOfMemory())

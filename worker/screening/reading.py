@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from functools import partial
 
 from db.errors import PneumoscreenError
-from db.jobs.claims import Claim, Item
+from db.jobs.claims import Claim, ClaimedImage
 from db.jobs.problems import (
     FileChanged,
     FileUnreadable,
@@ -28,7 +28,7 @@ from worker.settings import WorkerSettings
 log = logging.getLogger(__name__)
 
 #: An image of a batch, with its picture or the reason why it has none.
-Decoded = tuple[Item, Picture | ImageProblem]
+Decoded = tuple[ClaimedImage, Picture | ImageProblem]
 
 
 class BatchReader:
@@ -45,8 +45,8 @@ class BatchReader:
         Raises SourceAway, DecodersUnusable.
         """
         size = self._settings.forward_images
-        waiting: list[tuple[Item, Future[Picture]]] = []
-        for item in claimed.items:
+        waiting: list[tuple[ClaimedImage, Future[Picture]]] = []
+        for item in claimed.images:
             waiting.append((item, self._decoders.submit(partial(self._read, item))))
             if len(waiting) == 2 * size:
                 yield self._decoded(claimed, waiting[:size])
@@ -54,7 +54,9 @@ class BatchReader:
         for start in range(0, len(waiting), size):
             yield self._decoded(claimed, waiting[start : start + size])
 
-    def _decoded(self, claimed: Claim, waiting: Sequence[tuple[Item, Future[Picture]]]) -> list[Decoded]:
+    def _decoded(
+        self, claimed: Claim, waiting: Sequence[tuple[ClaimedImage, Future[Picture]]]
+    ) -> list[Decoded]:
         decoded = [(item, _result(item, future)) for item, future in waiting]
         self._check_source(claimed, decoded)
         return decoded
@@ -69,7 +71,7 @@ class BatchReader:
         if missing and not is_available(place, roots=self._roots):
             raise SourceAway
 
-    def _read(self, item: Item) -> bytes:
+    def _read(self, item: ClaimedImage) -> bytes:
         """Return the bytes of the file that was ingested, and of no other file. Raises ImageProblem."""
         where = locate(item.uri, self._settings.path_map)
         content, modified = read_bytes(where, self._decoders.limits, self._roots)
@@ -80,7 +82,7 @@ class BatchReader:
         return content
 
 
-def _result(item: Item, future: Future[Picture]) -> Picture | ImageProblem:
+def _result(item: ClaimedImage, future: Future[Picture]) -> Picture | ImageProblem:
     """Return an image's picture, or the reason why it has none. Raises DecodersUnusable."""
     try:
         picture = future.result()
@@ -100,5 +102,5 @@ def _result(item: Item, future: Future[Picture]) -> Picture | ImageProblem:
     return picture
 
 
-def _log_unforeseen(item: Item, kind: str) -> None:
+def _log_unforeseen(item: ClaimedImage, kind: str) -> None:
     log.error("image %d: %s", item.image_id, kind, extra={"image": item.image_id, "error": kind})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from db.jobs.claims import Item, NotScreened, Screened
+from db.jobs.claims import ClaimedImage, NotScreened, Screened
 from db.jobs.problems import ImageProblem
 from worker.gate.steps import problems_of
 from worker.imaging.picture import Picture
@@ -15,7 +15,7 @@ from worker.screening.reading import Decoded
 from worker.screening.stopwatch import Stopwatch
 
 #: A picture that waits for its probabilities, with the image that it belongs to.
-Waiting = tuple[Item, Picture]
+Waiting = tuple[ClaimedImage, Picture]
 
 
 class Device:

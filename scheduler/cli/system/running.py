@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from db.engine import Database
-from db.jobs.batches import forget_rings
-from db.nights.runs import forget_night_rings
-from db.training.runs import forget_run_rings
+from db.jobs.notifications import forget_notifications
 from deploy.stack import Stack
 
 
@@ -16,21 +14,19 @@ from deploy.stack import Stack
 def running_stack(database: Database, *, keep: bool = False) -> Iterator[Stack]:
     """Run the embedded stack while the block lasts or others use it, or, with `keep`, until `down`."""
     stack = Stack()
-    with stack.use(lambda: _forget_rings(database), keep=keep):
+    with stack.use(lambda: _forget_notifications(database), keep=keep):
         yield stack
 
 
 def start_stack(database: Database, stack: Stack) -> None:
     """Start the embedded stack, if it is not running, until `down`."""
-    stack.start(lambda: _forget_rings(database))
+    stack.start(lambda: _forget_notifications(database))
 
 
-def _forget_rings(database: Database) -> None:
+def _forget_notifications(database: Database) -> None:
     """Prepare for a broker that is empty: what was notified before must be notified again."""
     with database.write() as session:
-        forget_rings(session)
-        forget_run_rings(session)
-        forget_night_rings(session)
+        forget_notifications(session)
 
 
 def workers_answer() -> bool:

@@ -13,7 +13,7 @@ import pytest
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.jobs.batches import cut_batches
-from db.jobs.cohorts import close_ingest, open_cohort
+from db.jobs.cohorts import mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import FileUnreadable, FileVanished, OutsideRoots
 from db.tables import Image, LabelClass
@@ -188,7 +188,7 @@ def test_an_image_that_is_gone_ends_when_its_folder_is_redirected_and_nobody_out
         cohort = open_cohort(session, "trial", source=f"{inside.url}/trial")
         names = ("gone.jpg", "sent.jpg")
         add_images(session, cohort.id, [NewImage(uri=f"{inside.url}/trial/{name}") for name in names])
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         (batch,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
     Screener(database, WorkerSettings()).screen(batch)
     with database.read() as session:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.cohorts import close_ingest, open_cohort
+from db.jobs.cohorts import mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import FileUnreadable, FileVanished, OutsideRoots
 from db.settings import SettingsInvalid
@@ -111,7 +111,7 @@ def screened(database: Database, uris: list[str], *, before: Callable[[], None] 
     with database.write() as session:
         cohort = open_cohort(session, "trial", source="/data")
         add_images(session, cohort.id, [NewImage(uri=uri) for uri in uris])
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         batches = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
     before()
     pipeline = Screener(database, WorkerSettings(path_map={"/elsewhere": uris[0].rpartition("/")[0]}))

@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 
 from db.engine import Database
 from db.jobs.batches import cohorts_to_dispatch, cut_batches
-from db.jobs.cohorts import close_ingest, open_cohort
+from db.jobs.cohorts import mark_ready, open_cohort
 from db.jobs.images import add_images
 from db.jobs.problems import SourceAway
 from db.queries.progress import progress
@@ -123,7 +123,7 @@ def test_images_of_an_earlier_version_wait_for_their_source(job_table: Database,
         with job_table.write() as session:
             cohort = open_cohort(session, "trial", source=str(source))
             add_images(session, cohort.id, list(Walk(open_source(str(source)))))
-            close_ingest(session, cohort.id)
+            mark_ready(session, cohort.id)
     first.rename(tmp_path / "elsewhere")
     screen_all(job_table)
     assert outcomes(job_table, below=first) == {"pending": 10}

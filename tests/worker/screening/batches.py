@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.cohorts import close_ingest, find_cohort, open_cohort, retry
+from db.jobs.cohorts import find_cohort, mark_ready, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.tables import Batch, Image, Source
 from scheduler.ingest.sources.folder import FolderSource
@@ -22,7 +22,7 @@ def submit(database: Database, files: list[Path], name: str = "trial") -> int:
     with database.write() as session:
         cohort = open_cohort(session, name, source="/data")
         add_images(session, cohort.id, [NewImage(uri=str(file)) for file in files])
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         (batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
         return batch_id
 
@@ -32,7 +32,7 @@ def submit_folder(database: Database, folder: Path) -> int:
     with database.write() as session:
         cohort = open_cohort(session, "trial", source=str(folder))
         add_images(session, cohort.id, list(Walk(FolderSource(folder))))
-        close_ingest(session, cohort.id)
+        mark_ready(session, cohort.id)
         (batch_id,) = cut_batches(session, cohort.id, batch_images=256, in_flight=9)
         return batch_id
 

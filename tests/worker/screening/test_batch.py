@@ -13,9 +13,10 @@ from sqlalchemy import select, text
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import claim, expire
+from db.jobs.claims import claim
 from db.jobs.cohorts import open_cohort
 from db.jobs.images import NewImage, add_images
+from db.jobs.sweep import expire_batches
 from db.models.card import (
     PREPROCESSING,
 )
@@ -65,7 +66,7 @@ def test_the_lease_of_a_slow_batch_is_kept(
         for _ in range(10):
             time.sleep(0.2)
             with database.write() as session:
-                assert expire(session) == 0
+                assert expire_batches(session) == 0
         return real(self, pixels, *precision)
 
     monkeypatch.setattr(TorchRuntime, "probabilities", slow)
