@@ -1,4 +1,4 @@
-"""Writes the reference pages from the code: commands, settings, codes. `make docs`; a test compares."""
+"""The reference pages, which `make docs` writes from the code: commands, settings, codes, states."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import worker
 from db.errors import PneumoscreenError
 from db.jobs.problems import ImageFailed, ImageSkipped, every_problem
 from db.settings import ENV_PREFIX, RoomSettings
+from db.transitions import LIFECYCLES, transitions
 from scheduler.cli import app
 
 HERE = Path(__file__).parent
@@ -124,7 +125,35 @@ def _import_everything() -> None:
                 importlib.import_module(module.name)
 
 
-PAGES = {"commands.md": commands, "settings.md": settings, "codes.md": codes}
+def states() -> str:
+    """Return the states of every kind of row, and the transitions between them."""
+    parts = [
+        "# States\n",
+        _NOTE,
+        "Code that changes a state passes one of these transitions (`db/transitions.py`): its states\n"
+        "stand in the condition of the UPDATE. An arrow from a state to itself is a renewal.\n",
+    ]
+    for lifecycle in LIFECYCLES:
+        table = transitions(lifecycle)
+        parts.append(f"## {lifecycle.__name__.removesuffix('Change')}\n\n```mermaid\nstateDiagram-v2")
+        for name, one in table.items():
+            label = name.lower().replace("_", " ")
+            for source in one.sources or ("[*]",):
+                parts.append(f"    {_node(source)} --> {_node(one.to)}: {label}")
+        parts.append("```\n\n| transition | from | to | when |\n| --- | --- | --- | --- |")
+        for name, one in table.items():
+            sources = ", ".join(f"`{source}`" for source in one.sources) or "a new row"
+            parts.append(f"| {name.lower().replace('_', ' ')} | {sources} | `{one.to}` | {one.meaning} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _node(state: str) -> str:
+    """Return a state as Mermaid takes it, which reads a hyphen as the beginning of an arrow."""
+    return str(state).replace("-", "_")
+
+
+PAGES = {"commands.md": commands, "settings.md": settings, "codes.md": codes, "states.md": states}
 
 
 def main() -> None:
