@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-from db.atomic import create_private
 from db.errors import PneumoscreenError
 from db.settings import ENV_PREFIX, config_file, home, secrets_folder
-from deploy.broker import USER, valkey_config
+from deploy.configuration import configure
 from deploy.control import Control, StackHung, StackNotRunning, check_folder
 from deploy.flower.settings import FlowerSettings
 from deploy.processes import MARK, Marked, marked, stop_marked
-from deploy.programs import Ports, programs, supervisor_config
 from deploy.settings import StackSettings
 from deploy.users import Users
-from scheduler.metrics.settings import MetricsSettings
 
 #: Seconds that the stack may take to come up: mostly torch and the model, from a cold disk.
 _START_SECONDS = 180.0
@@ -220,7 +214,7 @@ class Stack:
             return
         self._stop()
         prepare()
-        self._configure()
+        configure(self.run)
         self._spawn()
 
     def _make_folders(self) -> None:
@@ -231,28 +225,6 @@ class Stack:
             check_folder(run)
         finally:
             os.close(run)
-
-    def _configure(self) -> None:
-        settings = StackSettings.read()
-        if settings.embedded_broker:
-            self._configure_broker(settings.embedded_broker_memory_mib)
-        flower = FlowerSettings.read()
-        if not flower.flower_password.get_secret_value():
-            _write_secret("flower_password", secrets.token_urlsafe(12))
-        if not flower.flower_cookie_secret.get_secret_value():
-            _write_secret("flower_cookie_secret", secrets.token_urlsafe(48))
-        ports = Ports(
-            flower=flower.flower_port or _free_port(),
-            metrics=MetricsSettings.read().metrics_port or _free_port(),
-        )
-        _write(self.run / "flower.port", str(ports.flower))
-        _write(self.run / "metrics.port", str(ports.metrics))
-        _write(self.run / "supervisord.conf", supervisor_config(programs(settings, ports), settings))
-
-    def _configure_broker(self, memory_mib: int) -> None:
-        port, password = _free_port(), secrets.token_urlsafe(24)
-        _write_secret("broker_url", f"redis://{USER}:{password}@127.0.0.1:{port}/0")
-        _write(self.run / "valkey.conf", valkey_config(port, password, memory_mib))
 
     def _spawn(self) -> None:
         # Its processes run in another folder than this command: what is relative here is not the same there.
@@ -288,10 +260,6 @@ class Stack:
         if fatal:
             raise StackFailed(f"{', '.join(fatal)}; see the logs folder of the data directory")
 
-    def stop_process(self, name: str) -> None:
-        """Stop one process and leave it stopped. Raises StackNotRunning."""
-        self._control.call("stopProcess", name, waits=True)
-
     @staticmethod
     def _wait(condition: Callable[[], bool], otherwise: str, seconds: float = _START_SECONDS) -> None:
         deadline = time.monotonic() + seconds
@@ -299,21 +267,3 @@ class Stack:
             if time.monotonic() > deadline:
                 raise StackFailed(otherwise)
             time.sleep(_POLL_SECONDS)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _write_secret(name: str, value: str) -> None:
-    _write(secrets_folder() / f"pneumoscreen_{name}", value)
-
-
-def _write(path: Path, content: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with create_private(partial) as file:
-        file.write(content.encode())
-    partial.replace(path)

@@ -29,6 +29,7 @@ from deploy.stack import Stack
 from scheduler.cli.system.running import start_stack, workers_answer
 from scheduler.ingest.sources.folder import FolderSource
 from scheduler.submit import submit
+from tests.stack import stop_process
 from worker.broker.app import make_app
 
 POOLS = {
@@ -93,7 +94,7 @@ def test_pools(shared: Path, home: Path, tmp_path: Path) -> None:
     found: dict[str, tuple[float, list[float]]] = {}
     try:
         start_stack(database, stack)
-        stack.stop_process("worker")
+        stop_process(stack, "worker")
         for name, options in POOLS.items():
             with screening_worker(options, tmp_path / "worker.log"):
                 screen(database, folder, f"{name}, warm-up")

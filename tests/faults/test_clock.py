@@ -24,6 +24,7 @@ from db.upkeep.migrate import upgrade
 from deploy.stack import Stack
 from tests.conftest import postgres_url
 from tests.faults.system import LEASE, System, running_system
+from tests.stack import stop_process
 from tests.waiting import wait_for
 from worker.broker.app import DISPATCH, HOUSEKEEPING, make_app
 
@@ -67,7 +68,7 @@ def system(
     """Run the stack without a housekeeper of its own."""
     url = postgres_url(postgres, "clock")
     with running_system(url, artefact, tmp_path / "x-rays", monkeypatch) as running:
-        Stack().stop_process("housekeeping")
+        stop_process(Stack(), "housekeeping")
         yield running
 
 

@@ -38,6 +38,7 @@ from tests.faults.invariant import check
 from tests.faults.postgres import Postgres, own_postgres
 from tests.faults.system import System, running_system
 from tests.faults.workers import OwnWorker
+from tests.stack import stop_process
 from tests.waiting import wait_for
 
 IMAGES = int(os.environ.get("SOAK", "10000"))
@@ -198,7 +199,7 @@ def test_a_soak(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             server.url, artefact, folder, monkeypatch, LEASE_SECONDS=LEASE, NIGHTLY_SECONDS=1
         ) as system,
     ):
-        Stack().stop_process("worker")
+        stop_process(Stack(), "worker")
         start = time.monotonic()
         assert submit(system.database, open_source(str(folder)), name="trial").new == IMAGES
         taken_in = time.monotonic()

@@ -20,6 +20,7 @@ from scheduler.submit import submit
 from tests.faults.invariant import check
 from tests.faults.system import System
 from tests.faults.workers import own_worker
+from tests.stack import stop_process
 from tests.waiting import wait_for
 from worker.broker.app import SCREEN
 
@@ -53,7 +54,7 @@ def done(system: System, name: str) -> Callable[[], bool]:
 
 @pytest.mark.long
 def test_stale_messages_neither_hold_up_what_waits_nor_what_is_urgent(system: System) -> None:
-    Stack().stop_process("worker")
+    stop_process(Stack(), "worker")
     system.submit(64)
     wait_for(lambda: system.broker().llen(SCREEN) >= 4)
     fill(system, STALE)

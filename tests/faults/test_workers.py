@@ -15,6 +15,7 @@ from scheduler.metrics.broker import UNACKED, queue_of
 from tests.faults.invariant import check
 from tests.faults.system import QUICK, SOONER_ON_SQLITE, TIMES, System
 from tests.faults.workers import own_worker
+from tests.stack import stop_process
 from tests.waiting import wait_for
 from worker.broker.app import SCREEN
 
@@ -22,7 +23,7 @@ from worker.broker.app import SCREEN
 @pytest.fixture
 def no_worker(system: System) -> System:
     """Take the stack's own screening worker away."""
-    Stack().stop_process("worker")
+    stop_process(Stack(), "worker")
     return system
 
 

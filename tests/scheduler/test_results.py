@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hmac
 import json
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,7 +21,9 @@ from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.queries.results import cohort_results
 from db.tables import Image
-from scheduler.exports.results import COLUMNS, OutputFormatUnknown, OutputUnwritable, write_results
+from scheduler.exports import formats
+from scheduler.exports.results import OutputFormatUnknown, OutputUnwritable, write_results
+from scheduler.exports.target import COLUMNS
 from scheduler.ingest.pseudonym import (
     SiteKeyUnusable,
     ensure_site_key,
@@ -248,3 +251,19 @@ def test_the_audit_log_tells_who_took_results_out(finished: Database, tmp_path: 
         cohort = find_cohort(session, "trial")
         (event,) = (one for one in newest(session) if one.action == "results.export")
     assert (event.subject, event.detail) == (f"cohort:{cohort.id}", {"rows": 3, "identifiers": True})
+
+
+def test_a_format_is_one_new_file(
+    finished: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "states.py").write_text(
+        "def write(rows, target):\n    return len([target.file.write(row.state.encode()) for row in rows])\n"
+    )
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    formats.format_modules.cache_clear()
+    try:
+        assert write_results(finished, "trial", tmp_path / "r.states") == 3
+    finally:
+        formats.format_modules.cache_clear()
+        sys.modules.pop("scheduler.exports.formats.states", None)
+    assert (tmp_path / "r.states").read_text() == "donefaileddone"

@@ -1,0 +1,11 @@
+"""What only tests do to the embedded stack."""
+
+from __future__ import annotations
+
+from deploy.control import Control
+from deploy.stack import Stack
+
+
+def stop_process(stack: Stack, name: str) -> None:
+    """Stop one process and leave it stopped. Raises StackNotRunning."""
+    Control(stack.run).call("stopProcess", name, waits=True)
