@@ -21,6 +21,7 @@ from db.models.registry import champion, ensure_champion, import_model
 from db.models.store import CARD_FILE, WEIGHTS_FILE, read_card
 from db.states import BatchState
 from db.tables import Batch, Image, Model, Prediction
+from db.transitions import ImageChange
 from db.upkeep.migrate import upgrade
 from scheduler.exports.results import write_results
 from scheduler.ingest import open_source
@@ -118,7 +119,7 @@ def test_full_while_results_are_written_back(
     submit(job_table, open_source(str(x_rays)), name="trial")
     with job_table.write() as session:
         image_ids = session.scalars(select(Image.id)).all()
-        batch_id = new_batch(session, 1, champion(session).id, image_ids)
+        batch_id = new_batch(session, 1, champion(session).id, image_ids, ImageChange.CUT)
     worker = threading.Thread(
         target=Screener(job_table, WorkerSettings(lease_seconds=10)).screen, args=(batch_id,)
     )
