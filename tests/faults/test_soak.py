@@ -195,7 +195,13 @@ def test_a_soak(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with (
         own_postgres() as server,
         running_system(
-            server.url, artefact, folder, monkeypatch, LEASE_SECONDS=LEASE, NIGHTLY_SECONDS=1
+            server.url,
+            artefact,
+            folder,
+            monkeypatch,
+            LEASE_SECONDS=LEASE,
+            NIGHTLY_SECONDS=1,
+            NIGHTLY_RETRY_SECONDS=10,
         ) as system,
     ):
         Stack().stop_process("worker")
