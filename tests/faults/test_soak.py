@@ -28,9 +28,10 @@ from sqlalchemy import select, text
 from db.cohorts import progress
 from db.database_errors import DatabaseFailed
 from db.engine import Database
+from db.nightly import history
 from db.settings import config_file
 from db.states import ImageState
-from db.tables import Image, NightlyRun, Prediction
+from db.tables import Image, Prediction
 from deploy.stack import Stack
 from scheduler.ingest import open_source
 from scheduler.submit import submit
@@ -167,13 +168,13 @@ class Nights:
         return done.returncode
 
     def finish(self) -> None:
-        """Take in what is left, and wait until every night has ended."""
+        """Take in what is left, and wait until every night that ran has ended and was summarised."""
         wait_for(lambda: self.command("nightly", "run", "ward") == 0)
         wait_for(self._ended, 300)
 
     def _ended(self) -> bool:
         with self.database.read() as session:
-            return all(run.summarised_at is not None for run in session.scalars(select(NightlyRun)))
+            return all(run.summarised_at is not None for run in history(session, limit=len(self.names)))
 
 
 def every_prediction(database: Database, archive: Path) -> Counter[str]:
