@@ -27,10 +27,11 @@ from sqlalchemy import select, text
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
+from db.nights.runs import history
 from db.queries.progress import progress
 from db.settings import config_file
 from db.states import ImageState
-from db.tables import Image, NightlyRun, Prediction
+from db.tables import Image, Prediction
 from deploy.stack import Stack
 from scheduler.ingest import open_source
 from scheduler.submit import submit
@@ -168,13 +169,13 @@ class Nights:
         return done.returncode
 
     def finish(self) -> None:
-        """Take in what is left, and wait until every night has ended."""
+        """Take in what is left, and wait until every night that ran has ended and was summarised."""
         wait_for(lambda: self.command("nightly", "run", "ward") == 0)
         wait_for(self._ended, 300)
 
     def _ended(self) -> bool:
         with self.database.read() as session:
-            return all(run.summarised_at is not None for run in session.scalars(select(NightlyRun)))
+            return all(run.summarised_at is not None for run in history(session, limit=len(self.names)))
 
 
 def every_prediction(database: Database, archive: Path) -> Counter[str]:
@@ -196,7 +197,13 @@ def test_a_soak(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with (
         own_postgres() as server,
         running_system(
-            server.url, artefact, folder, monkeypatch, LEASE_SECONDS=LEASE, NIGHTLY_SECONDS=1
+            server.url,
+            artefact,
+            folder,
+            monkeypatch,
+            LEASE_SECONDS=LEASE,
+            NIGHTLY_SECONDS=1,
+            NIGHTLY_RETRY_SECONDS=10,
         ) as system,
     ):
         stop_process(Stack(), "worker")
