@@ -1,4 +1,4 @@
-"""Who may import whom."""
+"""The rules of the house: who may import whom, and how large modules and folders are."""
 
 from __future__ import annotations
 
@@ -42,12 +42,13 @@ FORBIDDEN = {
 
 
 def imports(file: Path) -> set[str]:
+    """All that a file imports, also inside of functions: packages, modules and the names in them."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
@@ -72,11 +73,63 @@ def test_a_room_imports_only_what_it_may(file: Path) -> None:
                 assert not within(name, libraries), f"{module} imports {name}"
 
 
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Find the modules of one circle of imports; none if there is no circle."""
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        for imported in sorted(graph[module]):
+            if found := visit(imported, [*path, module]):
+                return found
+        done.add(module)
+        return []
+
+    return next((found for module in graph if (found := visit(module, []))), [])
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    modules = {module_name(file): file for file in FILES}
+    graph: dict[str, set[str]] = {module: set() for module in modules}
+    for module, file in modules.items():
+        for name in imports(file):
+            imported = name if name in modules else name.rpartition(".")[0]
+            if imported in modules and imported != module:
+                graph[module].add(imported)
+    assert circle(graph) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_module_has_at_most_300_lines(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 300, f"{file} holds more than one noun"
+
+
+def test_a_folder_has_at_most_ten_modules() -> None:
+    #: A migration is never removed.
+    folders = {file.parent for file in FILES} - {ROOT / "db" / "migrations" / "versions"}
+    modules = {
+        folder: sorted({file.name for file in folder.glob("*.py")} - {"__init__.py"}) for folder in folders
+    }
+    assert {str(folder): names for folder, names in modules.items() if len(names) > 10} == {}
+
+
 def test_nothing_is_pickled() -> None:
     for file in FILES:
-        assert imports(file).isdisjoint({"pickle", "shelve", "dill", "cloudpickle", "joblib", "marshal"}), (
-            file
-        )
+        used = {name.split(".")[0] for name in imports(file)}
+        assert used.isdisjoint({"pickle", "shelve", "dill", "cloudpickle", "joblib", "marshal"}), file
         source = file.read_text()
         # torchvision publishes its weights in torch's format; `weights_only` builds tensors, no objects.
         source = source.replace('torch.load(file, map_location="cpu", weights_only=True)', "")
