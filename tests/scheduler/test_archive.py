@@ -77,7 +77,7 @@ def test_a_file_is_named_after_its_cohort_whatever_that_is_called(
         assert pq.read_table(one.file).to_pylist()[0]["cohort"] == name
 
 
-def test_a_file_that_has_the_name_is_never_replaced(
+def test_an_existing_file_of_the_same_name_is_never_replaced(
     job_table: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import scheduler.exports.archive as module

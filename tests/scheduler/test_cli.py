@@ -155,7 +155,7 @@ def test_a_setting_that_cannot_be_used_is_named_at_the_start(
         pytest.param("BROKER_URL", "http://{}:{}@127.0.0.1:1/0", marks=pytest.mark.long),
     ],
 )
-def test_no_command_and_no_worker_tells_a_password(
+def test_no_command_and_no_worker_prints_a_password(
     monkeypatch: pytest.MonkeyPatch, home: Path, phantoms: Path, setting: str, value: str
 ) -> None:
     monkeypatch.setenv(f"PNEUMOSCREEN_{setting}", value.format("somebody", "hunter2"))
@@ -250,7 +250,7 @@ def test_settings_come_from_the_environment_then_secrets_then_the_file(
 
 
 @pytest.mark.usefixtures("champion")
-def test_names_of_an_earlier_version_are_shown_without_what_a_terminal_obeys(
+def test_names_of_an_earlier_version_are_shown_without_control_characters(
     phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -309,7 +309,7 @@ def images(database: Database) -> int:
 
 
 @pytest.mark.usefixtures("champion")
-def test_an_audit_log_whose_end_was_cut_off_is_told_by_what_was_written_before(
+def test_a_truncated_audit_log_is_detected_by_files_that_were_written_before(
     phantoms: Path, tmp_path: Path
 ) -> None:
     run("submit", str(phantoms), "--cohort", "trial")

@@ -23,7 +23,7 @@ REFUSE = {
 
 
 @pytest.mark.usefixtures("model")
-def test_an_audit_log_that_cannot_be_sealed_keeps_no_lease_from_ending(database: Database) -> None:
+def test_leases_expire_even_if_the_audit_log_cannot_be_sealed(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     with database.write() as session:
         for statement in REFUSE[database.engine.dialect.name]:

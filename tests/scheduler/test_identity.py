@@ -131,7 +131,7 @@ def test_large_private_elements_before_the_identifiers_are_passed_over(tmp_path:
 
 
 @pytest.mark.parametrize("uid", [b"DOE^JANE", b"1.2.x", b"1.2 3", b"1.2\\1.3", b"1" * 66, b"", b"\xff1"])
-def test_what_is_no_uid_is_not_kept_as_one(uid: bytes) -> None:
+def test_text_that_is_not_a_uid_is_not_stored_as_one(uid: bytes) -> None:
     odd = element(0x0008_0018, b"UI", uid + b"\0" * (len(uid) % 2))
     identity = read_identity(BytesIO(BEGINNING + odd + STUDY))
     assert (identity.instance_uid, identity.study_uid) == (None, "1.2")

@@ -79,7 +79,7 @@ def scrape(url: str) -> dict[str, float]:
     return found
 
 
-def test_metrics_say_what_flower_cannot(served: str, database: Database) -> None:
+def test_metrics_cover_what_flower_does_not_show(served: str, database: Database) -> None:
     found = scrape(served)
     assert found["images{cohort=1,state=done}"] == 2
     assert found["images{cohort=1,state=failed}"] == 1
@@ -124,7 +124,7 @@ def test_health_and_readiness(served: str, database: Database) -> None:
     assert get(f"{served}/readyz")[0] == 503
 
 
-def test_a_broker_that_is_away_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_broker_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_BROKER_URL", "redis://127.0.0.1:1/0")
     found = ask_broker()
     assert not found.up

@@ -217,7 +217,7 @@ def test_a_night_whose_cohort_is_cancelled_while_it_is_walked_stays_cancelled(
         assert session.scalars(select(Cohort.state)).one() == "cancelled"
 
 
-def test_a_source_that_is_away_is_tried_until_the_window_ends(with_champion: Database, ward: Nightly) -> None:
+def test_an_unavailable_source_is_tried_until_the_window_ends(with_champion: Database, ward: Nightly) -> None:
     gone = ward.model_copy(update={"source": "/gone"})
     run_id = run_now(with_champion, gone)
     walk_night(with_champion, settings(gone), run_id)
@@ -293,7 +293,7 @@ def finish(database: Database, run_id: int, probabilities: list[float]) -> None:
             image.state, image.problem, image.batch_id = ImageState.FAILED, "corrupt-image", batch.id
 
 
-def test_the_summary_says_what_the_night_came_to(
+def test_the_summary_holds_the_figures_of_the_night(
     with_champion: Database, ward: Nightly, home: Path, folder: Path
 ) -> None:
     run_id = run_now(with_champion, ward)
@@ -385,7 +385,7 @@ def test_two_schedules_whose_cohorts_have_one_name_do_not_share_it(
         assert find_night(session, again).cohort_id is None, "what it had taken in was new to it again"
 
 
-def test_a_run_leaves_a_cohort_alone_that_somebody_submitted(
+def test_a_run_does_not_use_a_submitted_cohort_of_the_same_name(
     with_champion: Database, ward: Nightly, phantoms: Path
 ) -> None:
     with with_champion.read() as session:
@@ -423,7 +423,7 @@ def test_what_a_night_leaves_is_counted_once_in_the_night_that_screens_it(
     assert end(with_champion, ward, third)["earlier"] == {"done": 0, "skipped": {}, "failed": {}, "left": 0}
 
 
-def test_what_a_run_took_in_before_its_source_went_away_is_screened_and_counted(
+def test_images_that_were_taken_in_before_the_source_failed_are_screened_and_counted(
     with_champion: Database, ward: Nightly, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "later").mkdir()
@@ -452,7 +452,7 @@ def test_what_a_run_took_in_before_its_source_went_away_is_screened_and_counted(
     assert (figures["new"], figures["done"], figures["earlier"]["done"]) == (1, 1, 3)
 
 
-def test_of_two_runs_of_a_schedule_one_walks_at_a_time(with_champion: Database, ward: Nightly) -> None:
+def test_only_one_of_two_runs_of_a_schedule_walks_at_a_time(with_champion: Database, ward: Nightly) -> None:
     first, second = run_now(with_champion, ward), run_now(with_champion, ward)
     with with_champion.write() as session:
         lease = claim_night(session, first, lease_seconds=60)
@@ -498,7 +498,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_night_without_news_opens_nothing(
+def test_a_night_without_new_files_opens_nothing(
     with_champion: Database, ward: Nightly, folder: Path, opened: list[str]
 ) -> None:
     (folder / "report.pdf").write_bytes(b"%PDF")
@@ -526,7 +526,7 @@ def test_a_file_that_was_no_image_is_looked_at_again_once_it_has_changed(
     assert opened == ["IM0001"]
 
 
-def test_a_file_that_nobody_could_read_is_not_taken_for_one_that_is_no_image(
+def test_a_file_that_could_not_be_read_is_tried_again_the_next_night(
     with_champion: Database, ward: Nightly, folder: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(next((phantoms / "dicom").rglob("IM0001")), folder / "IM0001")
@@ -629,7 +629,7 @@ def receive(monkeypatch: pytest.MonkeyPatch, *, refuse: int = 0) -> tuple[Inbox,
     return inbox, hook
 
 
-def test_the_summary_is_sent_and_sent_again_where_that_failed(
+def test_the_summary_is_sent_and_is_sent_again_if_that_failed(
     with_champion: Database, ward: Nightly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inbox, hook = receive(monkeypatch)
@@ -653,7 +653,7 @@ def test_the_summary_is_sent_and_sent_again_where_that_failed(
     assert conclude(with_champion) == []
 
 
-def test_a_webhook_that_redirects_took_nothing_and_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webhook_that_redirects_has_failed_and_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     class Elsewhere(Hook):
@@ -677,7 +677,7 @@ def test_a_webhook_that_redirects_took_nothing_and_leads_nowhere(monkeypatch: py
 
 
 @pytest.mark.parametrize(("mail", "webhook"), [(0, 2), (2, 0)])
-def test_what_went_out_is_not_sent_again_while_the_other_fails(
+def test_a_delivered_mail_or_webhook_is_not_sent_again_while_the_other_one_fails(
     mail: int, webhook: int, with_champion: Database, ward: Nightly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Hook, "refuse", webhook)

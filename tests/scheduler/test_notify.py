@@ -68,7 +68,7 @@ def time_passes(database: Database, seconds: float = 7200) -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_while_nobody_listens_the_queue_holds_a_message_for_each_batch_and_no_more(
+def test_without_a_worker_the_queue_holds_one_message_for_each_batch_and_no_more(
     database: Database, valkey: Redis, notifier: QueueNotifier
 ) -> None:
     for number in range(COHORTS):
@@ -93,7 +93,7 @@ def test_while_nobody_listens_the_queue_holds_a_message_for_each_batch_and_no_mo
 
 
 @pytest.mark.usefixtures("model")
-def test_a_batch_that_waits_is_not_rung_for_before_its_time(database: Database) -> None:
+def test_no_message_is_sent_for_a_waiting_batch_before_its_time(database: Database) -> None:
     submit(database, 16)
     notifier = ListNotifier()
     assert dispatch(database, SETTINGS, notifier) == 1
@@ -109,7 +109,7 @@ def test_a_batch_that_waits_is_not_rung_for_before_its_time(database: Database) 
         assert session.scalars(select(func.count(Batch.claim_after))).one() == 0
 
 
-def test_training_runs_are_not_rung_for_again_while_their_messages_wait(database: Database) -> None:
+def test_no_second_message_is_sent_for_training_runs_while_their_messages_wait(database: Database) -> None:
     with database.write() as session:
         session.add_all(
             TrainingRun(state=RunState.QUEUED, for_worker=True, plan={}, progress={}) for _ in range(3)
@@ -123,7 +123,7 @@ def test_training_runs_are_not_rung_for_again_while_their_messages_wait(database
     assert dispatch_runs(database, SETTINGS, notifier) == 1
 
 
-def test_a_broker_that_cannot_be_asked_leaves_it_to_the_next_tick(
+def test_if_the_broker_is_unavailable_nothing_is_sent_until_the_next_tick(
     database: Database, valkey: Redis, notifier: QueueNotifier
 ) -> None:
     with database.write() as session:

@@ -46,7 +46,7 @@ def forget_the_note(database: Database) -> None:
 
 
 @pytest.mark.parametrize("is_noted", [True, False])
-def test_a_key_that_was_lost_is_not_replaced_without_being_told_to(
+def test_a_lost_key_is_replaced_only_by_an_explicit_command(
     taken_in: Database, home: Path, phantoms: Path, tmp_path: Path, is_noted: bool
 ) -> None:
     before = patients(taken_in)

@@ -182,7 +182,7 @@ def test_a_feeder_keeps_its_lease_while_its_source_lets_it_wait(
 
 
 @pytest.mark.usefixtures("model")
-def test_an_ingest_that_broke_off_is_waited_for_no_longer_than_its_images(
+def test_watch_ends_when_the_images_of_an_ingest_that_broke_off_have_ended(
     database: Database, by_tens: None
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -195,7 +195,7 @@ def test_an_ingest_that_broke_off_is_waited_for_no_longer_than_its_images(
 
 
 @pytest.mark.usefixtures("model")
-def test_no_ingest_breaks_off_while_the_job_table_was_just_away(
+def test_no_ingest_breaks_off_right_after_the_job_table_was_unavailable(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with database.write() as session:
@@ -247,7 +247,7 @@ def test_a_folder_that_fails_while_it_is_walked_breaks_off_and_the_same_command_
 
 
 @pytest.mark.usefixtures("model")
-def test_folders_that_may_not_be_read_are_counted_and_said(
+def test_folders_that_may_not_be_read_are_counted_and_reported(
     database: Database, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -282,7 +282,7 @@ def test_an_empty_source_leaves_no_cohort_behind(database: Database, tmp_path: P
         find_cohort(session, "trial")
 
 
-def test_nothing_is_taken_in_that_no_model_could_screen(database: Database, phantoms: Path) -> None:
+def test_nothing_is_taken_in_without_a_champion(database: Database, phantoms: Path) -> None:
     with pytest.raises(NoChampion):
         take_in(database, phantoms)
 

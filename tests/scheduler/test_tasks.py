@@ -15,7 +15,7 @@ from tests.waiting import wait_for
 from worker.broker.app import app
 
 
-def test_ticks_that_come_during_one_amount_to_one_more() -> None:
+def test_ticks_that_arrive_during_a_tick_cause_one_more_run() -> None:
     go_on, runs = threading.Event(), []
 
     def work() -> None:

@@ -26,7 +26,7 @@ def test_the_application_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_only_json_is_spoken_and_nothing_is_kept() -> None:
+def test_only_json_is_accepted_and_no_result_is_stored() -> None:
     assert app.conf.accept_content == ["json"]
     assert app.conf.task_serializer == "json"
     assert app.conf.result_backend is None
@@ -44,7 +44,7 @@ def test_a_batch_goes_to_the_screening_queue_as_its_id_alone() -> None:
     assert {queue.name for queue in app.conf.task_queues} == set(QUEUES)
 
 
-def test_logs_are_json_where_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logs_are_json_if_the_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_LOG_FORMAT", "json")
     lines = io.StringIO()
     logger = logging.Logger("worker.screening.batch")
@@ -58,7 +58,7 @@ def test_logs_are_json_where_that_is_set(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("process", ["celeryd_init", "beat_init"])
-def test_what_celerys_processes_write_is_for_their_owner_alone(process: str) -> None:
+def test_files_of_celery_processes_are_readable_by_their_owner_only(process: str) -> None:
     code = (
         "import os, resource; os.umask(0); import worker.broker.app; from celery import signals;"
         f"signals.{process}.send(sender='screen@here', instance=None, conf=None, options={{}});"
@@ -73,7 +73,7 @@ NAME = "^".join(("DOE", "JANE"))
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_a_log_says_where_an_error_arose_and_not_what_it_quotes(
+def test_a_log_shows_where_an_error_arose_and_not_its_text(
     monkeypatch: pytest.MonkeyPatch, log_format: str
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_LOG_FORMAT", log_format)
@@ -132,7 +132,7 @@ def test_a_broker_url_whose_password_is_not_encoded_is_refused_before_a_library_
 @pytest.mark.parametrize(
     "url", ["redis://:a%2Fb@host:1/0", "rediss://u:a@b@host", "redis://127.0.0.1:6379/0"]
 )
-def test_a_broker_url_that_can_be_read_is_taken(url: str) -> None:
+def test_a_valid_broker_url_is_accepted(url: str) -> None:
     assert BrokerSettings(broker_url=SecretStr(url)).url == url
 
 

@@ -210,7 +210,7 @@ def test_a_worker_refuses_what_was_planted_in_the_models_folder(plant: str, plan
 
 
 @pytest.mark.parametrize("plant", PLANTS)
-def test_import_refuses_it_where_a_worker_is_installed(plant: str, planted: Path) -> None:
+def test_import_refuses_a_planted_file_if_torch_is_installed(plant: str, planted: Path) -> None:
     put, error = PLANTS[plant]
     put(planted)
     with pytest.raises(error):
@@ -219,7 +219,7 @@ def test_import_refuses_it_where_a_worker_is_installed(plant: str, planted: Path
 
 
 @pytest.mark.parametrize("plant", [name for name in (*PLANTS, *CARDS) if name not in ONLY_TORCH_TELLS])
-def test_import_needs_no_torch_to_refuse_all_but_what_only_torch_can_tell(
+def test_import_without_torch_refuses_everything_that_can_be_checked_without_torch(
     plant: str, planted: Path, home: Path
 ) -> None:
     put = PLANTS[plant][0] if plant in PLANTS else CARDS[plant]
@@ -246,7 +246,7 @@ def test_models_import_says_what_is_wrong(plant: str, code: str, job_table: Data
     assert not (planted.parent / "mark").exists()
 
 
-def test_models_are_listed_whatever_stands_in_a_card(job_table: Database, planted: Path) -> None:
+def test_models_are_listed_even_if_a_card_holds_malformed_values(job_table: Database, planted: Path) -> None:
     """One that was registered before cards were checked for it, or by whoever writes to the job table."""
     ensure_champion(job_table, planted)
     with job_table.write() as session:

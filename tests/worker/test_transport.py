@@ -40,7 +40,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-def test_a_message_whose_acknowledgement_got_lost_keeps_nobody_from_the_next(way: Proxy) -> None:
+def test_a_lost_acknowledgement_does_not_stop_a_worker_from_taking_the_next_message(way: Proxy) -> None:
     app = make_app(BrokerSettings(broker_url=SecretStr(f"redis://127.0.0.1:{way.port}/0")))
     for batch in (1, 2):
         app.send_task(SCREEN_BATCH, args=[batch])
@@ -57,7 +57,7 @@ def test_a_message_whose_acknowledgement_got_lost_keeps_nobody_from_the_next(way
         assert channel.basic_get(SCREEN).payload != message.payload
 
 
-def test_what_is_no_message_to_all_workers_is_dropped_unseen_and_the_next_one_arrives(
+def test_invalid_broadcast_data_is_dropped_without_being_logged_and_the_next_message_arrives(
     way: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make_app(BrokerSettings(broker_url=SecretStr(f"redis://127.0.0.1:{way.port}/0")))

@@ -102,7 +102,7 @@ def taken_in(database: Database, source: str) -> list[str]:
         return list(session.scalars(query.where(NightlyRun.id == run_id).order_by(Image.id)))
 
 
-def test_a_night_without_news_opens_nothing_on_a_server(
+def test_a_night_without_new_files_opens_nothing_on_a_server(
     job_table: Database, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
@@ -228,7 +228,7 @@ def test_a_damaged_header_on_a_server_does_not_fetch_the_whole_file(tmp_path: Pa
     assert peak < 30 << 20
 
 
-def test_what_is_not_there_is_said(url: str) -> None:
+def test_a_missing_folder_a_missing_file_and_an_empty_file_have_their_own_errors(url: str) -> None:
     with pytest.raises(SourceMissing):
         list(Walk(open_source(url + "/nowhere")))
     with pytest.raises(FileVanished):
@@ -245,7 +245,7 @@ def test_a_file_over_the_limit_is_refused(url: str) -> None:
         read_picture(uri, limits=Limits(max_file_bytes=size - 1))
 
 
-def test_a_server_that_stumbles_is_asked_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_fails_briefly_is_asked_again(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.files.remote._PAUSES", (0.01, 0.01))
     with web_server(study) as address:
         uri = next(image.uri for image in Walk(open_source(address)) if image.uri.endswith(".png"))
@@ -276,15 +276,13 @@ def test_links_that_leave_a_folder_are_not_followed(tmp_path: Path) -> None:
         assert [file.uri for file in list_files(address + "/inner")] == [address + "/inner/inside.jpg"]
 
 
-def test_an_sftp_server_with_another_key_is_not_talked_to(
-    sftp: SftpServer, study: Path, tmp_path: Path
-) -> None:
+def test_an_sftp_server_with_an_unknown_key_is_refused(sftp: SftpServer, study: Path, tmp_path: Path) -> None:
     make_ssh_user(tmp_path / "user", sftp, known=False)
     with pytest.raises(SourceUnreadable, match="SSHException"):
         list(Walk(open_source(f"sftp://reader@127.0.0.1:{sftp.port}{study}")))
 
 
-def test_a_cut_sftp_connection_is_made_again(
+def test_a_broken_sftp_connection_is_opened_again(
     sftp: SftpServer, study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.files.remote._PAUSES", (0.01, 0.01))
@@ -308,7 +306,7 @@ def test_a_cut_sftp_connection_is_made_again(
         "sftp://host:port/x",
     ],
 )
-def test_addresses_that_could_mean_anything_else_are_refused(url: str) -> None:
+def test_unsupported_and_ambiguous_addresses_are_refused(url: str) -> None:
     with pytest.raises(RemoteUrlInvalid) as caught:
         open_source(url)
     assert "secret" not in str(caught.value)
@@ -335,5 +333,7 @@ def test_a_server_that_is_not_there_is_an_error_with_a_code(monkeypatch: pytest.
         ("/database/a.png", {"/data": "/mnt/share"}, "/database/a.png"),
     ],
 )
-def test_a_host_may_have_files_elsewhere(uri: str, elsewhere: dict[str, str], expected: str) -> None:
+def test_a_path_map_replaces_the_beginning_of_an_address(
+    uri: str, elsewhere: dict[str, str], expected: str
+) -> None:
     assert locate(uri, elsewhere) == expected

@@ -5,6 +5,6 @@ from __future__ import annotations
 from training.data.dataset import fingerprint
 
 
-def test_the_fingerprint_is_of_the_data_and_not_of_its_order() -> None:
+def test_the_fingerprint_does_not_depend_on_the_order_of_the_data() -> None:
     assert fingerprint(["a", "b"], ["N", "P"]) == fingerprint(["b", "a"], ["P", "N"])
     assert fingerprint(["a", "b"], ["N", "P"]) != fingerprint(["a", "b"], ["P", "N"])

@@ -20,7 +20,9 @@ def tree(tmp_path: Path, *names: str) -> dict[str, Group]:
     return {str(image.path.relative_to(tmp_path)): image.group for image in find_labelled(tmp_path)}
 
 
-def test_a_patient_is_told_by_the_name_else_by_the_folder_else_each_file_is_one(tmp_path: Path) -> None:
+def test_a_patient_is_identified_by_the_file_name_else_by_the_folder_else_each_file_is_a_patient(
+    tmp_path: Path,
+) -> None:
     groups = tree(
         tmp_path,
         "NORMAL/p1/1.png", "NORMAL/p1/2.png", "NORMAL/p1/study/3.png", "NORMAL/p2/1.png", "NORMAL/1.png",

@@ -66,7 +66,7 @@ def test_a_class_with_too_few_patients_is_refused() -> None:
         grouped_split([image.label for image in images], groups)
 
 
-def test_the_random_split_is_the_thesis() -> None:
+def test_the_random_split_is_that_of_the_thesis() -> None:
     from fastai.data.transforms import RandomSplitter
 
     labels = ["NORMAL", "PNEUMONIA"] * 50

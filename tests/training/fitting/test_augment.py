@@ -66,7 +66,7 @@ def dark_columns(batch: torch.Tensor) -> torch.Tensor:
         (resolution, sharpness, pictures(200, grain=64), pictures(200, grain=40)),
     ],
 )
-def test_what_told_two_classes_apart_no_longer_does(
+def test_a_feature_that_separated_two_classes_no_longer_does(
     step: Step, feature: Feature, one: torch.Tensor, other: torch.Tensor
 ) -> None:
     truth = [1] * len(one) + [0] * len(other)

@@ -66,7 +66,9 @@ def test_a_missing_file_is_named_with_its_place(weights: Path, cache: Path) -> N
         find_initial_weights("vgg", weights)
 
 
-def test_torchvisions_cache_is_used_once_its_digest_holds(weights: Path, cache: Path, tmp_path: Path) -> None:
+def test_a_file_in_torchvisions_cache_is_used_if_its_digest_matches(
+    weights: Path, cache: Path, tmp_path: Path
+) -> None:
     torch.save(load_file(weights / "resnet18-imagenet.safetensors"), tmp_path / "saved.pth")
     content = (tmp_path / "saved.pth").read_bytes()
     (cache / torchvision_file("resnet18")).write_bytes(content)
@@ -87,7 +89,7 @@ def test_a_pickle_that_builds_more_than_tensors_is_refused(cache: Path) -> None:
         initial_network("resnet18", 2, InitialWeights(file))
 
 
-def test_foreign_weights_are_refused(weights: Path, tmp_path: Path) -> None:
+def test_initial_weights_of_another_architecture_are_refused(weights: Path, tmp_path: Path) -> None:
     file = tmp_path / "resnet34-imagenet.safetensors"
     file.write_bytes((weights / "resnet18-imagenet.safetensors").read_bytes())
     with pytest.raises(InitialWeightsUnfit):

@@ -154,7 +154,7 @@ def test_the_page_needs_nothing_else_and_names_no_file(comparison: Comparison, t
     assert "No backbone differs" in page or "More than noise separates" in page
 
 
-def test_the_page_says_what_patients_were_told_by(comparison: Comparison, tmp_path: Path) -> None:
+def test_the_page_says_how_patients_were_identified(comparison: Comparison, tmp_path: Path) -> None:
     page = write_report(build_report(comparison), tmp_path).read_text()
     assert "the number in the file&#39;s name (350 images)" in page
     assert "Whether several of those 250 are of one patient, nothing here tells." in page
@@ -164,7 +164,7 @@ def test_the_page_says_what_patients_were_told_by(comparison: Comparison, tmp_pa
     assert "nothing here tells" not in page
 
 
-def test_random_weights_are_said_in_red(comparison: Comparison, tmp_path: Path) -> None:
+def test_random_weights_are_marked_in_red(comparison: Comparison, tmp_path: Path) -> None:
     red = '<p class="red">Started from random weights'
     assert red not in write_report(build_report(comparison), tmp_path).read_text()
     first, *others = comparison.outcomes

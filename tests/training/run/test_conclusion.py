@@ -30,7 +30,7 @@ Start = Callable[..., int]
 pytestmark = pytest.mark.xdist_group("training")
 
 
-def test_a_champion_is_not_replaced_without_being_asked_to(
+def test_a_champion_is_not_replaced_unless_promotion_was_asked_for(
     job_table: Database, start_trained: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = module.decide
@@ -87,7 +87,7 @@ def test_a_champion_that_was_promoted_during_the_comparison_stays(
     assert "meanwhile" in events[0].detail["reasons"][-1]
 
 
-def test_a_winner_that_passes_becomes_champion_if_asked_to(
+def test_a_winner_that_passes_becomes_champion_if_promotion_was_asked_for(
     job_table: Database, start_trained: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = module.decide
@@ -100,7 +100,7 @@ def test_a_winner_that_passes_becomes_champion_if_asked_to(
     assert champion.name == finished.winner
 
 
-def test_a_champion_of_another_preprocessing_is_not_compared_with_and_not_replaced_by_itself(
+def test_a_champion_of_another_preprocessing_is_neither_compared_nor_replaced_automatically(
     job_table: Database, start_trained: Start
 ) -> None:
     with job_table.write() as session:

@@ -133,7 +133,7 @@ def test_three_classes_are_trained_and_screened_by_name(
     assert len(report["backbones"][0]["confusion"]) == 3
 
 
-def test_what_cannot_be_trained_on_is_said_before_the_first_epoch(
+def test_unusable_data_is_refused_before_the_first_epoch(
     job_table: Database, labelled: Path, start: Start, draw: Draw, tmp_path: Path
 ) -> None:
     random = np.random.default_rng(0)

@@ -95,7 +95,9 @@ def pids(decoders: DecoderPool) -> list[int]:
     return [decoder._process.pid for decoder in decoders._started]
 
 
-def test_a_decoder_gives_what_decoding_here_gives(decoders: DecoderPool, phantoms: Path) -> None:
+def test_a_decoder_gives_the_same_picture_as_decoding_in_this_process(
+    decoders: DecoderPool, phantoms: Path
+) -> None:
     for file in sorted(path for path in phantoms.rglob("*") if path.is_file()):
         picture, expected = decoders.submit(file.read_bytes).result(), read_picture(file)
         assert np.array_equal(picture.pixels, expected.pixels)
@@ -104,7 +106,7 @@ def test_a_decoder_gives_what_decoding_here_gives(decoders: DecoderPool, phantom
         assert (picture.facts is not None) == (file.suffix not in (".jpeg", ".jpg", ".png"))
 
 
-def test_a_problem_comes_back_as_itself(decoders: DecoderPool) -> None:
+def test_a_problem_in_a_decoder_is_raised_in_the_worker(decoders: DecoderPool) -> None:
     with pytest.raises(CorruptImage):
         decoders.submit(lambda: png()[:300]).result()
 
@@ -113,9 +115,7 @@ def test_a_problem_comes_back_as_itself(decoders: DecoderPool) -> None:
 @pytest.mark.parametrize(
     ("what", "problem"), [("segfault", DecoderCrashed), ("hang", DecoderTimeout), ("memory", DecoderMemory)]
 )
-def test_a_poison_image_costs_itself_alone(
-    what: str, problem: type[ImageProblem], decoders: DecoderPool
-) -> None:
+def test_a_poison_image_fails_alone(what: str, problem: type[ImageProblem], decoders: DecoderPool) -> None:
     start = time.monotonic()
     futures = [decoders.submit(lambda word=word: png(word)) for word in ("", what, "")]  # type: ignore[misc]
     assert futures[0].result().pixels.shape == (224, 224, 3)
@@ -127,7 +127,9 @@ def test_a_poison_image_costs_itself_alone(
 
 
 @pytest.mark.usefixtures("poisoned", "model")
-def test_of_a_batch_only_the_culprits_fail_each_with_its_code(database: Database, tmp_path: Path) -> None:
+def test_only_the_poison_images_of_a_batch_fail_each_with_its_code(
+    database: Database, tmp_path: Path
+) -> None:
     words = ["", "", "segfault", "", "hang", "memory", "", ""]
     files = [tmp_path / f"{number}.png" for number in range(len(words))]
     for file, word in zip(files, words, strict=True):
@@ -154,7 +156,7 @@ def test_a_decoder_knows_no_settings_and_writes_no_file(
     assert caught.value.detail == "FileNotFoundError", "a decoder could write a file"
 
 
-def test_an_image_whose_decoder_was_killed_gets_another_one(decoders: DecoderPool) -> None:
+def test_an_image_whose_decoder_was_killed_is_decoded_by_another_one(decoders: DecoderPool) -> None:
     decoders.submit(png).result()
     (first,) = pids(decoders)
     os.kill(first, signal.SIGKILL)
@@ -162,7 +164,7 @@ def test_an_image_whose_decoder_was_killed_gets_another_one(decoders: DecoderPoo
     assert pids(decoders) != [first]
 
 
-def test_a_term_for_everybody_leaves_the_last_batch_its_decoder(decoders: DecoderPool) -> None:
+def test_a_decoder_ignores_stop_signals_that_reach_every_process(decoders: DecoderPool) -> None:
     decoders.submit(png).result()
     (first,) = pids(decoders)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
@@ -203,7 +205,7 @@ def test_a_hanging_decoder_dies_with_its_worker(tmp_path: Path) -> None:
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), 10)
 
 
-def test_where_decoders_do_not_start_the_batch_waits(
+def test_if_decoders_do_not_start_the_batch_waits(
     database: Database, model: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "one.png").write_bytes(png())
@@ -217,7 +219,7 @@ def test_where_decoders_do_not_start_the_batch_waits(
 
 
 @pytest.mark.parametrize("spare", [0, 2])
-def test_where_no_process_can_be_started_decoders_are_unusable_and_no_image_is_to_blame(spare: int) -> None:
+def test_if_no_process_can_be_started_decoders_are_unusable_and_no_image_fails(spare: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def read() -> bytes:
@@ -255,7 +257,7 @@ def test_modules_in_a_folder_of_images_are_not_imported(decoders: DecoderPool, p
     assert not planted.exists()
 
 
-def test_a_taken_over_decoder_that_sends_byte_after_byte_is_cut_off() -> None:
+def test_a_compromised_decoder_that_answers_byte_by_byte_is_stopped_at_the_deadline() -> None:
     import worker.decoding.pool as module
 
     ours, theirs = socket.socketpair()
@@ -283,7 +285,7 @@ def test_a_taken_over_decoder_that_sends_byte_after_byte_is_cut_off() -> None:
     dripping.join()
 
 
-def test_what_a_taken_over_decoder_sends_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_answers_of_a_compromised_decoder_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     import worker.decoding.pool as module
 
     lies = [

@@ -94,7 +94,9 @@ def test_a_new_scheme_is_taken_in_and_screened(
     assert import_labels(database, tmp_path / "labels.csv").new == 1
 
 
-def test_a_new_scheme_is_held_to_the_roots(memory: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_roots_restrict_a_new_scheme_too(
+    memory: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     uri = next(iter(memory))
     monkeypatch.setenv("PNEUMOSCREEN_SOURCE_ROOTS", '["mem://ward/trial"]')
     assert read_file(uri, limit=1 << 30, roots=Roots.read()).data == memory[uri]

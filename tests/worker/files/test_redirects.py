@@ -158,7 +158,9 @@ def test_a_redirect_to_another_folder_of_the_same_server_is_not_followed(inside:
     }  # fmt: skip
 
 
-def test_a_second_redirect_is_held_against_the_roots_as_the_first(inside: Server, outside: Server) -> None:
+def test_a_second_redirect_is_checked_against_the_roots_like_the_first(
+    inside: Server, outside: Server
+) -> None:
     inside.sends = {"/trial/a.jpg": "/trial/b.jpg", "/trial/b.jpg": f"{outside.url}/a.jpg"}
     with pytest.raises(OutsideRoots):
         read_picture(f"{inside.url}/trial/a.jpg", roots=Roots.read())
@@ -166,7 +168,7 @@ def test_a_second_redirect_is_held_against_the_roots_as_the_first(inside: Server
     assert outside.requests == []
 
 
-def test_ingest_asks_nobody_outside(inside: Server, outside: Server) -> None:
+def test_ingest_sends_no_request_outside_the_roots(inside: Server, outside: Server) -> None:
     away = f"{outside.url}/a.jpg"
     inside.sends = {"/trial/b.dcm": away}
     ends = {Path(image.uri).name: image.problem for image in Walk(open_source(f"{inside.url}/trial"))}
@@ -178,7 +180,7 @@ def test_ingest_asks_nobody_outside(inside: Server, outside: Server) -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_an_image_that_is_gone_ends_when_its_folder_is_redirected_and_nobody_outside_is_asked(
+def test_a_missing_image_fails_if_its_folder_is_redirected_and_no_request_leaves_the_roots(
     database: Database, inside: Server, outside: Server
 ) -> None:
     for path in ("/trial", "/trial/"):
@@ -197,7 +199,7 @@ def test_an_image_that_is_gone_ends_when_its_folder_is_redirected_and_nobody_out
     assert outside.requests == []
 
 
-def test_labels_and_training_ask_nobody_outside(
+def test_labels_and_training_send_no_request_outside_the_roots(
     database: Database, inside: Server, outside: Server, tmp_path: Path
 ) -> None:
     url = f"{inside.url}/trial/a.jpg"
@@ -215,7 +217,7 @@ def test_labels_and_training_ask_nobody_outside(
     assert outside.requests == []
 
 
-def test_what_lies_outside_is_not_asked_whether_it_is_there_and_not_waited_for(
+def test_a_source_outside_the_roots_is_neither_probed_nor_waited_for(
     inside: Server, outside: Server, tmp_path: Path
 ) -> None:
     assert is_available(f"{outside.url}/trial", roots=Roots.read())
@@ -228,7 +230,7 @@ def test_what_lies_outside_is_not_asked_whether_it_is_there_and_not_waited_for(
     assert not is_available(f"{inside.url}/trial/nowhere", roots=Roots.read())
 
 
-def test_roots_with_a_user_and_with_a_name_in_another_script_hold_what_lies_in_them() -> None:
+def test_a_root_may_have_a_user_or_a_host_name_in_another_script() -> None:
     from yarl import URL
 
     from worker.files.openers.http import is_inside, spellings, without_users
@@ -260,7 +262,7 @@ def s3_inside(inside: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve
 
 @pytest.mark.parametrize("status", [301, 307])
 @pytest.mark.parametrize("region", ["", "eu-west-1"])
-def test_a_redirect_of_an_s3_server_leads_to_no_other(
+def test_a_redirect_of_an_s3_server_to_another_server_is_not_followed(
     s3_inside: Server, outside: Server, status: int, region: str
 ) -> None:
     s3_inside.status, s3_inside.sends = status, {"*": f"{outside.url}/latest/meta-data/"}
@@ -273,7 +275,7 @@ def test_a_redirect_of_an_s3_server_leads_to_no_other(
     assert outside.requests == []
 
 
-def test_links_on_an_sftp_server_lead_out_of_no_root(
+def test_links_on_an_sftp_server_do_not_lead_out_of_the_roots(
     tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "user"))

@@ -77,7 +77,7 @@ def test_a_source_outside_is_refused(root: Path, way: str) -> None:
         open_source(str(where))
 
 
-def test_a_file_that_a_link_leads_out_to_fails_with_its_code_and_the_others_go_on(root: Path) -> None:
+def test_a_link_out_of_the_roots_fails_with_its_code_and_the_other_files_are_taken_in(root: Path) -> None:
     inside = next((root / "study" / "jpeg").iterdir())
     (root / "links").mkdir()
     (root / "links" / "in.jpg").symlink_to(inside)
@@ -131,7 +131,9 @@ SURPRISES = (
 
 
 @pytest.mark.usefixtures("model")
-def test_a_worker_reads_nothing_outside_whatever_the_job_table_says(database: Database, root: Path) -> None:
+def test_a_worker_reads_nothing_outside_the_roots_whatever_the_job_table_says(
+    database: Database, root: Path
+) -> None:
     inside = str(next((root / "study" / "jpeg").iterdir()))
     secret = root.parent / "secret.jpg"
     surprises = [uri.format(secret=secret, root=root) for uri in SURPRISES]
@@ -230,7 +232,7 @@ def redirecting_server(to: str, *, header: str = "Location") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("header", ["Location", "URI"])
-def test_a_redirect_is_followed_inside_the_roots_and_refused_where_it_leaves_them(
+def test_a_redirect_is_followed_inside_the_roots_and_refused_if_it_leaves_them(
     phantoms: Path, header: str
 ) -> None:
     name = next((phantoms / "jpeg").iterdir()).name
@@ -249,12 +251,12 @@ def test_a_redirect_is_followed_inside_the_roots_and_refused_where_it_leaves_the
                 roots.check_url(f"{images}/jpeg/{name}")
 
 
-def test_a_redirect_to_nowhere_is_refused_as_one_that_leaves() -> None:
+def test_a_redirect_without_a_target_is_refused_as_outside_the_roots() -> None:
     with redirecting_server("", header="X-Nothing") as redirecting, pytest.raises(OutsideRoots):
         read_picture(f"{redirecting}/trial/a.jpg", roots=Roots((redirecting,)))
 
 
-def test_a_listing_that_is_somewhere_else_is_not_followed(
+def test_a_listing_that_redirects_out_of_the_roots_is_refused(
     phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with web_server(phantoms) as images, redirecting_server(f"{images}/jpeg/") as redirecting:
@@ -301,12 +303,12 @@ def test_a_url_lies_in_a_root_by_whole_folders_of_the_same_server(url: str, insi
 
 
 @pytest.mark.parametrize("path", ["%2e%2e/x", "a/%2E%2e/x", "%252e%252e/x", "..%2fx", "..%5cx"])
-def test_a_url_that_climbs_in_percent_signs_is_refused_with_and_without_roots(path: str) -> None:
+def test_a_url_with_percent_encoded_parent_folders_is_refused_with_and_without_roots(path: str) -> None:
     with pytest.raises(RemoteUrlInvalid):
         check_url(f"https://host/study/{path}")
 
 
-def test_labels_name_nothing_outside(
+def test_labels_name_no_file_outside_the_roots(
     database: Database, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside = next((root / "study" / "jpeg").iterdir())

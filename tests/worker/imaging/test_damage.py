@@ -161,7 +161,7 @@ def test_a_damaged_frame_does_not_take_the_process_down(
     assert done.returncode == 0, done.stderr[-300:]
 
 
-def test_what_a_library_said_is_kept_as_the_cause(healthy: dict[str, bytes]) -> None:
+def test_the_error_of_a_library_is_kept_as_the_cause(healthy: dict[str, bytes]) -> None:
     with pytest.raises(CorruptImage) as caught:
         decode(healthy["PNG"][:-2000])
     assert caught.value.__cause__ is not None

@@ -133,7 +133,7 @@ def test_every_depth_has_its_own_white(shade: Shade, bits: int, dtype: str) -> N
     assert shade(2 ** (bits - 1), dtype=dtype, bits=bits) == 128
 
 
-def test_bits_above_the_stored_ones_are_none_of_the_value(shade: Shade) -> None:
+def test_bits_above_the_stored_ones_are_ignored(shade: Shade) -> None:
     assert shade(0xF000 | 2048) == 128
     # The lower twelve bits of -1024, with the sign cut off.
     assert shade(0x0C00, dtype="int16") == 64
@@ -234,7 +234,7 @@ def test_a_lut_shorter_than_it_says_is_corrupt(shade: Shade) -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_implicit_encoding_leaves_no_doubt_about_signs(
+def test_padding_and_luts_have_the_right_sign_in_implicit_encoding(
     make_dicom: Callable[..., Dataset], dicom_bytes: Callable[..., bytes], signed: bool
 ) -> None:
     first = -100 if signed else 100

@@ -115,7 +115,7 @@ def test_a_frontal_chest_radiograph_is_screened_whatever_its_header_leaves_out(
     ],
     ids=str,
 )
-def test_what_is_not_for_us_says_why(
+def test_an_image_that_is_not_screened_has_the_reason(
     send: Send, elements: dict[str, str], problem: type[ImageProblem]
 ) -> None:
     with pytest.raises(problem) as caught:
@@ -179,7 +179,9 @@ def test_body_parts_in_other_alphabets_are_read_without_accents() -> None:
         ("zipMR.gz", NotAnImage),
     ],
 )
-def test_other_peoples_files_are_refused_for_what_they_are(name: str, problem: type[ImageProblem]) -> None:
+def test_sample_files_of_other_kinds_are_refused_with_the_reason(
+    name: str, problem: type[ImageProblem]
+) -> None:
     with pytest.raises(problem):
         decode(bundled(name))
 

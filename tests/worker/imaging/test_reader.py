@@ -78,7 +78,7 @@ def test_a_folder_a_device_and_a_circular_link_are_unreadable(tmp_path: Path) ->
             read_picture(path)
 
 
-def test_a_pipe_that_nobody_writes_to_does_not_hold_the_reader(tmp_path: Path) -> None:
+def test_a_pipe_without_a_writer_does_not_block_the_reader(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     # A process of its own: a reader that hangs must not hang the tests.
     code = f"""
@@ -97,7 +97,7 @@ except FileUnreadable:
 
 
 @pytest.mark.parametrize("error", [PermissionError, OSError(5, "Input/output error")])
-def test_a_file_that_the_system_does_not_give_is_unreadable(
+def test_a_file_that_cannot_be_opened_is_unreadable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError] | OSError
 ) -> None:
     def refuse(path: str, flags: int) -> int:

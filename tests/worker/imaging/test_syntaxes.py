@@ -110,7 +110,7 @@ def test_near_lossless_jpeg_ls_and_lossy_jpeg_2000_look_the_same(
 
 
 @pytest.mark.parametrize("name", ["JPEG-lossy.dcm", "JPGExtended.dcm"])
-def test_other_peoples_twelve_bit_jpeg_is_decoded(name: str) -> None:
+def test_twelve_bit_jpeg_of_other_encoders_is_decoded(name: str) -> None:
     dataset = dcmread(str(get_testdata_file(name, download=False)))
     stored = stored_values(dataset)
     assert stored.shape == (1024, 256)

@@ -62,7 +62,7 @@ def test_only_clear_cut_pictures_stay_in_bfloat16(artefact: Path) -> None:
     ]  # fmt: skip
 
 
-def test_near_an_extreme_threshold_nothing_stays_in_bfloat16(artefact: Path) -> None:
+def test_near_an_extreme_threshold_only_the_clearest_pictures_stay_in_bfloat16(artefact: Path) -> None:
     runtime = Scripted(load_model(artefact, device="cpu"), [0.996, 0.9999], [0.9, 0.9], 0.995)
     assert [row.precision for row in predict(runtime, numbered(2), adaptive=True)] == ["fp32", "bf16"]
 

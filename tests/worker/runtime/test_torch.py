@@ -79,7 +79,9 @@ def test_probabilities_are_fastais_to_the_last_bit(files: list[Path], artefact: 
     assert np.abs(ours - fastai_probabilities(files, artefact, channels_last=True)).max() == 0.0
 
 
-def test_the_order_of_memory_alone_makes_no_more_than_rounding(files: list[Path], artefact: Path) -> None:
+def test_the_memory_format_alone_changes_probabilities_by_rounding_only(
+    files: list[Path], artefact: Path
+) -> None:
     ours = screened(files, artefact)
     assert np.abs(ours - fastai_probabilities(files, artefact, channels_last=False)).max() < 1e-5
 

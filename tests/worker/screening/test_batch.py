@@ -40,7 +40,9 @@ def test_every_kind_of_phantom_is_screened(database: Database, files: list[Path]
         assert session.scalars(select(Batch.state)).all() == [BatchState.DONE]
 
 
-def test_a_prediction_holds_what_explains_it(database: Database, model: Model, files: list[Path]) -> None:
+def test_a_prediction_records_the_model_and_how_it_was_run(
+    database: Database, model: Model, files: list[Path]
+) -> None:
     import hashlib
 
     Screener(database, WorkerSettings()).screen(submit(database, files[:1]))
@@ -121,7 +123,9 @@ def test_two_threads_share_one_model(database: Database, files: list[Path]) -> N
 
 
 @pytest.mark.usefixtures("model")
-def test_a_worker_goes_on_beside_tables_of_a_newer_version(database: Database, files: list[Path]) -> None:
+def test_a_worker_goes_on_after_the_tables_were_migrated_to_a_newer_version(
+    database: Database, files: list[Path]
+) -> None:
     batch_id = submit(database, files)
     screener = Screener(database, WorkerSettings())
     with database.write() as session:

@@ -46,7 +46,7 @@ def test_a_label_never_contradicts_the_probability_that_is_stored(
     assert all((probability >= edge) == (label == "PNEUMONIA") for probability, label, edge in found)
 
 
-def test_the_probability_is_that_of_pneumonia_by_name(
+def test_the_stored_probability_is_that_of_the_class_named_pneumonia(
     database: Database, model: Model, artefact: Path, files: list[Path]
 ) -> None:
     from tests.pictures import read_picture

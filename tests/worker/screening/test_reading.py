@@ -30,7 +30,7 @@ from worker.settings import WorkerSettings
 
 
 @pytest.mark.usefixtures("model")
-def test_bad_files_cost_themselves_alone(database: Database, files: list[Path], tmp_path: Path) -> None:
+def test_bad_files_fail_alone(database: Database, files: list[Path], tmp_path: Path) -> None:
     bad = {"text.jpg": b"not an image", "empty.png": b"", "cut.jpeg": files[-1].read_bytes()[:2000]}
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
@@ -48,7 +48,7 @@ def test_bad_files_cost_themselves_alone(database: Database, files: list[Path], 
 
 
 @pytest.mark.usefixtures("model")
-def test_an_unforeseen_error_costs_its_image_alone(
+def test_an_unforeseen_error_fails_its_image_alone(
     database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import worker.screening.reading as module
@@ -96,7 +96,7 @@ def test_a_source_that_vanishes_is_waited_for_and_fails_nothing(database: Databa
 
 
 @pytest.mark.usefixtures("model")
-def test_files_that_vanish_change_or_close_fail_with_a_code_and_can_be_retried(
+def test_files_that_vanish_change_or_become_unreadable_fail_with_a_code_and_can_be_retried(
     database: Database, folder: Path
 ) -> None:
     batch_id = submit_folder(database, folder)
