@@ -1,6 +1,6 @@
-"""What this machine can do for a worker, as one JSON document: `python -m worker.selfcheck`.
+"""The check of what this machine offers a worker: `python -m worker.selfcheck` prints one JSON document.
 
-`doctor` runs it as a process of its own, so that neither torch's seconds nor a crash of it are doctor's.
+`doctor` runs it in a process of its own, so that a slow import or a crash of torch does not stop `doctor`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from typing import Any
 
 
 def examine() -> dict[str, Any]:
-    """Return versions of torch and torchvision, the GPUs and the DICOM decoders; what fails says how."""
+    """Return the versions of torch and torchvision, the GPUs and the DICOM decoders.
+
+    If torch or torchvision cannot be imported, the error replaces their versions and the GPUs.
+    """
     return {"torch": _torch(), "decoders": _decoders()}
 
 

@@ -22,19 +22,19 @@ class BrokerUrlInvalid(PneumoscreenError):
 class BrokerSettings(RoomSettings):
     """The broker."""
 
-    #: URL of a Redis or Valkey server, `redis://` or, with TLS, `rediss://`. The embedded stack
-    #: writes its own into the secrets folder.
+    #: URL of a Redis or Valkey server: `redis://`, or `rediss://` with TLS. The embedded stack writes the
+    #: URL of its own broker into the secrets folder.
     broker_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    #: File with the certificates that a `rediss://` broker's is checked against. Empty: the system's.
+    #: File with the CA certificates that check the certificate of a `rediss://` broker. Empty: the system's.
     broker_ca_file: str = ""
-    #: File with a certificate of our own, where the broker asks for one.
+    #: File with the client certificate, if the broker requires one.
     broker_cert_file: str = ""
-    #: Its key.
+    #: File with the key of the client certificate.
     broker_key_file: str = ""
 
     @property
     def url(self) -> str:
-        """The URL in use. Raises BrokerUrlInvalid where libraries would print parts of a password."""
+        """The URL in use. Raises BrokerUrlInvalid if libraries would print parts of a password."""
         url = self.broker_url.get_secret_value()
         try:
             parts = urlsplit(url)
@@ -48,7 +48,7 @@ class BrokerSettings(RoomSettings):
 
     @property
     def tls(self) -> dict[str, Any] | None:
-        """What kombu and redis need to know of TLS; None for `redis://`. The broker is always checked."""
+        """TLS options of kombu and redis; None for `redis://`. The broker's certificate is always checked."""
         if not self.broker_url.get_secret_value().startswith("rediss://"):
             return None
         files = {
@@ -56,7 +56,7 @@ class BrokerSettings(RoomSettings):
             "ssl_certfile": self.broker_cert_file,
             "ssl_keyfile": self.broker_key_file,
         }
-        # For redis' older versions, too, a certificate of another host of the same CA is none.
+        # Older versions of redis, too, must refuse a certificate of the same CA for another host.
         checked = {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True}
         return checked | {name: file for name, file in files.items() if file}
 
@@ -64,36 +64,40 @@ class BrokerSettings(RoomSettings):
 class WorkerSettings(RoomSettings):
     """The screening worker."""
 
-    #: Seconds without a sign of life after which a batch is given to another worker. A heartbeat
-    #: is sent five times as often, so five in a row must be missed; longer delays the recovery.
+    #: Seconds without a heartbeat after which the lease of a batch expires and the batch is requeued. Five
+    #: heartbeats are sent in this time, so five in a row must be missed. A longer time delays the recovery.
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
-    #: Seconds before a source, model or device that is unavailable is tried again. The pause grows with the
-    #: wait, up to ten times this, so that a mount that comes back is used within five minutes.
+    #: Seconds before a source, model or device that is unavailable is tried again. The longer it is
+    #: unavailable, the longer is the pause, up to ten times this value: a mount that comes back is used
+    #: within five minutes.
     wait_seconds: Annotated[float, Field(gt=0)] = 30.0
-    #: Days after which images whose source, model or device is unavailable fail. A week: whatever breaks at
-    #: the beginning of a long weekend is noticed and fixed before images fail that could be screened.
+    #: Days after which images fail if their source, model or device is still unavailable. With a week, a
+    #: fault at the beginning of a long weekend is noticed and fixed before images fail that could be
+    #: screened.
     wait_days: Annotated[float, Field(gt=0)] = 7.0
-    #: Images in each forward pass; a pass that is not full is filled up, so that an image has the same
-    #: probability whatever is screened beside it. 16 fill two CPU cores; a GPU wants 64 to 256. With another
-    #: number, as with another number of cores, probabilities may differ by about 0.000001.
+    #: Images in each forward pass. Black pictures fill up a pass that is not full, so that the probability of
+    #: an image does not depend on the images beside it. 16 keep two CPU cores busy; a GPU needs 64 to 256.
+    #: With another number, or another number of cores, probabilities may differ by about 0.000001.
     forward_images: Annotated[int, Field(ge=1)] = 16
     #: Threads that read files, each with a process that decodes them; 0 means one for each core.
     decode_threads: Annotated[int, Field(ge=0)] = 0
-    #: Number format of the forward pass. `adaptive` computes in bfloat16 where the device has it, and
-    #: once more in fp32 whatever is not clear-cut: half the time, the labels of fp32, and probabilities
-    #: that differ by less than 0.01, all of them next to 0 or 1. `fp32` computes everything in fp32.
-    #: Each prediction says which it was.
+    #: Number format of the forward pass. `adaptive` computes in bfloat16 if the device has it, and computes
+    #: images whose result is not clear-cut again in fp32. It takes half the time and gives the labels of
+    #: fp32. Probabilities differ from fp32 by less than 0.01, and only if they are next to 0 or 1. `fp32`
+    #: computes everything in fp32. The number format is stored with each prediction.
     precision: Literal["adaptive", "fp32"] = "adaptive"
-    #: Where this host has what others have elsewhere: the beginning of a path or URL in the job table, and
-    #: what stands there here, as in `{"/mnt/pacs" = "/data/pacs"}`. The longest beginning counts.
+    #: Folders and URLs that have another place on this host: the beginning of a path or URL in the job
+    #: table, and its replacement here, as in `{"/mnt/pacs" = "/data/pacs"}`. The longest beginning that fits
+    #: is used.
     path_map: Annotated[dict[str, str], Field(default_factory=dict)]
     #: Largest width times height that is decoded, in pixels: a decompression bomb is refused before
     #: it takes memory. The largest radiography detectors have about 20 million.
     max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
-    #: Seconds that decoding one image may take. The largest take about five; what takes a minute hangs.
+    #: Seconds that the decoding of one image may take. The largest images take about five; a decoder that
+    #: takes a minute hangs.
     decode_seconds: Annotated[float, Field(gt=0)] = 60.0
-    #: Address space of a decoding process, in bytes: what one image may take beside 0.5 GiB of libraries. An
-    #: image of `max_pixels` takes up to 3 GiB.
+    #: Address space of a decoding process, in bytes. Libraries take 0.5 GiB of it, and an image of
+    #: `max_pixels` takes up to 3 GiB.
     decoder_memory_bytes: Annotated[int, Field(ge=2**29)] = 4 * 2**30
-    #: Largest file that is read, in bytes. A 16-bit radiograph of 20 million pixels has 40 million.
+    #: Largest file that is read, in bytes. A 16-bit radiograph of 20 million pixels has 40 million bytes.
     max_file_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024

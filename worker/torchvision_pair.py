@@ -1,8 +1,8 @@
-"""Lets torchvision be imported beside a torch that it was not built for.
+"""The import of torchvision beside a torch that it was not built for.
 
-The package index has CUDA builds of torchvision only. Beside a CPU build of torch its compiled
-operators do not load, and its import dies with `operator torchvision::nms does not exist` while it
-describes operators for object detection, which nothing here uses. Declaring them first is enough.
+The package index has only CUDA builds of torchvision. Beside a CPU build of torch, their compiled operators
+do not load. The import then fails with `operator torchvision::nms does not exist`, because it describes
+operators for object detection. Nothing here uses them, so it is enough to declare them first.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 
 @functools.cache
 def import_torchvision() -> torch.library.Library | None:
-    """Import torchvision, declaring its missing operators where its own are not loaded.
+    """Import torchvision, and declare its operators if its own do not load.
 
-    Returns the library that holds the declarations (the cache keeps it alive: they vanish with it),
-    or None where torchvision brought its own. Call this before anything imports torchvision or fastai.
+    Returns the library that holds the declarations, or None if torchvision loads its own. The cache keeps the
+    library alive: the declarations vanish with it. Call this before anything imports torchvision or fastai.
     """
     try:
         importlib.import_module("torchvision")

@@ -1,4 +1,4 @@
-"""A few elements of a DICOM header, read in little memory whatever the file says of itself."""
+"""The reading of a few elements of a DICOM header, in little memory whatever the header declares."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 #: A DICOM file begins with 128 free bytes and these four (PS3.10 section 7.1).
 PREAMBLE, MAGIC = 128, b"DICM"
 
-#: Bytes that are read of a header at most, and of what a deflated one holds. What is passed over does not
-#: count: private elements of any size may come before those that are wanted.
+#: Largest number of bytes that are read of a header, and that a deflated header is inflated to. Elements
+#: that are skipped do not count: private elements of any size may come before the wanted ones.
 HEAD_BYTES = 1 << 20
 
-#: The longest value that is read: identifiers and the like have 64 characters (PS3.5 section 6.2).
+#: Longest value that is read, in bytes: a UID or a Patient ID has 64 characters (PS3.5 section 6.2).
 _LONGEST_VALUE = 1 << 10
 
 _CHARACTER_SET = 0x0008_0005
 
 
 def read_elements(stream: BinaryIO, keywords: Sequence[str]) -> Dataset:
-    """Return those of these elements that a header has; `file_meta` is its group 0002.
+    """Return the elements with these keywords that a header has; `file_meta` is its group 0002.
 
-    Raises CorruptImage where one of them, or all that must be read to find it, is longer than it has reason
-    to be; and whatever a damaged header leads pydicom into, OSError without a number among it.
+    Raises CorruptImage if a wanted element is too long, or if too many bytes must be read to find it. A
+    damaged header also makes pydicom raise errors of all kinds, among them OSError without a number.
     """
     from pydicom.filereader import read_partial
     from pydicom.tag import Tag
@@ -46,7 +46,7 @@ def read_elements(stream: BinaryIO, keywords: Sequence[str]) -> Dataset:
 
 
 class _Wanted:
-    """The elements that are looked for, in the order of their tags, as every data set has them."""
+    """The wanted elements. Every data set has its elements in the order of their tags."""
 
     def __init__(self, tags: list[int]) -> None:
         self.tags = tags
@@ -54,21 +54,21 @@ class _Wanted:
         self._last = max(tags)
 
     def are_behind(self, tag: int, _vr: str | None, length: int) -> bool:
-        """Tell whether no more of them can come. Raises CorruptImage for one that is too long."""
+        """Tell whether no more of them can follow. Raises CorruptImage for one that is too long."""
         if tag in self._short and length > _LONGEST_VALUE:
             raise CorruptImage
         return tag > self._last
 
 
 class _Bounded:
-    """A stream of which only so much is read."""
+    """A stream of which at most HEAD_BYTES are read."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self._left = stream, HEAD_BYTES
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes. Raises CorruptImage where they are too many, before it reads them."""
+        """Return the next bytes. Raises CorruptImage, before it reads them, if they are too many."""
         if not 0 <= size <= self._left:
             raise CorruptImage
         content = self._stream.read(size)
@@ -79,7 +79,7 @@ class _Bounded:
 def _deflated(stream: BinaryIO, wanted: _Wanted) -> Dataset | None:
     """Return the beginning of a deflated file's header (PS3.5 A.5), None for any other file.
 
-    pydicom inflates all of it first, and a few megabytes can hold what no memory does.
+    pydicom would inflate the whole file first, and a few megabytes can inflate to more than memory holds.
     """
     from io import BytesIO
 

@@ -1,4 +1,4 @@
-"""Folders of any depth, also those whose path is longer than the system opens."""
+"""The walk through folders of any depth, even if a path is too long for the system to open."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 
-#: Bytes of a path that are given to the system at a time, of the 4,096 that Linux takes (PATH_MAX).
+#: Bytes of a path that are passed to the system at a time. Linux accepts 4,096 (PATH_MAX).
 _PIECE_BYTES = 3_500
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
@@ -15,9 +15,9 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 def walk_files(top: str, on_error: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
     """Yield every folder with the names of the files in it, both in the order of their names.
 
-    Links to files are files; links to folders are neither followed nor named, so that a loop has no way to
-    close. `on_error` gets what keeps a folder from being listed. Unlike `os.walk` it does not call itself:
-    a thousand folders in each other end a recursion.
+    A link to a file is a file. A link to a folder is neither followed nor yielded, so that no loop is
+    possible. `on_error` gets the error of each folder that cannot be listed. Unlike `os.walk`, this function
+    does not call itself: a thousand nested folders would exceed the recursion limit.
     """
     waiting = [top]
     while waiting:
@@ -32,7 +32,7 @@ def walk_files(top: str, on_error: Callable[[OSError], None]) -> Iterator[tuple[
 
 
 def _list(folder: str) -> tuple[list[str], list[str]]:
-    """Return the names of a folder's folders, without links to such, and of its files."""
+    """Return the names of a folder's folders, without links to folders, and of its files."""
     try:
         return _split(folder)
     except OSError as error:

@@ -1,8 +1,9 @@
-"""From stored values to what a radiologist's screen shows.
+"""The conversion of stored values to what a radiologist's screen shows.
 
 The order of the steps is that of PS3.4 N.2: stored values, modality LUT, VOI LUT or window, and last,
-once, the polarity. They are applied to every value that a pixel can have (65,536 at most), and the pixels
-look themselves up: the same result as going through millions of pixels, in a fraction of the time.
+once, the polarity. They are applied to every value that a pixel can have (65,536 at most), and each pixel is
+then looked up in the resulting table. This gives the same result as steps on millions of pixels, in a
+fraction of the time.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ from worker.imaging.elements import element, integer, items, numbers, text
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-#: The least and the greatest value that a step can give.
+#: The smallest and the largest value that a step can give.
 Range = tuple[float, float]
 Values = NDArray[np.float64]
 
 
 def display_values(stored: NDArray[np.generic], dataset: Dataset) -> NDArray[np.float32]:
-    """Return what a screen shows as float32, shaped as the stored values, in [0, 1], 0 is black.
+    """Return what a screen shows, float32 in [0, 1] in the shape of the stored values; 0 is black.
 
     The scale is the known output range of the last step, never the image's own minimum and maximum:
     an underexposed image stays dark. Raises CorruptImage, UnsupportedPixels.
     """
     table = _display_table(dataset)
-    # Bits above Bits Stored are none of the value (PS3.5 8.1.1): a sign, or old overlays.
+    # Bits above Bits Stored are not part of the value (PS3.5 8.1.1): a repeated sign, or old overlays.
     patterns = stored.astype(np.uint16) & np.uint16(len(table) - 1)
     return table.take(patterns)
 
 
 def _display_table(dataset: Dataset) -> NDArray[np.float32]:
-    """Return what is shown for each pattern of the stored bits."""
+    """Return the displayed value of each pattern of the stored bits."""
     stored, stored_range = _stored(dataset)
     values, value_range = _apply_modality(stored, stored_range, dataset)
     shown = _apply_voi(values, value_range, dataset)
-    # PS3.3 C.7.6.3.1.2. Presentation LUT Shape INVERSE says the same of the same image a second time: DX
-    # requires it together with MONOCHROME1 (C.8.11.3.1.2), so it is left alone.
+    # PS3.3 C.7.6.3.1.2. Presentation LUT Shape INVERSE is ignored: DX requires it together with MONOCHROME1
+    # (C.8.11.3.1.2), and both stand for the same inversion.
     if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
         shown = 1 - shown
     shown[_padding(stored, stored_range, dataset)] = 0
@@ -77,7 +78,7 @@ def _apply_modality(stored: Values, stored_range: Range, dataset: Dataset) -> tu
 
 
 def _apply_voi(values: Values, value_range: Range, dataset: Dataset) -> Values:
-    """Apply the first VOI LUT, or the first window, if there is one that can be used (PS3.3 C.11.2).
+    """Apply the first VOI LUT, else the first window, if it can be used (PS3.3 C.11.2).
 
     Returns values from 0 to 1. Without either, the whole range of the modality step is shown.
     """
@@ -93,7 +94,7 @@ def _apply_voi(values: Values, value_range: Range, dataset: Dataset) -> Values:
 
 
 def _first_window(dataset: Dataset) -> tuple[float, float, str] | None:
-    """Return centre, width and function of the first window; None where there is none or it is nonsense."""
+    """Return centre, width and function of the first window; None if there is none or it is invalid."""
     try:
         centres, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
     except CorruptImage:
@@ -101,15 +102,15 @@ def _first_window(dataset: Dataset) -> tuple[float, float, str] | None:
     if not centres or not widths:
         return None
     function = text(dataset, "VOILUTFunction") or "LINEAR"
-    # C.11.2.1.2.1: at least 1 for LINEAR; C.11.2.1.3: above 0 for the others.
+    # The width is at least 1 for LINEAR (C.11.2.1.2.1) and above 0 for the others (C.11.2.1.3).
     least = np.nextafter(0, 1) if function in ("LINEAR_EXACT", "SIGMOID") else 1
     return None if widths[0] < least else (centres[0], widths[0], function)
 
 
 def _through_window(values: Values, centre: float, width: float, function: str) -> Values:
-    """Return values through a window, from 0 to 1 (PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2)."""
+    """Map values through a window to [0, 1] (PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2)."""
     if function == "SIGMOID":
-        # Beyond this, the exponential overflows and the result is 0 or 1 in any case.
+        # The clip prevents an overflow of the exponential. Beyond it the result is 0 or 1 in any case.
         return np.asarray(1 / (1 + np.exp(np.clip(-4 * ((values - centre) / width), -700, 700))))
     if function == "LINEAR_EXACT":
         return np.clip((values - centre) / width + 0.5, 0, 1)
@@ -119,20 +120,20 @@ def _through_window(values: Values, centre: float, width: float, function: str) 
 
 
 def _look_up(values: Values, value_range: Range, item: Dataset) -> Values:
-    """Return values through a Modality or VOI LUT (PS3.3 C.11.1.1 and C.11.2.1.1)."""
+    """Map values through a Modality or VOI LUT (PS3.3 C.11.1.1 and C.11.2.1.1)."""
     entries, first, bits = _descriptor(item)
     if first >= 2**15 and value_range[0] < 0:
-        # Signed where the values are, whichever way the reader has taken the two bytes.
+        # The first value is signed if the values are, however the reader has interpreted its two bytes.
         first -= 2**16
     data = element(item, "LUTData")
     if isinstance(data, bytes):
-        # In the byte order of the file, or with 8 bits where there are so few bytes.
+        # Words in the byte order of the file, or entries of 8 bits if there are too few bytes for words.
         word = ">u2" if item.original_encoding[1] is False else "<u2"
         table = np.frombuffer(data, word if len(data) >= 2 * entries else "u1")
     else:
         table = np.array(numbers(item, "LUTData")).astype(np.int64).astype(np.uint16)
         if bits <= 8 and len(table) < entries:
-            # Two entries of 8 bits to a word, the first in the low byte.
+            # A word holds two entries of 8 bits, the first in the low byte.
             table = table.astype("<u2").view("u1")
     if len(table) < entries:
         raise CorruptImage("LUTData")
@@ -146,23 +147,23 @@ def _table_range(item: Dataset) -> Range:
 
 
 def _descriptor(item: Dataset) -> tuple[int, int, int]:
-    """Return how many entries a LUT has, the first value that it maps and its bits (PS3.3 C.11.1.1)."""
+    """Return a LUT's number of entries, the first value that it maps, and its bits (PS3.3 C.11.1.1)."""
     described = numbers(item, "LUTDescriptor")
     if len(described) != 3 or not 1 <= described[2] <= 16:
         raise CorruptImage("LUTDescriptor")
     entries, first, bits = (int(value) for value in described)
-    # 65,536 entries do not fit the element and are written as 0; read as signed, large numbers turn negative.
+    # 65,536 does not fit the element and is written as 0. Large numbers that are read as signed are negative.
     return entries % 2**16 or 2**16, first, bits
 
 
 def _padding(stored: Values, stored_range: Range, dataset: Dataset) -> NDArray[np.bool_]:
-    """Tell the values that are no image, outside a circular or rotated field (PS3.3 C.7.5.1.1.2)."""
+    """Tell which values are padding around a circular or rotated field (PS3.3 C.7.5.1.1.2)."""
     first = numbers(dataset, "PixelPaddingValue")
     if not first:
         return np.zeros(stored.shape, dtype=bool)
     last = numbers(dataset, "PixelPaddingRangeLimit") or first
     ends = [first[0], last[0]]
     if stored_range[0] < 0:
-        # Written as unsigned by some, in an image of signed values.
+        # Some devices write them as unsigned in an image of signed values.
         ends = [end - 2**16 if end >= 2**15 else end for end in ends]
     return np.asarray((stored >= min(ends)) & (stored <= max(ends)))

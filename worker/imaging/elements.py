@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def text(header: Dataset, keyword: str) -> str:
-    """Return an element as upper-case text without padding; empty where it is missing or has no value."""
+    """Return an element as upper-case text without padding; empty if it is missing or has no value."""
     value = element(header, keyword)
     return "" if value is None else str(value).strip().upper()
 
 
 def integer(header: Dataset, keyword: str, default: int | None = None) -> int:
-    """Return an element as a whole number. Raises CorruptImage where there is none and no default."""
+    """Return an element as a whole number. Raises CorruptImage if there is neither a value nor a default."""
     values = numbers(header, keyword)
     if values:
         return int(values[0])
@@ -27,12 +27,12 @@ def integer(header: Dataset, keyword: str, default: int | None = None) -> int:
 
 
 def numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
-    """Return an element's values as finite numbers, none where it is empty. Raises CorruptImage."""
+    """Return an element's values as finite numbers, `()` if it is empty. Raises CorruptImage."""
     value = element(header, keyword)
     if value is None or value == "":
         return ()
     try:
-        # A list has several values; text and numbers are one.
+        # A list holds several values; text or a number is one value.
         found = [value] if isinstance(value, str | int | float) else list(value)
         finite = tuple(float(number) for number in found)
     except (TypeError, ValueError, OverflowError) as error:
@@ -43,7 +43,7 @@ def numbers(header: Dataset, keyword: str) -> tuple[float, ...]:
 
 
 def items(header: Dataset, keyword: str) -> list[Dataset]:
-    """Return the items of a sequence, none where it is missing or is no sequence."""
+    """Return the items of a sequence; an empty list if it is missing or is not a sequence."""
     from pydicom import Dataset, Sequence
 
     value = element(header, keyword)
@@ -51,9 +51,9 @@ def items(header: Dataset, keyword: str) -> list[Dataset]:
 
 
 def element(header: Dataset, keyword: str) -> Any:
-    """Return an element's value, None where it is missing. Raises CorruptImage."""
+    """Return an element's value, None if it is missing. Raises CorruptImage."""
     try:
         return header.get(keyword)
     except Exception as error:
-        # pydicom parses a value when it is asked for, and raises whatever bad bytes lead it into.
+        # pydicom parses a value when it is first read, and raises all kinds of errors for bad bytes.
         raise CorruptImage(keyword) from error

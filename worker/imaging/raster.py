@@ -18,8 +18,8 @@ from worker.files.silence import silence_libraries
 from worker.imaging.limits import Limits
 from worker.imaging.picture import squeeze, squeeze_grey
 
-#: How files of each format begin, and their reader. `Image.open` is passed by: its limit on pixels
-#: belongs to the whole process and not to us.
+#: The first bytes of each format, and its reader. `Image.open` is not used: its limit on pixels holds for
+#: the whole process, not only for our code.
 _READERS: dict[bytes, type[ImageFile]] = {
     b"\xff\xd8\xff": JpegImageFile,
     b"\x89PNG\r\n\x1a\n": PngImageFile,
@@ -30,8 +30,8 @@ _READERS: dict[bytes, type[ImageFile]] = {
     b"BM": BmpImageFile,
 }
 
-#: Pillow's modes that convert to RGB; the others are floats, signed or 32-bit numbers, of which a file
-#: does not say which are black and white, and CIELAB.
+#: Pillow's modes that convert to RGB. The others are CIELAB, and floats, signed or 32-bit numbers: the file
+#: does not say which of these are black and white.
 _BYTES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"})
 _SIXTEEN_BITS = frozenset({"I;16", "I;16L", "I;16B"})
 
@@ -53,7 +53,7 @@ _UPRIGHT = {
 def decode_raster(content: bytes, limits: Limits) -> NDArray[np.uint8]:
     """Return the picture in a raster file as uint8 (224, 224, 3).
 
-    EXIF's orientation is honoured, transparency ignored. 16-bit greyscale is scaled by its known range.
+    EXIF's orientation is applied, transparency is ignored. 16-bit greyscale is scaled by its known range.
     Raises NotAnImage, CorruptImage, TooManyPixels, TooFewPixels, MultiFrame, UnsupportedPixels.
     """
     silence_libraries()
@@ -78,7 +78,7 @@ def _open(content: bytes) -> ImageFile:
         image = reader(BytesIO(content))
         several = _has_second_frame(image)
     except Exception as error:
-        # Pillow's readers raise whatever a damaged file leads them into.
+        # Pillow's readers raise all kinds of errors for damaged files.
         raise CorruptImage from error
     if several:
         raise MultiFrame
@@ -86,7 +86,7 @@ def _open(content: bytes) -> ImageFile:
 
 
 def _has_second_frame(image: ImageFile) -> bool:
-    """Tell several pages or an animation; the frame is the first one after all, where there is one only."""
+    """Tell whether there are several pages or an animation. If there is one frame, it stays selected."""
     try:
         image.seek(1)
     except EOFError:
@@ -98,21 +98,21 @@ def _load(image: ImageFile) -> Image.Image:
     """Return an image decoded and upright. Raises CorruptImage."""
     try:
         image.load()
-        # TIFF's reader has turned the image and says so here.
+        # Pillow's TIFF reader has turned the image already: then no orientation is left here.
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except MemoryError:
         raise
     except Exception as error:
-        # Pillow's decoders raise whatever a damaged file leads them into.
+        # Pillow's decoders raise all kinds of errors for damaged files.
         raise CorruptImage from error
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _grey_scale(image: ImageFile) -> tuple[int, bool]:
-    """Return the value of white in 16-bit greyscale, and whether it is black instead."""
+    """Return the largest value of 16-bit greyscale, and whether it stands for black instead of white."""
     if not isinstance(image, TiffImageFile):
         # PNG's samples fill their range, whatever the sBIT chunk says (PNG, third edition, 12.4).
         return 2**16 - 1, False
     bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))
-    # Pillow turns this round for 8 bits and not for 16.
+    # Pillow inverts such images of 8 bits itself, but not those of 16 bits.
     return 2 ** min(int(bits[0]), 16) - 1, image.tag_v2.get(_PHOTOMETRIC) == _MIN_IS_WHITE

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
     from pydicom.pixels.decoders.base import Decoder
 
-#: Decoders that refuse damaged frames, the one that is asked first at the front.
+#: Decoders that refuse damaged frames, in the order of preference.
 _SAFE_PLUGINS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
 
 
@@ -25,7 +25,7 @@ def stored_values(dataset: FileDataset) -> NDArray[np.generic]:
     size = (integer(dataset, "Rows"), integer(dataset, "Columns"))
     samples = integer(dataset, "SamplesPerPixel", 1)
     if values.shape != (size if samples == 1 else (*size, samples)):
-        # A decoder may find more frames than the header admits.
+        # A decoder may find more frames than the header declares.
         raise CorruptImage("size")
     return values
 
@@ -40,8 +40,8 @@ def _decode(dataset: FileDataset, decoder: Decoder) -> NDArray[np.generic]:
     except (ImageProblem, MemoryError):
         raise
     except BaseException as error:
-        # Decoders raise whatever a damaged file leads them into. The one for RLE is written in Rust, whose
-        # panics are no `Exception` and would take the worker down.
+        # Decoders raise all kinds of errors for damaged files. The RLE decoder is written in Rust: its panics
+        # are not `Exception`s and would end the process.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
             raise CorruptImage from error
         raise
@@ -61,19 +61,19 @@ def _decoder(dataset: FileDataset) -> Decoder:
 
 
 def _plugin(decoder: Decoder) -> str:
-    """Name the plugin that decodes; empty for the only one there is or for none.
+    """Return the name of a safe plugin that is available; empty if there is none: then pydicom chooses.
 
-    pydicom asks GDCM first, and on damaged frames GDCM takes the whole process down (an abort or a
-    segmentation fault), so it is left for JPEG Lossless, which no other one reads.
+    By itself, pydicom tries GDCM first. A damaged frame can make GDCM end the whole process (an abort or a
+    segmentation fault). So GDCM is left for JPEG Lossless, which no other plugin reads.
     """
     return next((plugin for plugin in _SAFE_PLUGINS if plugin in decoder.available_plugins), "")
 
 
 def _first_frame(dataset: FileDataset) -> bytes:
-    """Return the compressed frame. Raises CorruptImage where it contradicts the header.
+    """Return the compressed frame. Raises CorruptImage if it contradicts the header.
 
-    A decoder believes the frame and not the header: a frame that says 60,000 x 60,000 in a header that
-    says 100 x 100 would take all memory.
+    A decoder trusts the frame, not the header: a frame of 60,000 x 60,000 pixels under a header of 100 x 100
+    would take all memory.
     """
     from pydicom.encaps import generate_frames
     from pydicom.uid import RLELossless
@@ -92,7 +92,7 @@ def _first_frame(dataset: FileDataset) -> bytes:
 
 
 def _is_12_bit_jpeg(dataset: FileDataset, frame: bytes) -> bool:
-    """Tell JPEG Extended with 12 bits (PS3.5 A.4.1), which pydicom gives to no decoder that is installed."""
+    """Tell whether a frame is 12-bit JPEG Extended (PS3.5 A.4.1): pydicom has no installed decoder for it."""
     from pydicom.uid import JPEGExtended12Bit
 
     found = read_codestream(frame)
@@ -105,7 +105,7 @@ def _is_12_bit_jpeg(dataset: FileDataset, frame: bytes) -> bool:
 
 
 def _decode_12_bit_jpeg(dataset: FileDataset, frame: bytes) -> NDArray[np.generic]:
-    """Decode with GDCM, which needs to be told the true precision. Raises CorruptImage, NoDecoder."""
+    """Decode with GDCM, which must be told the true precision. Raises CorruptImage, NoDecoder."""
     try:
         import gdcm  # type: ignore[import-untyped]
     except ImportError:
@@ -125,7 +125,7 @@ def _decode_12_bit_jpeg(dataset: FileDataset, frame: bytes) -> NDArray[np.generi
     image.SetPhotometricInterpretation(grey)
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4))
     image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
-    # The binding gives bytes as text, nothing for a frame that cannot be decoded.
+    # The binding returns bytes as text, and None for a frame that cannot be decoded.
     decoded = image.GetBuffer()
     if decoded is None:
         raise CorruptImage
