@@ -1,1 +1,1 @@
-"""Claims batches, decodes and predicts, and writes the results back."""
+"""The screening worker: it claims batches, decodes and predicts, and writes the results back."""

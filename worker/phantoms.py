@@ -52,7 +52,7 @@ def _blob(
 def write_phantoms(folder: Path, count: int) -> list[Path]:
     """Write phantoms as JPEG, 8 and 16-bit PNG, DICOM CR (MONOCHROME1) and DX, in turn; return the files.
 
-    DICOM files lie in a folder per study and have no extension, as they come from an archive.
+    DICOM files lie in a folder per study and have no extension, like files from an archive.
     """
     writers = (_write_jpeg, _write_png, _write_cr, _write_png16, _write_dx)
     return [writers[seed % len(writers)](folder, seed) for seed in range(count)]

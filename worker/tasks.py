@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 @functools.cache
 def _screener() -> Screener:
-    """Return this process' screener; made in the process that uses it, never before a fork."""
+    """Return this process' screener. It is made in the process that uses it, never before a fork."""
     from worker.screening.batch import Screener
 
     return Screener(Database(), WorkerSettings.read())
@@ -74,7 +74,7 @@ def _give_up_at_quit(**_: Any) -> None:
 def _give_up_when_told_twice(sig: str = "", **_: Any) -> None:
     """Treat a second TERM or INT as a QUIT. After the first one, running batches are finished.
 
-    From the first one on, an unavailable job table is not waited for.
+    From the first one on, the worker does not wait for an unavailable job table.
     """
     _screener().stopping.set()
     if sig in ("SIGTERM", "SIGINT"):

@@ -28,7 +28,7 @@ TRAINING = "training"
 #: Cuts batches, sends notifications and sweeps. Beat sends its tasks.
 HOUSEKEEPING = "housekeeping"
 
-#: All of them.
+#: All queues.
 QUEUES = (INGEST, SCREEN, TRAINING, HOUSEKEEPING)
 
 #: Task names, which say in Flower what a task does.
@@ -41,7 +41,8 @@ TRAIN = "training.run"
 TRIGGER = "training.trigger"
 
 #: Seconds after which the broker delivers an unacknowledged message again. A batch takes seconds to minutes,
-#: and dispatching sends new messages for batches that nobody claims, so this only clears the broker's memory.
+#: and dispatching sends new messages for batches that no worker claims. So this only clears the broker's
+#: memory.
 _VISIBILITY_SECONDS = 3600
 
 

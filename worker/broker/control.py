@@ -1,7 +1,7 @@
 """The remote control of a worker: it answers a few questions, and refuses all other commands.
 
-Kombu's own remote control matches its name against any pattern that it is sent, which can take for ever, and
-logs the text of wrong commands.
+Kombu's own remote control matches its name against any pattern that it receives, which can take for ever.
+It also logs the text of wrong commands.
 """
 
 from __future__ import annotations

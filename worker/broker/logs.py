@@ -17,13 +17,13 @@ class LogSettings(RoomSettings):
     """Logs."""
 
     #: `text`, or `json` with a line per record: time, level, logger, message, and row ids as `cohort`,
-    #: `batch`, `image`, `run` (training) and `night` where there are any.
+    #: `batch`, `image`, `run` (training) and `night` if there are any.
     log_format: Literal["text", "json"] = "text"
 
 
 @after_setup_logger.connect  # type: ignore[untyped-decorator]
 def set_format(logger: logging.Logger, **_: Any) -> None:
-    """Give Celery's handlers the configured format, and remove the text of foreign errors."""
+    """Give Celery's handlers the configured format, and remove the text of errors that are not ours."""
     silence_libraries()
     as_json = LogSettings.read().log_format == "json"
     for handler in logger.handlers:

@@ -1,4 +1,4 @@
-"""Which DICOM transfer syntaxes can be decoded here."""
+"""The DICOM transfer syntaxes that can be decoded here."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from worker.files.url import RemoteUrlInvalid, check_url, is_local, scheme_of
 
 
 class RemoteUnsupported(PneumoscreenError):
-    """The package that speaks this protocol is missing: install `pneumoscreen[remote]`; sftp: `paramiko`."""
+    """The package for this protocol is missing. Install `pneumoscreen[remote]`; for sftp, also `paramiko`."""
 
     code = "remote-unsupported"
 
@@ -32,7 +32,7 @@ def find_opener(url: str) -> Opener:
 
 
 def check(url: str, roots: Roots) -> None:
-    """Raise OutsideRoots if a path really, links resolved, or a URL by its name lies outside the roots."""
+    """Raise OutsideRoots for a path (its links resolved) or a URL (by its name) outside the roots."""
     if is_local(url):
         find_opener(url).check(url, roots)
     else:
@@ -68,7 +68,7 @@ def list_files(
 
 
 def is_available(url: str, *, roots: Roots = EVERYWHERE) -> bool:
-    """Whether a folder or file is there; True, without asking for it, for what lies outside the roots."""
+    """Whether a folder or file is there. Outside the roots, nothing is checked and the answer is True."""
     try:
         opener = _image_opener(url, roots)
     except FileUnreadable:

@@ -34,8 +34,8 @@ class Content:
 class Opener(Protocol):
     """Access to the files of one URL scheme.
 
-    Every method is safe to call from several threads. None of them reads or asks for anything that lies
-    outside the roots, whatever links and redirects say.
+    Every method is safe to call from several threads. None of them reads or requests anything that lies
+    outside the roots, even if a link or a redirect leads there.
     """
 
     #: Threads that may read at the same time.
@@ -67,7 +67,7 @@ class Opener(Protocol):
     def is_available(self, url: str, roots: Roots) -> bool:
         """Whether a folder or file is there.
 
-        True for what lies outside the roots, which is not asked for: waiting would not bring it back.
+        Outside the roots, nothing is checked and the answer is True: waiting would not help.
         """
         ...
 

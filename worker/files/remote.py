@@ -17,7 +17,7 @@ from worker.files.url import check_url, climbs
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-#: Options of every file system: a listing must not be that of the night before.
+#: Options of every file system: no listing may come from a cache that the last night's run filled.
 FRESH: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
 
 #: HTTP status codes of a redirect.
@@ -38,7 +38,7 @@ _Result = TypeVar("_Result")
 class RemoteOpener(ABC):
     """An opener over one of fsspec's file systems."""
 
-    #: Threads that may read at the same time: a distant server takes its time to answer.
+    #: Threads that may read at the same time: a distant server answers slowly.
     threads = 16
 
     @abstractmethod
@@ -62,7 +62,7 @@ class RemoteOpener(ABC):
             return read_up_to(file, size)
 
     def is_name(self, inner: str) -> bool:
-        """Whether the rest of a listed name, below its folder, is the name of something in that folder."""
+        """Whether a listed name, relative to its folder, is the name of something in that folder."""
         return bool(inner.strip("/")) and "." not in inner.split("/") and not climbs(inner)
 
     def check(self, url: str, roots: Roots) -> None:
@@ -125,7 +125,7 @@ class RemoteOpener(ABC):
         return sorted(found, key=itemgetter("name"))
 
     def _retry(self, url: str, roots: Roots, request: Callable[[AbstractFileSystem], _Result]) -> _Result:
-        """Try up to three times: networks and servers fail for moments."""
+        """Try up to three times: many failures of networks and servers are short."""
         for pause in _PAUSES:
             files = self._connected(url, roots)
             try:
@@ -146,6 +146,6 @@ class RemoteOpener(ABC):
 
 
 def _modified(listed: dict[str, Any]) -> float | None:
-    """Return when a listed file was last changed: S3's or SFTP's name for it; web pages do not say."""
+    """Return when a listed file was last changed, from the field of S3 or SFTP; None for web pages."""
     moment = listed.get("LastModified", listed.get("mtime"))
     return moment.timestamp() if isinstance(moment, datetime) else None

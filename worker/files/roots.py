@@ -29,8 +29,8 @@ class RootSettings(RoomSettings):
 
     #: Folders and URLs below which sources and their files must lie, as in `["/images", "s3://trial-7/cr"]`.
     #: Links, `..` and redirects that lead out of them are refused, by the scheduler and again by each worker.
-    #: A worker with a `path_map` needs the places where it has the files itself. Empty: everything that the
-    #: user who runs it may read, so that one machine works as it is. An installation for many should set it.
+    #: On a worker with a `path_map`, name the places of the files on its own host. Empty: all files that the
+    #: process may read, so that one machine needs no setting. An installation for many users should set it.
     source_roots: tuple[str, ...] = ()
 
     @field_validator("source_roots")

@@ -35,7 +35,7 @@ def is_local(uri: str) -> bool:
 
 
 def check_url(url: str) -> None:
-    """Raise RemoteUrlInvalid for a URL without an opener, and for one that is ambiguous or not secret-free.
+    """Raise RemoteUrlInvalid for a URL that has no opener, is ambiguous or may contain a secret.
 
     URLs are stored in the job table, so none may hold a password.
     """

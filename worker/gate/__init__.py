@@ -1,1 +1,1 @@
-"""What must not be screened, and why."""
+"""The gate, which refuses images that must not be screened and says why."""

@@ -80,7 +80,7 @@ _PROBLEMS: tuple[tuple[type[ImageProblem], Callable[[Dataset], bool]], ...] = (
 
 
 def judge_header(header: Dataset) -> Verdict:
-    """Refuse what is no frontal chest radiograph. A missing element refuses nothing.
+    """Refuse all but frontal chest radiographs. A missing element is no reason to refuse an image.
 
     Raises CorruptImage if an element that decides cannot be read.
     """

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
 
-#: Bytes that are inflated at a time: a thousandfold of it, at most, is in memory at once.
+#: Bytes that are inflated at a time: they become at most about a thousand times as many in memory.
 _DEFLATED_CHUNK = 64 * 1024
 
 #: Longest fact: a UID has 64 characters, the other elements have 16 (PS3.5 section 6.2).
@@ -92,12 +92,12 @@ def parse_dicom(content: bytes, limits: Limits) -> FileDataset:
     except (FileTooLarge, MemoryError):
         raise
     except Exception as error:
-        # pydicom raises whatever a damaged file leads it into.
+        # pydicom raises all kinds of errors for damaged files.
         raise CorruptImage from error
     if not _has_preamble(content) and "SOPClassUID" not in dataset and "Rows" not in dataset:
         raise NotAnImage
     if len(dataset) == 0:
-        # pydicom gives up every element where the last one is cut off.
+        # pydicom drops every element if the last one is cut off.
         raise CorruptImage
     if not syntax:
         _tell_transfer_syntax(dataset)
@@ -127,7 +127,7 @@ def _check_inflated(content: bytes, limits: Limits) -> None:
 
 
 def _tell_transfer_syntax(dataset: FileDataset) -> None:
-    """Name the encoding that the reader found by trying, for files from before there was a header for it."""
+    """Set the transfer syntax that the reader detected, for old files whose header does not name it."""
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     implicit, little = dataset.original_encoding

@@ -1,1 +1,1 @@
-"""From uint8 pictures to probabilities."""
+"""The computation of probabilities from uint8 pictures."""

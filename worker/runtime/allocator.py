@@ -18,12 +18,12 @@ _GROWTH = 256 * 2**20
 
 
 def keep_memory() -> bool:
-    """Make glibc keep the memory it has instead of giving each activation's back; tell whether it does.
+    """Make glibc keep freed memory instead of returning that of each activation; tell whether it does.
 
-    By default glibc maps large blocks afresh and unmaps them at once, so that every forward pass spends a
-    third of its time in page faults, and more in a thread, whose arena holds 64 MiB at most. Measured
-    with ResNet-50 in fp32 in a thread of a 2-core machine: 15 images/s before, 21 after, in less memory.
-    Call it before the first tensor is made. Elsewhere than on glibc it does nothing.
+    By default glibc maps each large block and unmaps it when it is freed. So every forward pass spends a
+    third of its time in page faults, and more in a thread, whose arena holds 64 MiB at most. Measured with
+    ResNet-50 in fp32 in a thread of a 2-core machine: 15 images/s before, 21 after, in less memory.
+    Call this before the first tensor is made. Without glibc it does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

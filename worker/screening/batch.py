@@ -64,7 +64,7 @@ class Screener:
         """Screen the batch that a message names, or a more urgent one; return whether there was any.
 
         If the named batch cannot be claimed (the message came late or twice), the oldest of the most urgent
-        other batches is screened. So there need be only as many messages as queued batches, whatever they
+        other batches is screened. So one message for each queued batch is enough, whichever batches they
         name.
 
         While the job table is unavailable, the claim is tried again, and so is the write for as long as no

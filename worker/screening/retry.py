@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: Seconds before the second try, and the longest pause between two tries: a database that is available again
-#: is used within it.
+#: is used within this time.
 _FIRST_SECONDS, _MOST_SECONDS = 0.25, 2.0
 
 

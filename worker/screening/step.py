@@ -29,7 +29,7 @@ class Device:
     def predict(
         self, passes: Passes[Waiting], decoded: list[Decoded] | None, computing: Stopwatch
     ) -> list[Screened | NotScreened]:
-        """Do `predict`, and time it without the wait for other threads. Raises DeviceUnusable.
+        """Call `predict`, and time it without the wait for other threads. Raises DeviceUnusable.
 
         All inputs have the same shape and type, so an error of the device is never the fault of an image.
         """

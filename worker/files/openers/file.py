@@ -113,7 +113,7 @@ def entry_of(path: Path) -> Entry:
 
 
 def _open(path: str, flags: int, roots: Roots) -> int:
-    # A named pipe would block until somebody writes to it.
+    # A named pipe would block until a process writes to it.
     flags |= getattr(os, "O_NONBLOCK", 0)
     if not roots.places:
         return os.open(path, flags)

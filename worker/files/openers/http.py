@@ -28,7 +28,7 @@ class HttpOpener(RemoteOpener):
         _client.cache_clear()
 
     def options(self, size: int) -> dict[str, Any]:
-        """Return no block size: one request that streams, whether or not the web server knows ranges."""
+        """Return a block size of 0: one request streams the file, even if the web server has no ranges."""
         return {"block_size": 0}
 
     def is_name(self, inner: str) -> bool:
@@ -43,7 +43,7 @@ def _client(_process: int, roots: Roots) -> HTTPFileSystem:
         "timeout": aiohttp.ClientTimeout(total=None, connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS)
     }
     if roots.places:
-        # aiohttp calls it for every request: a file, a listing, a question for the size, and each redirect.
+        # aiohttp calls it for every request: a file, a listing, a request for the size, and each redirect.
         options["middlewares"] = (partial(_send_inside, without_users(roots)),)
     return HTTPFileSystem(client_kwargs=options, **FRESH)
 

@@ -48,7 +48,7 @@ class _Session(AIOHTTPSession):  # type: ignore[misc]
 
     async def send(self, request: Any) -> Any:
         answer = await super().send(request)
-        # A bucket in another region is found, at the same provider.
+        # A redirect that names the bucket's region is allowed: it leads to the same provider.
         if answer.status_code in REDIRECTS and "x-amz-bucket-region" not in answer.headers:
             answer.raw.close()
             raise PermissionError

@@ -48,7 +48,7 @@ class KnownHostFileSystem(SFTPFileSystem):  # type: ignore[misc]
     """fsspec's SFTP, which accepts any host key; this class requires one of `~/.ssh/known_hosts`."""
 
     def __init__(self, host: str, *, folders: tuple[str, ...] | None, **ssh: Any) -> None:
-        """Read files below `folders` only, by the server's word on where links lead; None: everywhere."""
+        """Read only files that lie below `folders` after the server has resolved links; None: everywhere."""
         self._folders = folders
         super().__init__(host, **ssh)
 
