@@ -1,1 +1,1 @@
-"""Takes cohorts in, hands batches out, and shows and exports what came of them."""
+"""The scheduler: intake of cohorts, dispatch of batches, status and export of results."""

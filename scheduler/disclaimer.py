@@ -1,4 +1,4 @@
-"""What the product is not."""
+"""The disclaimer: the product makes no diagnosis."""
 
-#: Stands under everything that shows a probability.
+#: Shown wherever a probability is shown.
 DISCLAIMER = "Research and triage aid. Not a diagnosis: a clinician reads every image that matters."

@@ -1,4 +1,4 @@
-"""Reading labels from CSV files."""
+"""The import of labels from CSV files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LabelsUnreadable(PneumoscreenError):
 
 
 class LabelRowsBad(PneumoscreenError):
-    """Some rows cannot be used, and nothing was imported. Mend them, or leave them out with --skip-bad."""
+    """Some rows cannot be used, and nothing was imported. Fix them, or leave them out with --skip-bad."""
 
     code = "label-rows-bad"
 
@@ -47,7 +47,7 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """What came of a file of labels."""
+    """The outcome of an import of labels."""
 
     rows: int
     new: int
@@ -58,7 +58,7 @@ class Imported:
 
 
 def import_labels(database: Database, file: Path, *, skip_bad: bool = False) -> Imported:
-    """Import a CSV file of labels, all of it or, with `skip_bad`, the rows that can be used.
+    """Import the labels of a CSV file: all rows or none, or with `skip_bad` the rows that can be used.
 
     Raises SourceMissing, SourceUnreadable, LabelsUnreadable, LabelRowsBad, SiteKeyMissing, SiteKeyDiffers,
     SiteKeyUnusable.
@@ -141,7 +141,7 @@ def _reading(row: dict[str, str], file: Path) -> Reading:
 
 
 def _reference(row: dict[str, str], file: Path) -> tuple[str | None, str | None, str | None]:
-    """Return a row's digest, SOP Instance UID and URI. The digest of a path is that of the file."""
+    """Return a row's digest, SOP Instance UID and URI. For a path, the digest is that of its file."""
     if row.get("path"):
         try:
             uri = row["path"]

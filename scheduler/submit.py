@@ -30,7 +30,7 @@ from worker.files.opener import Entry
 from worker.files.url import root_of
 
 #: Seconds without a heartbeat after which a command that takes a source in counts as dead: five heartbeats.
-#: It does not follow the batches' lease; a long walk costs a statement every twelve seconds.
+#: It does not depend on the batches' lease. A long walk costs one statement every twelve seconds.
 _LEASE_SECONDS = 60.0
 
 
@@ -46,9 +46,9 @@ class Submitted:
     new: int
     #: Files that are not images.
     ignored: int
-    #: Folders that this user must not list.
+    #: Folders that this user has no permission to list.
     closed_folders: int
-    #: Whether another command has taken the same source over, and continues its intake.
+    #: Whether another command took over the intake of the same source and continues it.
     taken_over: bool = False
 
     def as_text(self) -> str:
@@ -66,9 +66,9 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """What a caller adds to an intake."""
+    """The hooks by which a caller extends an intake."""
 
-    #: What is known of the source's files besides those that the cohort holds.
+    #: Files that are left out of the walk, in addition to those that the cohort holds.
     known: tuple[Known, ...] = ()
     #: Called with the cohort, in the transaction that opens it.
     on_open: Callable[[Session, Cohort], None] = lambda *_: None
@@ -172,7 +172,7 @@ class _Held:
         return unknown
 
     def note_no_image(self, entry: Entry) -> None:
-        """Do nothing: a cohort remembers images alone."""
+        """Do nothing: a cohort stores only images."""
 
 
 def take_ingest(session: Session, cohort_id: int, source: str) -> HeldIngest:

@@ -136,7 +136,7 @@ def nightly() -> None:
 
 @app.task(name=INGEST_NIGHT)  # type: ignore[untyped-decorator]
 def ingest_night(run_id: int) -> None:
-    """Walk the source of a nightly run; do nothing if another worker does."""
+    """Walk the source of a nightly run; do nothing if another worker already walks it."""
     if not _walks.acquire(blocking=False):
         log.info("enough sources are being walked; nightly run %d is notified again later", run_id)
         return

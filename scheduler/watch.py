@@ -1,4 +1,4 @@
-"""Watching a cohort until it is finished."""
+"""The progress bar of a cohort, shown until the cohort is finished."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from db.tables import Cohort
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Seconds between two looks at the job table.
+#: Seconds between two reads of the job table.
 _POLL_SECONDS = 0.5
 
 
@@ -33,7 +33,7 @@ class _Counts(ProgressColumn):
     """Done, skipped and failed images."""
 
     def render(self, task: Task) -> Text:
-        """Return the counts; those that are not nought stand out."""
+        """Return the counts; failures and what the cohort waits for are in bold red."""
         failed = task.fields["failed"]
         text = Text(f"{task.fields['done']} done, {task.fields['skipped']} skipped, ")
         text.append(f"{failed} failed", style="bold red" if failed else "")
@@ -48,17 +48,17 @@ class _Counts(ProgressColumn):
 def watch(
     database: Database, cohort_id: int, console: Console, *, check: Callable[[], None] = lambda: None
 ) -> CohortProgress:
-    """Show a bar with images/s, counts and time left until the cohort is finished; return how it ended.
+    """Show a bar with images/s, counts and time left until the cohort is finished; return its last progress.
 
-    A cohort whose ingest broke off is not finished: it is waited for until all that was taken in has ended.
-    `check` is called at each look and raises where waiting has become pointless.
+    If an ingest of the cohort broke off, wait until all images that it holds have ended.
+    `check` is called after each read. It raises an error if waiting has become pointless.
     """
     with database.read() as session:
         name = session.get_one(Cohort, cohort_id).name
     bar = Progress(
         BarColumn(), MofNCompleteColumn(), _Rate(), _Counts(), TimeRemainingColumn(),
         console=console,
-        # Batches end together: a short window would jump between nothing and everything.
+        # All images of a batch end at once: over a short window the rate would jump.
         speed_estimate_period=60.0,
     )  # fmt: skip
     with bar:

@@ -29,7 +29,7 @@ _CHUNK = 5_000
 _DAY_SECONDS = 86_400.0
 
 
-#: What a file's name keeps of a cohort's, and how much: it may hold anything, at any length.
+#: Characters of a cohort's name that are replaced in a file's name, and the length that is kept.
 _UNSAFE, _LONGEST_SLUG = re.compile(r"[^a-z0-9]+"), 60
 
 
@@ -51,26 +51,26 @@ class Archived:
 
 
 def prune(database: Database, folder: Path, *, days: float) -> list[Archived]:
-    """Move cohorts that are finished and older than so many days into files of a folder.
+    """Move finished cohorts that are older than `days` days into files in a folder.
 
-    Each is written whole, and read back, before a row of it is deleted, under a name that no other archive
-    has and that the audit log keeps. A try that was killed between the two leaves its file, which the audit
-    log does not name; one that was killed before leaves a hidden `.partial`. Raises OutputUnwritable,
-    ArchiveDamaged, DiskFull.
+    Each file is written whole and read back before a row is deleted. Its name is unique, and the audit log
+    records it. A command that is killed after the file has its name and before the commit leaves the file,
+    which the audit log does not name; one that is killed earlier leaves a hidden `.partial`. Raises
+    OutputUnwritable, ArchiveDamaged, DiskFull.
     """
     with database.read() as session:
         old = cohorts_to_archive(session, older_than_seconds=days * _DAY_SECONDS)
         cohorts = [(one.id, one.name) for one in old]
     moved = []
     for cohort_id, name in cohorts:
-        # Retried or moved by somebody else meanwhile.
+        # Another command has retried or moved it meanwhile.
         with suppress(CohortNotFinished, CohortArchived):
             moved.append(_move(database, cohort_id, name, folder / _file_name(name)))
     return moved
 
 
 def _file_name(cohort: str) -> str:
-    """Return a name that says which cohort it is and when it was archived, and that no other archive has."""
+    """Return a unique name, made of the cohort's name and the time."""
     plain = unicodedata.normalize("NFKD", cohort).encode("ascii", "ignore").decode().lower()
     slug = _UNSAFE.sub("-", plain)[:_LONGEST_SLUG].strip("-") or "cohort"
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -85,8 +85,8 @@ def _move(database: Database, cohort_id: int, name: str, file: Path) -> Archived
         _check(partial, stamped.rows, digest)
         with database.write() as session:
             remove_rows(session, cohort_id, stamped, file=file.name, digest=digest)
-            # Not before it is sure that these are the rows, and before they are gone for others. Whether a
-            # commit whose answer is lost took place is not known: from here on the file stays.
+            # After the check that the rows have not changed, and before their deletion is committed. If the
+            # answer of the commit is lost, nobody knows whether it took place: from here on the file stays.
             place(partial, file, replace=False)
     except OSError as error:
         raise OutputUnwritable from error
@@ -96,7 +96,7 @@ def _move(database: Database, cohort_id: int, name: str, file: Path) -> Archived
 
 
 def _write(database: Database, cohort_id: int, name: str, file: Path) -> tuple[Stamp, str]:
-    """Write a cohort's rows; return how it stood at that moment, and the SHA-256 of what was written."""
+    """Write a cohort's rows; return the cohort's stamp at that moment, and the file's SHA-256."""
     from pyarrow.parquet import ParquetWriter
 
     schema = _schema()
@@ -113,14 +113,14 @@ def _write(database: Database, cohort_id: int, name: str, file: Path) -> tuple[S
 
 
 class _Hashed(io.RawIOBase):
-    """Passes what is written on to a file, and hashes it."""
+    """A stream that passes bytes on to a file and hashes them."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.digest = hashlib.sha256()
 
     def writable(self) -> bool:
-        """Say that it is."""
+        """Return True."""
         return True
 
     def write(self, content: Any) -> int:
@@ -135,7 +135,7 @@ def _check(file: Path, rows: int, digest: str) -> None:
     from pyarrow.parquet import ParquetFile
 
     with file.open("rb") as found:
-        # What the disk holds is asked for, not what is still in memory.
+        # Drop the page cache, so that the bytes are read from the disk.
         os.posix_fadvise(found.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         if hashlib.file_digest(found, "sha256").hexdigest() != digest:
             raise ArchiveDamaged("other bytes")

@@ -16,7 +16,7 @@ from db.upkeep.backup import MANIFEST
 #: The name of the digest in a backup, a Parquet file and the JSON of a summary.
 AUDIT_HEAD = "audit_head"
 
-#: How it stands in text: in a summary, in what `results` and `audit --verify` print, or alone on a line.
+#: The digest in text: in a summary, in the output of `results` and `audit --verify`, or alone on a line.
 _IN_TEXT = re.compile(rb"(?:audit[ _]head\W{1,6}|Keep this digest\W{1,6}|^)([0-9a-f]{64})\b", re.MULTILINE)
 
 #: Bytes of a text that are searched.
@@ -30,7 +30,7 @@ class AuditHeadMissing(PneumoscreenError):
 
 
 def sealed_head(database: Database) -> str | None:
-    """Seal what has happened so far and return the digest that stands for all of it; None if nothing has."""
+    """Seal all events so far and return the newest digest of the audit log, or None if it has no event."""
     with database.write() as session:
         seal(session)
         session.flush()

@@ -31,7 +31,7 @@ class OutputUnwritable(PneumoscreenError):
 
 
 def check_output(out: Path) -> None:
-    """Raise OutputFormatUnknown or OutputUnwritable before any work goes into what could not be written."""
+    """Raise OutputFormatUnknown or OutputUnwritable before any work is done, if nothing could be written."""
     if out.suffix.lower() not in format_modules():
         raise OutputFormatUnknown
     if not out.parent.is_dir() or out.is_dir():
@@ -41,9 +41,9 @@ def check_output(out: Path) -> None:
 def write_results(database: Database, name: str, out: Path, *, identifiers: bool = False) -> int:
     """Write a cohort's rows to a CSV, Parquet or JSON file and return how many; whole or not at all.
 
-    Without `identifiers`, UIDs are pseudonyms and files are named by digest. The audit log tells of it.
+    Without `identifiers`, UIDs are pseudonyms and files are named by digest. The audit log records it.
     In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.
-    Of two who write to one file at once, each writes its own whole, and the last one's stays.
+    If two exports to the same file run at once, each writes a whole file, and the last one stays.
     Raises CohortUnknown, OutputFormatUnknown, OutputUnwritable, CohortArchived, SiteKeyMissing,
     SiteKeyUnusable, SiteKeyDiffers, DiskFull.
     """

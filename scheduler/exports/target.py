@@ -15,7 +15,7 @@ COLUMNS = tuple(field.name for field in fields(ResultRow))
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An open file, and what is to be said in it beside the rows."""
+    """An open file, and what a format writes into it beside the rows."""
 
     file: BinaryIO
     #: The newest digest of the audit log, for formats that have a place for it.
@@ -35,5 +35,5 @@ class Format(Protocol):
     """A module of `scheduler.exports.formats`."""
 
     def write(self, rows: Iterator[ResultRow], target: Target) -> int:
-        """Write the rows, in whose order they come, and return how many there were."""
+        """Write the rows in their order, and return how many there were."""
         ...

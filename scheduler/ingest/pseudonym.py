@@ -1,4 +1,4 @@
-"""Patient IDs, UIDs and places as keyed pseudonyms."""
+"""Keyed pseudonyms of Patient IDs, UIDs and places."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _KEY_BYTES = 32
 
 
 class SiteKeyUnusable(PneumoscreenError):
-    """The key of the pseudonyms, `site.key`, cannot be read or made. Bring it back from a backup."""
+    """`site.key`, the key of the pseudonyms, cannot be read or made. Restore it from a backup."""
 
     code = "site-key-unusable"
 
 
 class SiteKeyMissing(PneumoscreenError):
-    """The pseudonyms' `site.key` is missing. Restore it from a backup; if it is lost: `db new-key`.
+    """The pseudonyms' `site.key` is missing. Restore it from a backup, or if it is lost run `db new-key`.
 
-    The new key gives the same patients other pseudonyms: exports no longer match the earlier ones.
+    A new key gives the same patients other pseudonyms: exports no longer match the earlier ones.
     """
 
     code = "site-key-missing"
 
 
 class SiteKeyDiffers(PneumoscreenError):
-    """This `site.key` did not make the pseudonyms. Restore the one that did; if it is lost: `db new-key`.
+    """The pseudonyms were made with another `site.key`. Restore that one, or if it is lost run `db new-key`.
 
     Hosts that share a job table share the key: copy it from the host that has it.
     """
@@ -45,36 +45,36 @@ class SiteKeyDiffers(PneumoscreenError):
 def pseudonym(patient_id: str) -> str:
     """Return HMAC-SHA256 of a Patient ID under the site's key, hexadecimal.
 
-    Without the key nobody can tell whose it is, not even by trying every possible ID. Raises
+    Without the key nobody can find the patient, not even by trying every possible ID. Raises
     SiteKeyMissing, SiteKeyUnusable.
     """
     return _digest(_site_key(home() / "site.key"), patient_id.strip())
 
 
 def uid_pseudonym(uid: str) -> str:
-    """Return the same of a Study, Series or SOP Instance UID; no Patient ID has the pseudonym of a UID."""
+    """Return the pseudonym of a Study, Series or SOP Instance UID; no Patient ID has the same one."""
     return uid_pseudonyms()(uid)
 
 
 def uid_pseudonyms() -> Callable[[str], str]:
-    """Return `uid_pseudonym` for many rows: the key is derived once, the last studies are remembered."""
+    """Return `uid_pseudonym` for many rows: the key is derived once, recent UIDs are cached."""
     file = home() / "site.key"
-    key = functools.cache(lambda: _derived_key(file, b"uid"))  # a cohort without UIDs needs none
+    key = functools.cache(lambda: _derived_key(file, b"uid"))  # a cohort without UIDs needs no key
     return functools.lru_cache(maxsize=1024)(lambda uid: _digest(key(), uid))
 
 
 def place_pseudonym(place: str) -> str:
-    """Return the same of a path or a URL."""
+    """Return the pseudonym of a path or a URL."""
     return _digest(_derived_key(home() / "site.key", b"place"), place)
 
 
 def ensure_site_key(database: Database) -> None:
-    """See that the data directory has the key of the job table's pseudonyms; a new job table gets a new one.
+    """Check that the data directory has the key of the job table's pseudonyms; make one for a new job table.
 
     Raises SiteKeyMissing, SiteKeyDiffers, SiteKeyUnusable, DiskFull.
     """
     file = home() / "site.key"
-    _site_key.cache_clear()  # somebody may have restored or replaced it since
+    _site_key.cache_clear()  # the file may have been restored or replaced since
     with database.read() as session:
         noted = key_fingerprint(session)
         was_used = noted is not None or (not file.exists() and holds_pseudonyms(session))
@@ -89,7 +89,7 @@ def ensure_site_key(database: Database) -> None:
 
 
 def new_site_key(database: Database) -> None:
-    """Make `site.key` if it is missing, and take it for all pseudonyms from now on, whatever was before.
+    """Make `site.key` if it is missing, and use it for all pseudonyms from now on, whatever the old key was.
 
     Raises SiteKeyUnusable, DiskFull.
     """
@@ -101,17 +101,17 @@ def new_site_key(database: Database) -> None:
 
 
 def _fingerprint(key: bytes) -> str:
-    """Return what tells one key from another and nothing else of it."""
+    """Return a digest that identifies a key and tells nothing else about it."""
     return hmac.digest(b"fingerprint", key, "sha256").hex()
 
 
 def _digest(key: bytes, text: str) -> str:
-    # A damaged header or a name of a file may hold what is no text.
+    # A damaged header or a file's name may hold surrogates, which are no valid text.
     return hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def _derived_key(file: Path, purpose: bytes) -> bytes:
-    """Return a key for one purpose alone, by the extraction of HKDF (RFC 5869, section 2.2)."""
+    """Return a key for one purpose only, by the extract step of HKDF (RFC 5869, section 2.2)."""
     return hmac.digest(purpose, _site_key(file), "sha256")
 
 
@@ -128,13 +128,13 @@ def _site_key(file: Path) -> bytes:
     except OSError as error:
         raise SiteKeyUnusable(type(error).__name__) from None
     if len(key) != _KEY_BYTES:
-        # Cut off or emptied: its pseudonyms would be others, or could be found by trying.
+        # A truncated key would make other pseudonyms, and an empty one could be guessed.
         raise SiteKeyUnusable(f"{len(key)} bytes")
     return key
 
 
 def _make(file: Path) -> None:
-    """Make a key where there is none: of two that start at once, both use the first one's."""
+    """Make a key if there is none; of two processes that start at once, both use the key of the first."""
     if file.exists():
         return
     try:

@@ -18,7 +18,7 @@ class SourceMissing(PneumoscreenError):
 
 
 class SourceUnreadable(PneumoscreenError):
-    """The source, or a folder in it, cannot be read. Bring it back, or let this user read it; do it again."""
+    """The source, or a folder in it, cannot be read. Make it available or readable, and try again."""
 
     code = "source-unreadable"
 
@@ -38,11 +38,12 @@ class SourceUnsupported(PneumoscreenError):
 class Source(Protocol):
     """A place that images come from."""
 
-    #: Threads that inspect entries at the same time: a network share or a server takes its time to answer.
+    #: Threads that inspect entries at the same time: a network share or a server answers slowly.
     threads: int = 1
     #: Entries that one thread inspects before it hands over what it found.
     group_size: int = 1
-    #: Folders that this user must not list, and whose images get no row; counts up while entries are listed.
+    #: Folders that this user has no permission to list, counted while entries are listed. Their images get no
+    #: row.
     closed_folders: int = 0
 
     @property

@@ -1,1 +1,1 @@
-"""What monitoring asks: metrics for Prometheus, health and readiness."""
+"""Monitoring: metrics for Prometheus, health and readiness."""

@@ -1,4 +1,4 @@
-"""What the broker holds, and which workers answer over it."""
+"""Figures of the broker: messages in its queues, and workers that answer through it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from worker.broker.app import QUEUES, make_app
 
-#: Where kombu's Redis transport keeps messages that a worker has taken and not acknowledged.
+#: The key under which kombu's Redis transport keeps messages that a worker has taken and not acknowledged.
 UNACKED = "unacked"
 
 _ANSWER_SECONDS = 1.0
@@ -29,7 +29,7 @@ class BrokerFigures:
 
 
 def ask_broker() -> BrokerFigures:
-    """Count messages and workers. A queue's length alone hides what workers have taken."""
+    """Count messages and workers. A queue's length does not count messages that workers have taken."""
     app = make_app()
     try:
         with app.connection_for_read() as connection:

@@ -1,4 +1,4 @@
-"""Collecting metrics from the job table and the broker."""
+"""The collector of metrics from the job table and the broker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PREFIX = "pneumoscreen"
 
 
 class JobTableCollector(Collector):
-    """Reads the job table at each scrape, and the broker now and then."""
+    """Reads the job table at each scrape, and the broker less often."""
 
     def __init__(self, database: Database, ask_broker: Callable[[], BrokerFigures], seconds: float) -> None:
         """Ask the broker at most once in `seconds`: workers take a second to answer."""
@@ -37,8 +37,8 @@ class JobTableCollector(Collector):
             yield from _batches(session)
             yield from _nights_and_models(session)
         yield from self._queues()
-        free = GaugeMetricFamily(f"{PREFIX}_disk_free_bytes", "Free disk of the data directory.")
-        # With a job table elsewhere the data directory may not have been needed yet.
+        free = GaugeMetricFamily(f"{PREFIX}_disk_free_bytes", "Free disk space of the data directory.")
+        # If the job table is on a server, the data directory may not exist yet.
         there = next(folder for folder in (home(), *home().parents) if folder.exists())
         free.add_metric([], shutil.disk_usage(there).free)
         yield free
@@ -85,7 +85,7 @@ def _images(session: Session) -> Iterator[Metric]:
     yield ended
     yield _gauge(
         "oldest_pending_seconds",
-        "Age of the oldest cohort that has images to screen; 0 where there are none.",
+        "Age of the oldest cohort that has images to screen; 0 if there is none.",
         figures.oldest_pending_seconds(session),
     )
 
@@ -99,7 +99,7 @@ def _batches(session: Session) -> Iterator[Metric]:
     took = totals[BatchState.DONE]
     seconds = CounterMetricFamily(
         f"{PREFIX}_batch_seconds",
-        "What finished batches took: waiting for decoded pictures, forward passes, writing back.",
+        "Time of finished batches by step: waiting for decoded pictures, forward passes, writing back.",
         labels=("step",),
     )
     for step in ("decode", "forward", "write"):
@@ -114,7 +114,7 @@ def _batches(session: Session) -> Iterator[Metric]:
     if since is not None:
         yield _gauge("seconds_since_batch", "Seconds since a batch was finished.", since)
     memory = GaugeMetricFamily(
-        f"{PREFIX}_gpu_memory_bytes", "The most that a worker has held of its GPU.", labels=("worker",)
+        f"{PREFIX}_gpu_memory_bytes", "The most GPU memory that a worker has held.", labels=("worker",)
     )
     for worker, size in figures.gpu_memory(session).items():
         memory.add_metric([worker], size)
@@ -124,7 +124,7 @@ def _batches(session: Session) -> Iterator[Metric]:
 def _nights_and_models(session: Session) -> Iterator[Metric]:
     yield _gauge(
         "nightly_runs_late",
-        "Nightly runs whose source has not been walked a quarter of an hour after their time.",
+        "Nightly runs whose source has not been walked a quarter of an hour after they were due.",
         figures.nights_late(session),
     )
     runs = GaugeMetricFamily(f"{PREFIX}_training_runs", "Training runs by state.", labels=("state",))

@@ -27,7 +27,7 @@ def make_metrics_app(
 ) -> Callable[[dict[str, Any], StartResponse], Iterable[bytes]]:
     """Return the WSGI application.
 
-    `/healthz` answers as long as this process does; `/readyz` where the job table and the broker do too.
+    `/healthz` is 200 while this process answers, `/readyz` if the job table and the broker answer too.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(JobTableCollector(database, ask, seconds))
@@ -53,7 +53,7 @@ def make_metrics_app(
 
 
 def what_is_missing(database: Database, ask: Callable[[], BrokerFigures]) -> str:
-    """Return what stands in the way of work, or nothing."""
+    """Return why no work can be done, or an empty text."""
     try:
         if current_revision(database) != head_revision():
             return "the job table has another revision: `pneumoscreen doctor`"

@@ -12,9 +12,9 @@ from db.settings import RoomSettings
 class MetricsSettings(RoomSettings):
     """The metrics server: `/metrics`, `/healthz` and `/readyz`."""
 
-    #: Address that it listens on. It has no login: open it to the monitoring network alone.
+    #: Address that the server listens on. It has no login: open it to the monitoring network only.
     metrics_host: str = "127.0.0.1"
-    #: Port; the embedded stack takes a free one where this is 0.
+    #: Port; the embedded stack takes a free one if this is 0.
     metrics_port: Annotated[int, Field(ge=0, lt=65536)] = 0
-    #: Seconds between two questions to the broker and the workers; scrapes between them get the last answer.
+    #: Seconds between two requests to the broker and the workers; scrapes between them get the last answer.
     metrics_broker_seconds: Annotated[float, Field(gt=0)] = 15.0

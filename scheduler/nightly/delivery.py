@@ -1,4 +1,4 @@
-"""Sending a summary: by SMTP, to a webhook, to both or to nobody."""
+"""The delivery of summaries by SMTP and to a webhook; either may be off."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _TIMEOUT_SECONDS = 30.0
 
 
 class SendSettings(RoomSettings):
-    """Where morning summaries are sent."""
+    """Delivery of morning summaries."""
 
     #: Mail server. Empty: no mail.
     smtp_host: str = ""
     #: Port of the mail server.
     smtp_port: Annotated[int, Field(gt=0, lt=65536)] = 587
-    #: `starttls`, `tls` from the first byte, or `none` on a network that you trust.
+    #: `starttls`; `tls`, which is TLS from the first byte; or `none`, on a network that you trust.
     smtp_security: Literal["starttls", "tls", "none"] = "starttls"
-    #: Empty: no login.
+    #: User name on the mail server. Empty: no login.
     smtp_user: str = ""
-    #: Password of the login.
+    #: Password of that user.
     smtp_password: SecretStr = SecretStr("")
     #: Sender of the mail.
     mail_from: str = "pneumoscreen@localhost"
-    #: Receivers, as in `["radiology@example.org"]`. Empty: no mail.
+    #: Recipients, as in `["radiology@example.org"]`. Empty: no mail.
     mail_to: tuple[str, ...] = ()
-    #: Address that gets the figures as JSON by POST; it may hold a token.
+    #: URL to which the figures are sent as JSON by POST; it may contain a token. Empty: no webhook.
     webhook_url: SecretStr = SecretStr("")
 
 
@@ -51,9 +51,10 @@ def send(
     *,
     already: Iterable[str] = (),
 ) -> dict[str, bool]:
-    """Send a summary wherever that is set up and it has not gone `already`; return which of them took it.
+    """Send a summary by each channel that is set up; return by channel whether it was sent.
 
-    What a server answers is not logged: it may repeat what it was sent.
+    The channels in `already` have sent it before and are left out. A server's answer is not logged: it may
+    repeat what it was sent.
     """
     sent = dict.fromkeys(already, True)
     if settings.smtp_host and settings.mail_to and "mail" not in sent:
@@ -94,17 +95,17 @@ def _mail(settings: SendSettings, subject: str, text: str, html: str) -> None:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Takes a redirect for an error: followed, it would be asked without the figures, and maybe elsewhere."""
+    """Makes a redirect an error: its request would lack the figures, and may go to another host."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Follow none."""
+        """Follow no redirect."""
 
 
 _STRAIGHT = urllib.request.build_opener(_NoRedirects)
 
 
 def _post(url: str, figures: dict[str, Any]) -> None:
-    HttpUrl(url)  # no file: and the like
+    HttpUrl(url)  # refuses other schemes, such as file:
     request = urllib.request.Request(  # noqa: S310  (checked above)
         url, data=json.dumps(figures).encode(), headers={"Content-Type": "application/json"}
     )

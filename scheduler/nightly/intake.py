@@ -44,7 +44,7 @@ def walk_night(database: Database, settings: NightlySettings, run_id: int) -> bo
     except LeaseLost:
         log.warning("nightly run %d was taken over", run_id, extra={"night": run_id})
     except DatabaseFailed:
-        raise  # not the source's fault, and it cannot be noted: the lease expires, and the run is sent again
+        raise  # not the source's fault, and not recorded: the lease expires, and a worker is notified again
     except PneumoscreenError as error:
         log.warning("nightly run %d: %s", run_id, error.code, extra={"night": run_id, "code": error.code})
         with database.write() as session:

@@ -1,4 +1,4 @@
-"""Nightly schedules as `pneumoscreen.toml` has them, and the moments at which they are due."""
+"""Nightly schedules, as declared in `pneumoscreen.toml`, and the times at which they are due."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class Nightly(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    #: Short and lasting: runs and what is new are known by it.
+    #: Short and permanent: runs and known files are stored under it.
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-    #: What `submit` would be given.
+    #: Path or URL, as for `submit`.
     source: Annotated[str, Field(min_length=1)]
-    #: When to begin: minute, hour, day of the month, month, day of the week.
+    #: When a run starts: minute, hour, day of the month, month, day of the week.
     cron: str = "0 22 * * *"
     #: Time zone of `cron` and `until`.
     time_zone: str = "UTC"
-    #: Time of day at which no more batches are handed out; what is left goes on in the next night.
+    #: Time of day after which no more batches are handed out; images that are left wait for the next night.
     until: dt.time | None = None
     #: Name of each night's cohort; {name}, {date} and {time} of the slot are filled in.
     cohort: str = "{name}-{date}"
     #: Higher goes first.
     priority: Annotated[int, Field(ge=PRIORITIES.start, lt=PRIORITIES.stop)] = 0
-    #: Id of a model; by default the champion of the night.
+    #: Id of a model; by default the champion of that night.
     model: str | None = None
 
     @field_validator("time_zone")
@@ -58,7 +58,7 @@ class Nightly(BaseModel):
         try:
             next(CronSim(value, dt.datetime(2024, 1, 1, tzinfo=dt.UTC)))
         except (CronSimError, StopIteration):
-            raise ValueError("not a cron expression that ever comes") from None
+            raise ValueError("not a cron expression, or one that is never due") from None
         return value
 
     @field_validator("cohort")
@@ -70,7 +70,7 @@ class Nightly(BaseModel):
         try:
             check_name(value.format(name="n" * 64, date="2024-01-01", time="000000"))
         except CohortNameInvalid:
-            raise ValueError("makes names that no cohort can have") from None
+            raise ValueError("makes names that are not valid for a cohort") from None
         return value
 
     @property
@@ -79,21 +79,21 @@ class Nightly(BaseModel):
         return ZoneInfo(self.time_zone)
 
     def latest_slot(self, now: float) -> float:
-        """Return the last moment, at `now` or before, at which it was due.
+        """Return the last time, at or before `now`, at which the schedule was due.
 
-        A time that daylight saving skips is due when the gap is over, one that comes twice is due once, as
-        Debian's cron has it.
+        As in Debian's cron, a time that daylight saving skips is due at the end of the gap, and a time that
+        occurs twice is due once.
         """
-        # Backwards, CronSim begins before the moment that it is given.
+        # In reverse, CronSim starts before the time that it is given.
         after = dt.datetime.fromtimestamp(int(now) + 1, self.zone)
         return next(CronSim(self.cron, after, reverse=True)).timestamp()
 
     def next_slot(self, now: float) -> float:
-        """Return the next moment after `now` at which it is due."""
+        """Return the next time after `now` at which the schedule is due."""
         return next(CronSim(self.cron, dt.datetime.fromtimestamp(int(now), self.zone))).timestamp()
 
     def window_end(self, slot: float) -> float | None:
-        """Return when the window ends that begins with a slot; None where it is open."""
+        """Return the end of the window that starts with a slot, or None if the window has no end."""
         if self.until is None:
             return None
         begin = dt.datetime.fromtimestamp(slot, self.zone)
@@ -108,7 +108,7 @@ class Nightly(BaseModel):
         return self.cohort.format(name=self.name, date=f"{local:%Y-%m-%d}", time=f"{local:%H%M%S}")
 
     def as_json(self) -> dict[str, Any]:
-        """Return what a run keeps of it."""
+        """Return the JSON values that a run stores of the schedule."""
         return self.model_dump(mode="json")
 
 
@@ -118,7 +118,7 @@ class NightlySettings(RoomSettings):
     #: The schedules: `[[nightly]]` tables with `name`, `source`, `cron`, `time_zone`, `until`, `cohort`,
     #: `priority` and `model`.
     nightly: tuple[Nightly, ...] = ()
-    #: Seconds between two looks at whether one is due.
+    #: Seconds between two checks for schedules that are due.
     nightly_seconds: Annotated[float, Field(gt=0)] = 20.0
     #: Seconds after which a source that could not be walked is tried again, until the window ends.
     nightly_retry_seconds: Annotated[float, Field(gt=0)] = 300.0
@@ -128,7 +128,7 @@ class NightlySettings(RoomSettings):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         if len({one.name for one in self.nightly}) < len(self.nightly):
-            raise ValueError("two nightly schedules have one name")
+            raise ValueError("two nightly schedules have the same name")
         return self
 
     def find(self, name: str) -> Nightly:

@@ -17,7 +17,7 @@ from worker.broker.notify import Notifier, notify_queue
 def open_due(database: Database, settings: NightlySettings) -> list[int]:
     """Open a run for each schedule's latest slot that has none; return the new runs.
 
-    If several slots passed while nothing ran, only the last one is opened: its run finds all that is new.
+    If several slots passed while nothing ran, only the last one is opened: its run finds all new files.
     """
     with database.read() as session:
         moment = now(session)

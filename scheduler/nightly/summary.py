@@ -1,4 +1,4 @@
-"""The morning summary: figures, page and text, written to a folder and sent where that is set up."""
+"""The morning summary: figures, page and text, written to a folder and sent if delivery is set up."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from scheduler.nightly.schedule import Nightly, NightlySettings
 
 log = logging.getLogger(__name__)
 
-#: Nights that one is compared with.
+#: Earlier nights that a night is compared with.
 NIGHTS = 30
 
-#: Seconds after which somebody else tries to send a summary that was not sent, and for how long in all.
+#: Seconds after which another worker retries a failed delivery, and seconds until no more retries are made.
 _LEASE_SECONDS = 300.0
 _PATIENCE = 86_400.0
 
@@ -40,7 +40,7 @@ _TEMPLATE = Path(__file__).with_name("summary.html.jinja")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """One night, ready to be read."""
+    """The summary of one night."""
 
     run_id: int
     name: str
@@ -50,15 +50,15 @@ class Summary:
     state: str
     problem: str | None
     figures: NightFigures
-    #: Medians of the nights before: what, tonight's value, theirs.
+    #: Comparisons with earlier nights: name of the figure, tonight's value, median of those nights.
     compared: list[tuple[str, str, str]]
     #: Images screened in the nights before, oldest first, and tonight.
     trend: list[int]
-    #: The newest digest of the audit log, by which `audit --verify --against` finds what was changed since.
+    #: The newest digest of the audit log. With it, `audit --verify --against` detects later changes.
     audit_head: str | None
 
     def as_text(self) -> str:
-        """Return it as plain text."""
+        """Return the summary as plain text."""
         one = self.figures
         lines = [
             f"Nightly run {self.run_id}, {self.name}, {self.slot}: {self.headline}",
@@ -83,18 +83,18 @@ class Summary:
 
     @property
     def headline(self) -> str:
-        """What came of it, in a few words."""
+        """The outcome in a few words."""
         if self.problem is not None:
             return f"the source could not be walked ({self.problem})"
         one = self.figures
         if self.state == "held":
             left = one.left + one.earlier.left
-            return f"the window ended with {left} images left, which go on in the next night"
+            return f"the window ended with {left} images left, which wait for the next night"
         return "done" if one.new or one.earlier.done else "nothing new"
 
     @property
     def of_earlier_nights(self) -> str:
-        """What came of images that earlier nights had left; empty if they had left none."""
+        """The outcome of images that earlier nights had left; empty if they had left none."""
         one = self.figures.earlier
         skipped, failed = sum(one.skipped.values()), sum(one.failed.values())
         if not one.done + skipped + failed + one.left:
@@ -108,7 +108,7 @@ class Summary:
 
     @property
     def reasons(self) -> list[tuple[str, int, str, str]]:
-        """State, count, code and meaning of what was not screened."""
+        """State, count, code and meaning of images that were not screened."""
         known, one = every_problem(), self.figures
         return [
             (state, count, code, known[code].meaning() if code in known else "")
@@ -123,7 +123,7 @@ class Summary:
 def make_summary(
     run: NightlyRun, figures: NightFigures, before: list[dict[str, Any]], audit_head: str | None = None
 ) -> Summary:
-    """Put a night beside the nights before, the latest of them first."""
+    """Return a night's summary, compared with the nights `before`, the latest of them first."""
     zone = Nightly.model_validate(run.plan).zone
     return Summary(
         run_id=run.id,
@@ -142,7 +142,7 @@ def make_summary(
 def _screened(night: dict[str, Any]) -> int:
     """Return how many images got a prediction in a night, those of earlier nights included."""
     done: int = night["done"]
-    # Before these were counted apart, they were among `done`.
+    # A summary without `earlier` is of an older version, which counted these images in `done`.
     return done + int(night.get("earlier", {}).get("done", 0))
 
 
@@ -164,7 +164,7 @@ def _compared(tonight: dict[str, Any], before: list[dict[str, Any]]) -> list[tup
 
 
 def page(summary: Summary) -> str:
-    """Return the summary as one HTML page that needs nothing else."""
+    """Return the summary as one HTML page that loads nothing else."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -173,13 +173,13 @@ def page(summary: Summary) -> str:
 
 
 def conclude(database: Database) -> list[int]:
-    """End nightly runs that are through or out of their window; return those that await a summary."""
+    """End nightly runs that are finished or past their window; return those that need a summary."""
     with database.write() as session:
         return conclude_nights(session)
 
 
 def summarise(database: Database, settings: NightlySettings, run_id: int) -> None:
-    """Write a night's summary, send it, and note both; what could not be sent is tried again for a day."""
+    """Write a night's summary, send it, and record both; a failed delivery is retried for a day."""
     with database.write() as session:
         if not claim_summary(session, run_id, lease_seconds=_LEASE_SECONDS):
             return
@@ -192,7 +192,7 @@ def summarise(database: Database, settings: NightlySettings, run_id: int) -> Non
             if one.summary is not None and one.slot < run.slot
         ][:NIGHTS]
         summary = make_summary(run, figures, before, head(session))
-        # An earlier try may have come half the way: what has gone out is not sent again.
+        # An earlier attempt may have sent it by one channel: that one does not send it again.
         already = (run.summary or {}).get("sent", [])
         late = (run.finished_at or run.slot) + _PATIENCE
     _write(Path(settings.summaries_folder or home() / "nightly"), summary)

@@ -9,7 +9,7 @@ from dataclasses import astuple
 from db.queries.results import ResultRow
 from scheduler.exports.target import COLUMNS, Target
 
-#: What a formula begins with in a spreadsheet.
+#: Characters that begin a formula in a spreadsheet.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 

@@ -67,7 +67,7 @@ class FolderSource(Source):
         """Yield the files in the order of their paths.
 
         A link to a file is followed if it stays inside the roots. A link to a folder is not followed. A
-        folder that this user must not list is counted and left out, for example `lost+found`. Raises
+        folder that this user may not list, for example `lost+found`, is counted and left out. Raises
         SourceUnreadable if a folder cannot be listed for any other reason, SourceOutsideRoots.
         """
         if self.path.is_file():
@@ -86,7 +86,7 @@ class FolderSource(Source):
     def inspect(self, entry: Entry) -> NewImage | None:
         """Return the file's image, with the size and the time of the bytes that were inspected.
 
-        The worker finds by these whether the file has changed since. Raises FileVanished, FileUnreadable.
+        By these, the worker detects that the file has changed since. Raises FileVanished, FileUnreadable.
         """
         path = uri_to_path(entry.uri)
         if is_hidden(path.name):
