@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 #: end the process, or keep it busy for ever. So GDCM is left for JPEG lossless, which no other plugin reads.
 _SAFE_PLUGINS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
 _PLUGIN_OF_JPEG_LOSSLESS = "gdcm"
+
+#: Transfer syntaxes that are newer than pydicom's list.
+_NEWER_SYNTAXES = {
+    "1.2.840.10008.1.2.4.110": "JPEG XL Lossless",
+    "1.2.840.10008.1.2.4.111": "JPEG XL JPEG Recompression",
+    "1.2.840.10008.1.2.4.112": "JPEG XL",
+}
 
 #: Some encoders write bytes between the last pixel of JPEG-LS and the end-of-image marker. CharLS refuses
 #: them after it has decoded all pixels. At most this many are removed.
@@ -47,18 +55,19 @@ def decode_pixels(dataset: FileDataset, layout: Layout) -> tuple[NDArray[Any], C
 
 
 def _decoder(dataset: FileDataset) -> Decoder:
-    """Return the decoder of the transfer syntax. Raises NoDecoder with its name, if it is a public one."""
+    """Return the decoder of the transfer syntax. Raises NoDecoder, with the name if it is a public syntax."""
     from pydicom.pixels.decoders.base import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
-    name = "" if syntax.is_private or syntax.name == syntax else syntax.name
     try:
         decoder = get_decoder(syntax)
+        if decoder.is_available:
+            return decoder
     except NotImplementedError:
-        raise NoDecoder(name) from None
-    if not decoder.is_available:
-        raise NoDecoder(name)
-    return decoder
+        pass
+    # Private identifiers are not shown: they may say where an image is from.
+    public = re.fullmatch(r"1\.2\.840\.10008\.1\.2[.0-9]{0,40}", syntax)
+    raise NoDecoder(*([_NEWER_SYNTAXES.get(syntax, syntax.name)] if public else []))
 
 
 def _decode(dataset: FileDataset, layout: Layout, decoder: Decoder) -> tuple[NDArray[Any], Codestream | None]:
@@ -71,15 +80,20 @@ def _decode(dataset: FileDataset, layout: Layout, decoder: Decoder) -> tuple[NDA
     if dataset.file_meta.TransferSyntaxUID == RLELossless:
         return _ask_in_turn(decoder, [frame], layout, layout.allocated, False), None
     found = check_frame(frame, layout)
-    frame = end_frame(frame, found)
+    values, *others = (_decode_frame(whole, found, layout, decoder) for whole in end_frame(frame, found))
+    if any(not np.array_equal(values, other) for other in others):
+        raise CorruptImage("PixelData")
+    return values, found
+
+
+def _decode_frame(frame: bytes, found: Codestream, layout: Layout, declared: Decoder) -> NDArray[Any]:
     if found.process == "JPEG" and found.precision == 12 and found.components == 1:
-        return _decode_12_bit_jpeg(frame, layout), found
-    decoder = _decoder_of(found, decoder)
+        return _decode_12_bit_jpeg(frame, layout)
     frames = [frame]
     if found.process == "JPEG-LS":
         end = frame.rindex(b"\xff\xd9")
         frames += [frame[: end - stray] + frame[end:] for stray in range(1, _STRAY_BYTES + 1)]
-    return _ask_in_turn(decoder, frames, layout, found.precision, found.signed), found
+    return _ask_in_turn(_decoder_of(found, declared), frames, layout, found.precision, found.signed)
 
 
 def _decoder_of(found: Codestream, declared: Decoder) -> Decoder:

@@ -13,6 +13,9 @@ _ITEM, _DELIMITER = 0xE000FFFE, 0xE0DDFFFE
 
 _START_OF_JPEG, _END = b"\xff\xd8\xff", b"\xff\xd9"
 
+#: Entropy-coded data of no meaning. It becomes the pixels that are missing at the end of a JPEG frame.
+_ANY_DATA = bytes(range(1, 0xFF, 2))
+
 
 def join_fragments(encapsulated: bytes) -> bytes:
     """Return the one frame in encapsulated Pixel Data (PS3.5 A.4).
@@ -61,22 +64,22 @@ def check_frame(frame: bytes, layout: Layout) -> Codestream:
     return found
 
 
-def end_frame(frame: bytes, found: Codestream) -> bytes:
+def end_frame(frame: bytes, found: Codestream) -> tuple[bytes, ...]:
     """Return a frame with its end-of-image marker, if that alone is missing.
 
-    Decoders of JPEG-LS count the pixels that they find. JPEG 2000 declares the length of its data. Other JPEG
-    frames are left as they are: their decoders accept a missing marker, but with the marker they would show
-    missing pixels as grey.
+    Decoders of JPEG-LS count the pixels that they find, and JPEG 2000 declares the length of its data. Decoders
+    of other JPEG frames make up missing pixels from the data that follow. So two frames are returned, with
+    different data before the marker: they decode to the same picture only if no pixel is missing.
     """
     data = frame.rstrip(b"\0")
     if data.endswith(_END):
-        return frame
+        return (frame,)
+    # Half a marker. No entropy-coded byte is 0xFF without a byte after it.
+    data = data.removesuffix(b"\xff")
     if found.process == "JPEG-LS":
-        return data.removesuffix(b"\xff") + _END
+        return (data + _END,)
     if found.process == "JPEG 2000":
         end = data_ends(frame)
-        return frame[:end] + _END if end and frame[end:] in (b"", b"\0", b"\xff", b"\xff\0") else frame
-    if data.endswith(b"\xff"):
-        # Half a marker. No entropy-coded byte is 0xFF without a zero after it.
-        return data.removesuffix(b"\xff")
-    return frame
+        whole = end > 0 and frame[end:] in (b"", b"\0", b"\xff", b"\xff\0")
+        return (frame[:end] + _END if whole else frame,)
+    return data + _END, data + _ANY_DATA + _END
