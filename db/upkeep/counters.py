@@ -57,7 +57,7 @@ class Difference:
 
 
 def fold(session: Session) -> None:
-    """Add up the rows that were appended, and delete those of zero. Of two at once, one does it."""
+    """Add up the rows that were appended, and delete those of zero. If two run at once, one does it."""
     if session.get_bind().dialect.name != "postgresql":
         session.execute(text(_DROP))
     elif session.scalar(select(func.pg_try_advisory_xact_lock(_FOLD_LOCK))):
