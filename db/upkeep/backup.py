@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from db.atomic import needs_room, remove_partials, write_whole
 from db.audit.chain import head
 from db.audit.events import record
-from db.engine import Database
+from db.engine import Database, on_postgresql
 from db.errors import PneumoscreenError
 from db.models.store import CARD_FILE, WEIGHTS_FILE
 from db.settings import home
@@ -256,7 +256,7 @@ def _fill_table(archive: tarfile.TarFile, session: Session, table: Table, expect
             count += len(chunk)
     if count != expected:
         raise ValueError(f"{table.name} has {count} rows of {expected}")
-    if session.get_bind().dialect.name == "postgresql" and count and "id" in table.c:
+    if on_postgresql(session) and count and "id" in table.c:
         name = session.get_bind().dialect.identifier_preparer.quote(table.name)
         session.execute(
             text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))")  # noqa: S608  (a reflected name)
