@@ -1,4 +1,4 @@
-"""Stored values as a screen shows them, against values worked out by hand."""
+"""Display of stored values, against values that were computed by hand."""
 
 from __future__ import annotations
 

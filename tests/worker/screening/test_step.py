@@ -1,4 +1,4 @@
-"""One step: memory, the device and equal probabilities."""
+"""A forward step: memory that runs out, devices that fail, and equal probabilities."""
 
 from __future__ import annotations
 
