@@ -157,11 +157,11 @@ def test_the_page_needs_nothing_else_and_names_no_file(comparison: Comparison, t
 def test_the_page_says_how_patients_were_identified(comparison: Comparison, tmp_path: Path) -> None:
     page = write_report(build_report(comparison), tmp_path).read_text()
     assert "the number in the file&#39;s name (350 images)" in page
-    assert "Whether several of those 250 are of one patient, nothing here tells." in page
+    assert "Several of those 250 may be of one patient; that is not known." in page
     known = replace(comparison, data=replace(comparison.data, told_by={"header": 600}))
     page = write_report(build_report(known), tmp_path).read_text()
-    assert "Patients were told by the Patient ID in the file (600 images)." in page
-    assert "nothing here tells" not in page
+    assert "Patients were identified by the Patient ID in the file (600 images)." in page
+    assert "that is not known" not in page
 
 
 def test_random_weights_are_marked_in_red(comparison: Comparison, tmp_path: Path) -> None:
