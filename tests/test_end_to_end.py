@@ -152,7 +152,7 @@ def test_200_images_are_predicted_once_each_through_a_killed_worker_and_a_flushe
 
 
 @BOTH_AT_LENGTH
-def test_screen_starts_what_it_needs_writes_results_and_stops_it(
+def test_screen_starts_the_stack_writes_results_and_stops_the_stack(
     job_table: Database, phantoms: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "results.csv"
@@ -174,7 +174,7 @@ def test_screen_starts_what_it_needs_writes_results_and_stops_it(
 
 
 @BOTH_AT_LENGTH
-def test_two_who_screen_in_one_home_at_once_both_end_well(
+def test_two_concurrent_screens_in_one_home_both_succeed(
     job_table: Database, phantoms: Path, tmp_path: Path
 ) -> None:
     write_copies(tmp_path / "many", 200)
@@ -213,7 +213,7 @@ def test_the_stack_runs_in_a_home_of_any_name(
 
 
 @BOTH_AT_LENGTH
-def test_screen_ends_with_1_where_an_image_failed(job_table: Database, tmp_path: Path) -> None:
+def test_screen_ends_with_1_if_an_image_failed(job_table: Database, tmp_path: Path) -> None:
     write_phantoms(tmp_path / "x-rays", 2)
     (tmp_path / "x-rays" / "text.jpg").write_text("not an image")
     done = run("screen", str(tmp_path / "x-rays"), "--json", expect=1)
@@ -276,7 +276,9 @@ def test_a_worker_that_may_not_finish_gives_its_batches_back_at_once(
         assert session.scalars(select(func.max(Batch.attempt))).one() == 1, "a batch given back was counted"
 
 
-def test_the_stack_is_closed_to_others_and_restarts_what_dies(job_table: Database, home: Path) -> None:
+def test_the_stack_refuses_access_without_a_login_and_restarts_dead_processes(
+    job_table: Database, home: Path
+) -> None:
     done = json.loads(run("up", "--json").stdout)
     again = run("up")
     assert "RUNNING" in again.stdout
@@ -343,7 +345,7 @@ def write_labelled(folder: Path) -> Path:
 
 
 @BOTH_AT_LENGTH
-def test_retraining_through_the_queue_survives_its_worker_and_the_next_batch_uses_the_winner(
+def test_queued_retraining_survives_a_killed_worker_and_its_winner_screens_the_next_batch(
     job_table: Database, tmp_path: Path
 ) -> None:
     data = write_labelled(tmp_path / "labelled")

@@ -200,7 +200,9 @@ def measure(timed: Timed, database: Database, size: int, folder: Path) -> None:
 
 
 @pytest.mark.bench
-def test_nothing_on_a_tick_or_a_poll_grows(databases: Callable[[], Database], tmp_path: Path) -> None:
+def test_times_of_ticks_and_polls_do_not_grow_with_the_job_table(
+    databases: Callable[[], Database], tmp_path: Path
+) -> None:
     timed = Timed("")
     for size in SIZES:
         database = databases()
@@ -296,7 +298,7 @@ def screen_batches(database: Database, clock: Clock) -> float:
 
 
 @pytest.mark.bench
-def test_counting_costs_screening_little(databases: Callable[[], Database]) -> None:
+def test_counters_add_little_to_the_cost_of_screening(databases: Callable[[], Database]) -> None:
     counted, plain = databases(), databases()
     for database in (counted, plain):
         grow(database, 1_000)

@@ -85,7 +85,7 @@ def screen(database: Database, folder: Path, name: str) -> tuple[float, list[flo
     return done / (time.perf_counter() - start), answers
 
 
-def test_pools(shared: Path, home: Path, tmp_path: Path) -> None:
+def test_a_pool_of_two_threads_answers_while_it_screens(shared: Path, home: Path, tmp_path: Path) -> None:
     folder = shared / "chest_xray_original"
     database = Database()
     upgrade(database)

@@ -162,7 +162,7 @@ def test_a_backup_of_an_older_version_is_upgraded(
         assert find_cohort(session, "c").nightly is None
 
 
-def test_what_is_no_backup_is_refused_and_nothing_is_overwritten(
+def test_an_invalid_backup_is_refused_and_no_file_is_overwritten(
     filled: Database, elsewhere: Callable[[str], Database], tmp_path: Path
 ) -> None:
     file = tmp_path / "b.tar"
@@ -258,7 +258,7 @@ def test_a_cohort_that_is_retried_while_it_is_archived_stays(
         assert session.scalars(select(func.count()).select_from(Prediction)).one() == predictions
 
 
-def test_of_two_who_archive_a_cohort_at_once_one_does_and_its_file_stays(
+def test_only_one_of_two_concurrent_prunes_archives_a_cohort(
     filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with filled.write() as session:
@@ -271,7 +271,7 @@ def test_of_two_who_archive_a_cohort_at_once_one_does_and_its_file_stays(
     assert pq.read_table(moved.file).num_rows == 3
 
 
-def test_an_archive_would_outlast_a_power_cut_before_its_rows_are_deleted(
+def test_an_archive_is_synced_to_disk_before_its_rows_are_deleted(
     filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with filled.write() as session:
@@ -309,7 +309,7 @@ def _export(database: Database, folder: Path, *, name: str) -> Path:
         *((name, partial(_export, name=name)) for name in ("r.csv", "r.json", "r.parquet")),
     ],
 )
-def test_what_was_planted_where_a_file_is_written_gets_nothing_of_it(
+def test_a_file_or_link_planted_at_an_output_path_receives_no_data(
     filled: Database,
     tmp_path: Path,
     name: str,

@@ -189,7 +189,7 @@ def test_a_refused_result_leaves_no_trace(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_a_kept_lease_is_not_swept(database: Database) -> None:
+def test_a_renewed_lease_does_not_expire(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     claimed = held(database, batch_id, lease_seconds=-1)
     with database.write() as session:
@@ -225,7 +225,7 @@ def test_a_poison_image_fails_alone_and_its_neighbours_are_predicted(database: D
 
 
 @pytest.mark.usefixtures("model")
-def test_a_batch_that_was_given_back_can_be_claimed_and_is_not_counted_as_lost(database: Database) -> None:
+def test_a_requeued_batch_can_be_claimed_and_is_not_counted_as_lost(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     for _ in range(ATTEMPTS + 1):
         claimed = held(database, batch_id)
@@ -236,7 +236,7 @@ def test_a_batch_that_was_given_back_can_be_claimed_and_is_not_counted_as_lost(d
 
 
 @pytest.mark.usefixtures("model")
-def test_a_batch_is_notified_once_and_again_if_nobody_claims_it(database: Database) -> None:
+def test_a_batch_is_notified_once_and_again_if_it_is_not_claimed(database: Database) -> None:
     batch_ids = cut(database, submit(database, 32))
     with database.write() as session:
         assert rows_to_notify(session, Batch, again_seconds=60) == batch_ids
@@ -251,7 +251,7 @@ def test_a_batch_is_notified_once_and_again_if_nobody_claims_it(database: Databa
 
 
 @pytest.mark.usefixtures("model")
-def test_only_the_highest_priority_is_handed_out(database: Database) -> None:
+def test_only_cohorts_of_the_highest_priority_are_dispatched(database: Database) -> None:
     low = submit(database, 40, name="low")
     high = submit(database, 40, name="high", priority=5)
     also_high = submit(database, 40, name="also high", priority=5)
@@ -264,7 +264,7 @@ def test_only_the_highest_priority_is_handed_out(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_a_cohort_that_waits_for_its_model_is_tried_again_and_holds_up_no_other(database: Database) -> None:
+def test_a_cohort_that_waits_for_its_model_is_tried_again_and_delays_no_other(database: Database) -> None:
     high = submit(database, 40, name="high", priority=5)
     low = submit(database, 40, name="low")
     (batch_id,) = cut(database, high, in_flight=1)
@@ -279,7 +279,7 @@ def test_a_cohort_that_waits_for_its_model_is_tried_again_and_holds_up_no_other(
 
 
 @pytest.mark.usefixtures("model")
-def test_where_every_cohort_waits_all_are_tried_again(database: Database) -> None:
+def test_if_every_cohort_waits_all_are_tried_again(database: Database) -> None:
     cohort_ids = [submit(database, 40, name=str(priority), priority=priority) for priority in (5, 0)]
     for cohort_id in cohort_ids:
         (batch_id,) = cut(database, cohort_id, in_flight=1)
@@ -291,7 +291,7 @@ def test_where_every_cohort_waits_all_are_tried_again(database: Database) -> Non
 
 
 @pytest.mark.usefixtures("model")
-def test_cancelling_spares_what_nobody_holds_and_lets_the_rest_finish(database: Database) -> None:
+def test_cancelling_skips_unclaimed_images_and_lets_claimed_batches_finish(database: Database) -> None:
     cohort_id = submit(database, 60)
     batch_ids = cut(database, cohort_id, in_flight=2)
     claimed = held(database, batch_ids[0])
@@ -306,7 +306,7 @@ def test_cancelling_spares_what_nobody_holds_and_lets_the_rest_finish(database: 
 
 
 @pytest.mark.usefixtures("model")
-def test_a_batch_lost_after_its_cohort_was_cancelled_is_not_handed_out_again(database: Database) -> None:
+def test_a_batch_lost_after_its_cohort_was_cancelled_is_not_requeued(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     held(database, batch_id, lease_seconds=-1)
     with database.write() as session:
@@ -319,7 +319,7 @@ def test_a_batch_lost_after_its_cohort_was_cancelled_is_not_handed_out_again(dat
 
 
 @pytest.mark.usefixtures("model")
-def test_retry_takes_up_failed_and_cancelled_images_alone(database: Database) -> None:
+def test_retry_repeats_only_failed_and_cancelled_images(database: Database) -> None:
     cohort_id = submit(database, 60)
     first = cut(database, cohort_id, in_flight=1)
     finish(database, held(database, first[0]), bad=2)

@@ -76,14 +76,14 @@ def test_a_duplicate_takes_over_when_its_twin_fails_and_the_next_one_when_that_f
 @pytest.mark.parametrize(
     ("problem", "expected"), [(NoPixels(), "pending"), (LateralView(), "duplicate-instance")]
 )
-def test_a_duplicate_takes_over_from_what_was_skipped_for_its_file_and_not_for_its_instance(
+def test_a_duplicate_takes_over_if_the_file_was_at_fault_but_not_if_the_instance_was(
     database: Database, problem: ImageProblem, expected: str
 ) -> None:
     screen_next(database, take_in(database, "a", "b"), problem)
     assert found(database) == [problem.code, expected]
 
 
-def test_other_instances_and_images_without_one_take_over_from_nobody(database: Database) -> None:
+def test_images_without_instance_or_of_another_instance_never_take_over(database: Database) -> None:
     cohort_id = take_in(database, "a", "b")
     take_in(database, "c", "d", instance="4.5.6")
     with database.write() as session:
@@ -109,7 +109,9 @@ def test_a_duplicate_takes_over_from_an_image_that_kills_workers(database: Datab
     assert found(database) == ["worker-lost", "pending"]
 
 
-def test_cancelled_is_no_reason_to_take_over_and_retry_gives_the_place_back(database: Database) -> None:
+def test_no_duplicate_takes_over_in_a_cancelled_cohort_and_retry_starts_with_the_first_copy(
+    database: Database,
+) -> None:
     cohort_id = take_in(database, "a", "b")
     (batch_id,) = cut(database, cohort_id)
     claimed = held(database, batch_id)
@@ -126,7 +128,7 @@ def test_cancelled_is_no_reason_to_take_over_and_retry_gives_the_place_back(data
     assert found(database) == ["cancelled", "duplicate-instance", "duplicate-instance"]
 
 
-def test_retry_makes_what_another_copy_was_screened_for_its_duplicate(database: Database) -> None:
+def test_retry_marks_a_failed_image_as_duplicate_if_another_copy_was_screened(database: Database) -> None:
     cohort_id = take_in(database, "a", "b")
     screen_next(database, cohort_id, CorruptImage())
     screen_next(database, cohort_id)
@@ -136,7 +138,7 @@ def test_retry_makes_what_another_copy_was_screened_for_its_duplicate(database: 
     check(database, ended=True)
 
 
-def test_of_several_that_failed_retry_tries_one_after_the_other(database: Database) -> None:
+def test_retry_tries_several_failed_copies_one_after_the_other(database: Database) -> None:
     cohort_id = take_in(database, "a", "b")
     for _ in range(2):
         screen_next(database, cohort_id, CorruptImage())
@@ -156,7 +158,7 @@ def test_a_copy_that_comes_after_the_first_has_failed_is_screened(database: Data
     assert found(database) == ["file-vanished", "pending", "duplicate-instance"]
 
 
-def test_a_new_submit_and_retry_find_duplicates_that_nobody_screens(database: Database) -> None:
+def test_a_new_submit_or_a_retry_screens_a_duplicate_without_a_screened_copy(database: Database) -> None:
     cohort_id = take_in(database, "a", "b", "c")
     for way in ("submit", "retry"):
         with database.write() as session:  # as a worker of an earlier version left it

@@ -16,7 +16,7 @@ def open_one(database: Database, name: str) -> None:
         open_cohort(session, name, source="/data")
 
 
-def test_what_reads_sees_one_state_whatever_is_committed_meanwhile(database: Database) -> None:
+def test_a_read_transaction_sees_one_snapshot(database: Database) -> None:
     names = select(Cohort.name).order_by(Cohort.id)
     open_one(database, "before")
     with database.read() as session:
@@ -29,7 +29,7 @@ def test_what_reads_sees_one_state_whatever_is_committed_meanwhile(database: Dat
 
 # SQLite has no transactions that cannot write.
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_what_reads_cannot_write_and_the_connection_can_afterwards(database: Database) -> None:
+def test_a_read_transaction_cannot_write_and_its_connection_can_write_afterwards(database: Database) -> None:
     with pytest.raises(DatabaseReadOnly), database.read() as session:
         session.add(Event(actor="a", action="a", subject="s", detail={}))
         session.flush()

@@ -143,7 +143,7 @@ def test_a_prediction_of_another_model_than_the_batch_s_is_not_current(grown: Da
     assert shown.result.probability is None
 
 
-def test_an_image_that_is_not_there_is_an_error(grown: Database) -> None:
+def test_an_unknown_image_is_an_error(grown: Database) -> None:
     with grown.read() as session, pytest.raises(ImageUnknown):
         show_image(session, 10**9)
 

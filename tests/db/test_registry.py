@@ -67,7 +67,7 @@ def test_the_database_itself_allows_one_champion(database: Database, other_artef
         session.get_one(Model, other.id).state = ModelState.CHAMPION
 
 
-def test_weights_that_are_not_the_cards_are_not_imported(
+def test_weights_that_do_not_match_their_card_are_not_imported(
     database: Database, artefact: Path, tmp_path: Path
 ) -> None:
     for file in artefact.iterdir():
@@ -173,7 +173,7 @@ def test_the_same_weights_as_another_backbone_are_refused(job_table: Database, c
     assert len([*job_table.models_folder.iterdir()]) == 1
 
 
-def test_a_repair_is_in_the_audit_log_and_needs_no_other_provenance(
+def test_a_repair_restores_the_files_and_is_in_the_audit_log(
     database: Database, model: Model, changed: Path
 ) -> None:
     before = files_of(database, model.name)
@@ -188,7 +188,7 @@ def test_a_repair_is_in_the_audit_log_and_needs_no_other_provenance(
     assert actions(database, model) == ["model.import", "model.promote", "model.repair"]
 
 
-def test_of_two_who_import_a_model_at_once_one_registers_it(database: Database, artefact: Path) -> None:
+def test_concurrent_imports_register_a_model_once(database: Database, artefact: Path) -> None:
     at_once, found = threading.Barrier(4), []
 
     def bring() -> None:
@@ -221,7 +221,7 @@ import_model(database, Path(sys.argv[2]))
 """
 
 
-def test_an_import_that_is_killed_before_its_row_is_there_is_repeated(
+def test_an_import_that_is_killed_before_its_row_is_committed_can_be_repeated(
     database: Database, database_url: str, artefact: Path
 ) -> None:
     killed = subprocess.run([sys.executable, "-c", DIES, database_url, str(artefact)], check=False)
@@ -233,7 +233,7 @@ def test_an_import_that_is_killed_before_its_row_is_there_is_repeated(
     assert actions(database, model) == ["model.import"]
 
 
-def test_what_was_refused_does_not_stand_in_the_way_of_a_rollback(
+def test_a_refused_import_does_not_prevent_a_rollback(
     database: Database, model: Model, other_artefact: Path, tmp_path: Path
 ) -> None:
     other = import_model(database, other_artefact)

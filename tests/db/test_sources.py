@@ -45,7 +45,7 @@ def trial(database: Database) -> int:
 
 
 @pytest.mark.usefixtures("model")
-def test_batches_hold_images_of_one_source_and_one_at_a_time_tries_what_is_unavailable(
+def test_a_batch_has_images_of_one_source_and_one_batch_at_a_time_tries_an_unavailable_source(
     database: Database,
 ) -> None:
     first, second = submit_from(database, "/first", 100), submit_from(database, "/second", 100)
@@ -67,7 +67,9 @@ def test_batches_hold_images_of_one_source_and_one_at_a_time_tries_what_is_unava
 
 
 @pytest.mark.usefixtures("model")
-def test_what_is_unavailable_is_tried_more_and_more_rarely_and_at_last_fails(database: Database) -> None:
+def test_an_unavailable_source_is_tried_less_and_less_often_and_fails_at_the_limit(
+    database: Database,
+) -> None:
     source_id = submit_from(database, "/gone", 100)
     pauses = []
     for waited in (0.0, 100.0, 1e5):
@@ -93,7 +95,7 @@ def test_what_is_unavailable_is_tried_more_and_more_rarely_and_at_last_fails(dat
 
 
 @pytest.mark.usefixtures("model")
-def test_a_model_that_stays_unavailable_fails_what_waited_for_it(database: Database) -> None:
+def test_a_model_that_stays_unavailable_fails_the_images_that_wait_for_it(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     wait(database, batch_id, NO_MODEL)
     assert queued_batches(database) == [batch_id]
@@ -122,7 +124,7 @@ def test_a_cancelled_cohort_waits_for_nothing(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_a_message_brings_the_most_urgent_batch_whatever_it_names(database: Database) -> None:
+def test_a_message_leads_to_the_most_urgent_batch_whichever_batch_it_names(database: Database) -> None:
     low = cut(database, submit(database, 48, name="low"))
     with database.read() as session:
         assert most_urgent(session, low[1]) == low[1], "among equals the one that is named"
@@ -148,7 +150,7 @@ def test_a_message_brings_the_most_urgent_batch_whatever_it_names(database: Data
         ("22003", "database-failed"), ("XX002", "database-damaged"),
     ],
 )  # fmt: skip
-def test_what_postgresql_says_is_told_apart(postgres: object, code: str, kind: str) -> None:
+def test_postgresql_errors_are_told_apart_by_their_codes(postgres: object, code: str, kind: str) -> None:
     from pydantic import SecretStr
     from sqlalchemy import text
 

@@ -112,7 +112,7 @@ def changing() -> list[str]:
     return [path for path, handler in handlers() if "post" in vars(handler) and path != "/tasks/datatable"]
 
 
-def test_every_process_listens_on_this_machine_alone(stack: Running) -> None:
+def test_every_process_listens_on_this_machine_only(stack: Running) -> None:
     listening = []
     for pid in stack.pids:
         inodes = {
@@ -141,7 +141,7 @@ def test_the_embedded_broker_does_nothing_without_its_password(stack: Running) -
                 Redis(port=port, password=password, retry=Retry(NoBackoff(), 0)).execute_command(command)
 
 
-def test_the_metrics_server_answers_its_own_paths_alone(stack: Running) -> None:
+def test_the_metrics_server_answers_only_its_own_paths(stack: Running) -> None:
     for path in (
         "/",
         "/metrics/",
@@ -171,7 +171,7 @@ def test_flower_changes_nothing(stack: Running, path: str) -> None:
         assert ask(stack, path)[0] == 405
 
 
-def test_there_is_much_in_flower_that_would_change_something() -> None:
+def test_the_tests_know_all_kinds_of_paths_by_which_flower_changes_something() -> None:
     assert len(changing()) >= 13
     for what in (
         "shutdown",

@@ -170,7 +170,7 @@ def test_the_services_of_compose_screen_a_cohort(
     cli("alive", "screen", expect=2)
 
 
-def test_flower_works_with_the_few_secrets_and_the_folder_that_it_is_given(
+def test_flower_works_with_only_its_own_secrets_and_folder(
     installed: dict[str, str],
     start: Callable[..., subprocess.Popen[bytes]],
     secrets: Path,
@@ -189,12 +189,12 @@ def test_flower_works_with_the_few_secrets_and_the_folder_that_it_is_given(
     assert [path.name for path in folder.iterdir()] == ["flower"], "it opened a job table"
 
 
-def test_a_secrets_folder_that_was_open_is_closed(tmp_path: Path) -> None:
+def test_an_existing_secrets_folder_is_made_private(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir(mode=0o755)
     assert make_secrets(tmp_path).stat().st_mode & 0o777 == 0o700
 
 
-def test_the_broker_is_closed_to_those_without_password_certificate_or_right(
+def test_the_broker_refuses_clients_without_password_certificate_or_permission(
     installed: dict[str, str], valkey: Valkey, secrets: Path
 ) -> None:
     url, ca = installed["broker"], str(secrets / "ca.crt")

@@ -89,7 +89,7 @@ def test_every_pin_is_one_version_and_has_hashes(lock: str) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_a_lock_has_all_that_its_machine_needs(machine: str) -> None:
+def test_a_lock_has_every_package_that_its_machine_needs(machine: str) -> None:
     have = pinned("torch") | pinned(machine)
     to_do = [Requirement(f"pneumoscreen[{','.join(MACHINES[machine])}]")]
     done = set()
@@ -106,13 +106,13 @@ def test_a_lock_has_all_that_its_machine_needs(machine: str) -> None:
 
 
 @pytest.mark.parametrize("machine", [*MACHINES, "torch"])
-def test_the_locks_agree(machine: str) -> None:
+def test_the_locks_pin_the_same_versions(machine: str) -> None:
     everything = pinned("torch") | pinned("dev")
     for name, here in pinned(machine).items():
         assert {version(pin) for pin in here} == {version(pin) for pin in everything[name]}, name
 
 
-def test_the_build_of_torch_is_in_no_lock_but_its_own() -> None:
+def test_the_build_of_torch_is_only_in_its_own_lock() -> None:
     cuda = {name for name in pinned("torch") if name.startswith(("torch", "triton", "nvidia", "cuda"))}
     assert len(cuda) > 10
     for machine in MACHINES:
@@ -132,7 +132,7 @@ def licences(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_every_licence_is_one_that_we_may_pass_on(machine: str) -> None:
+def test_every_licence_permits_redistribution(machine: str) -> None:
     seen = 0
     for name in pinned(machine):
         try:
@@ -147,7 +147,7 @@ def test_every_licence_is_one_that_we_may_pass_on(machine: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["scheduler", "worker", "training"])
-def test_images_install_nothing_but_what_is_locked(role: str) -> None:
+def test_container_images_install_only_locked_packages(role: str) -> None:
     text = (ROOT / "deploy" / "docker" / f"{role}.Dockerfile").read_text().replace("\\\n", " ")
     installs = re.findall(r"pip install (.*)", text)
     assert len(installs) == 2

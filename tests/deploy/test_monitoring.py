@@ -36,14 +36,14 @@ def asked_for(expression: str) -> set[str]:
     return set(re.findall(r"pneumoscreen_\w+", expression))
 
 
-def test_alerts_ask_for_metrics_that_there_are(exported: set[str]) -> None:
+def test_alerts_use_only_existing_metrics(exported: set[str]) -> None:
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     for rule in group["rules"]:
         assert asked_for(rule["expr"]) <= exported, rule["alert"]
         assert set(rule["annotations"]) == {"summary", "action"}
 
 
-def test_the_dashboard_shows_metrics_that_there_are(exported: set[str]) -> None:
+def test_the_dashboard_shows_only_existing_metrics(exported: set[str]) -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     shown = set().union(*(asked_for(target["expr"]) for panel in panels for target in panel["targets"]))
     assert shown <= exported
@@ -59,7 +59,7 @@ def test_the_dashboard_shows_metrics_that_there_are(exported: set[str]) -> None:
 @pytest.mark.parametrize(
     "command", ["check rules alerts.yml", "test rules alerts.test.yml", "check config prometheus.yml"]
 )
-def test_promtool_agrees(command: str) -> None:
+def test_promtool_accepts_the_rules_and_the_configuration(command: str) -> None:
     done = subprocess.run(
         ["promtool", *command.split()], cwd=RULES.parent, capture_output=True, text=True, check=False
     )

@@ -24,7 +24,9 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def test_every_image_is_screened_once_while_a_host_comes_and_goes(open_folder: Path, artefact: Path) -> None:
+def test_every_image_is_screened_once_although_a_host_is_disconnected(
+    open_folder: Path, artefact: Path
+) -> None:
     found: dict[str, Any] = play(open_folder, artefact, 400)
     assert (found["total"], found["done"], found["failed"], found["skipped"]) == (400, 400, 0, 0)
     assert found["predictions"] == 400

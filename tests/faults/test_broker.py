@@ -154,7 +154,7 @@ def goes_on(system: System, folder: Path, fault: Callable[[], Iterator[None]], *
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", [killed, forgets, freezes, is_full, drops_everybody])
-def test_work_goes_on_when_the_broker(
+def test_work_resumes_after_a_fault_of_the_broker(
     fault: Fault, database_url: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_system(database_url, artefact, tmp_path / "x-rays", monkeypatch, **INSTALLED) as system:
@@ -162,7 +162,7 @@ def test_work_goes_on_when_the_broker(
 
 
 @pytest.mark.long
-def test_work_goes_on_when_the_way_to_the_broker_was_silent(
+def test_work_resumes_after_the_network_to_the_broker_was_silent(
     database_url: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()

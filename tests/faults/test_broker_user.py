@@ -222,9 +222,7 @@ def unpack(raw: bytes) -> Message:
 
 
 @pytest.mark.parametrize("name", sorted(malicious(Path("/")).keys() - NO_MESSAGES - FOUND_LATER))
-def test_a_message_that_is_none_of_ours_is_refused_in_words_that_tell_nothing_of_it(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_foreign_message_is_refused_with_a_reason_that_does_not_quote_it(name: str, tmp_path: Path) -> None:
     message = unpack(malicious(tmp_path / "mark")[name])
     reason = refusal(message, app)
     assert reason
@@ -233,7 +231,7 @@ def test_a_message_that_is_none_of_ours_is_refused_in_words_that_tell_nothing_of
 
 
 @pytest.mark.parametrize("task", sorted(name for name in app.tasks if not name.startswith("celery.")))
-def test_our_own_messages_are_integers_alone_and_taken(task: str) -> None:
+def test_our_own_messages_contain_only_integers_and_are_accepted(task: str) -> None:
     """Walk every task of ours, and a message of each as the program sends it."""
     parameters = inspect.signature(app.tasks[task].run).parameters.values()
     assert all(one.annotation in ("int", int) for one in parameters)
@@ -266,7 +264,7 @@ def asked() -> Iterator[tuple[Celery, Any, list[str]]]:
 
 
 @pytest.mark.parametrize("name", sorted({*QUESTIONS, *COMMANDS} - {"a pattern that takes for ever"}))
-def test_what_nobody_of_ours_asks_is_refused_in_words_that_tell_nothing_of_it(
+def test_a_foreign_command_is_refused_with_a_log_line_that_does_not_quote_it(
     name: str, asked: tuple[Celery, Any, list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     _, node, obeyed = asked
@@ -279,7 +277,7 @@ def test_what_nobody_of_ours_asks_is_refused_in_words_that_tell_nothing_of_it(
     assert CANARY not in caplog.text
 
 
-def test_the_clock_of_whoever_asks_is_not_taken_over(asked: tuple[Celery, Any, list[str]]) -> None:
+def test_the_logical_clock_in_a_command_is_ignored(asked: tuple[Celery, Any, list[str]]) -> None:
     app, node, obeyed = asked
     for clock in (10**4000, CANARY):
         node.handle_message({"method": "ping"}, unpack(envelope(b"{}", task=None, clock=clock)))
@@ -287,7 +285,7 @@ def test_the_clock_of_whoever_asks_is_not_taken_over(asked: tuple[Celery, Any, l
     assert app.clock.value < 100
 
 
-def test_an_answer_that_cannot_be_given_is_told_in_fixed_words(
+def test_a_command_that_cannot_be_answered_is_logged_in_fixed_words(
     asked: tuple[Celery, Any, list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     _, node, _ = asked
@@ -297,7 +295,7 @@ def test_an_answer_that_cannot_be_given_is_told_in_fixed_words(
     assert CANARY not in caplog.text
 
 
-def test_our_own_questions_are_answered(asked: tuple[Celery, Any, list[str]]) -> None:
+def test_our_own_commands_are_answered(asked: tuple[Celery, Any, list[str]]) -> None:
     """Ask as Flower, `doctor`, `alive` and the metrics server do."""
     app, node, obeyed = asked
     connection = node.mailbox.connection
@@ -315,7 +313,7 @@ def test_our_own_questions_are_answered(asked: tuple[Celery, Any, list[str]]) ->
 
 
 @pytest.mark.long
-def test_whatever_is_written_to_the_broker_runs_nothing_stops_nothing_and_is_in_no_log(
+def test_messages_written_to_the_broker_run_nothing_stop_nothing_and_appear_in_no_log(
     database: Database, home: Path, phantoms: Path, tmp_path: Path
 ) -> None:
     broker = Redis.from_url((secrets_folder() / "pneumoscreen_broker_url").read_text())

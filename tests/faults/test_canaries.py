@@ -375,7 +375,7 @@ def test_no_patient_data_leaves_the_job_table(run: Run) -> None:
     assert not leaks, f"{len(leaks)} leaks, among them\n" + "\n".join(leaks[:20])
 
 
-def test_the_canaries_were_there_to_be_found(run: Run) -> None:
+def test_the_searched_output_covers_every_problem_and_channel(run: Run) -> None:
     assert find((run.folder / "open.csv").read_bytes()), "identifiers that were asked for are not there"
     problems = run.came_out
     text = b"".join(problems.values()).decode(errors="replace")
@@ -396,7 +396,7 @@ def test_the_canaries_were_there_to_be_found(run: Run) -> None:
     assert "database-failed" in run.log("housekeeping"), "the database refused no image"
 
 
-def test_the_job_table_itself_knows_no_patient(run: Run) -> None:
+def test_the_job_table_contains_no_patient_identifiers(run: Run) -> None:
     with tarfile.open(run.folder / "backup.tar") as archive:
         tables = {
             name: gzip.decompress(archive.extractfile(name).read())  # type: ignore[union-attr]
@@ -423,13 +423,13 @@ def test_passwords_stay_in_their_files(run: Run) -> None:
         assert leaks == [], f"the password of the {what} is in {leaks}"
 
 
-def test_nobody_else_may_touch_the_data_directory(run: Run) -> None:
+def test_only_its_owner_can_access_the_data_directory(run: Run) -> None:
     written = [run.home, *run.home.rglob("*"), run.folder / "backup.tar", *run.folder.glob("closed.*")]
     assert len(written) > 30
     assert [str(path) for path in written if path.lstat().st_mode & 0o077] == []
 
 
-def test_who_did_what_is_in_the_audit_log(run: Run) -> None:
+def test_the_audit_log_records_each_action_and_its_actor(run: Run) -> None:
     name = next(name for name in run.came_out if name.endswith("audit --json"))
     events = json.loads(run.came_out[name])
     done = {event["action"] for event in events}
@@ -439,7 +439,7 @@ def test_who_did_what_is_in_the_audit_log(run: Run) -> None:
     assert sorted(exports) == [False, False, False, True]
 
 
-def test_the_picture_is_no_canary() -> None:
+def test_the_search_finds_a_canary_in_every_encoding_and_none_in_noise() -> None:
     assert find(picture().tobytes()) == set()
     for form in (
         word("x").encode(),

@@ -102,7 +102,9 @@ def test_a_process_whose_clock_is_wrong_writes_the_databases_time(
 
 @pytest.mark.long
 @pytest.mark.parametrize("wrong", [pytest.param(HOUR, id="ahead"), pytest.param(-HOUR, id="behind")])
-def test_a_worker_and_a_housekeeper_are_an_hour_off(system: System, tmp_path: Path, wrong: int) -> None:
+def test_every_image_is_screened_once_if_worker_and_housekeeper_clocks_are_wrong(
+    system: System, tmp_path: Path, wrong: int
+) -> None:
     clock, log = wrong_clock(wrong), tmp_path / "worker.log"
     with (
         celery("worker.tasks", *WORKER, environment=clock, log=log),
@@ -139,7 +141,7 @@ def test_a_dead_worker_is_noticed_by_a_housekeeper_whose_clock_is_wrong(
 
 
 @pytest.mark.long
-def test_old_ticks_are_forgotten(system: System, tmp_path: Path) -> None:
+def test_expired_ticks_are_discarded(system: System, tmp_path: Path) -> None:
     app = make_app()
     for _ in range(500):
         app.send_task(DISPATCH)

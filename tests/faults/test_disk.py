@@ -83,7 +83,7 @@ def count(database: Database, what: type[Image | Prediction | Model]) -> int:
 
 
 @pytest.mark.usefixtures("job_table")
-def test_full_at_the_first_start(disk: Disk, x_rays: Path) -> None:
+def test_a_disk_full_at_the_first_start_gives_an_error_and_no_partial_key(disk: Disk, x_rays: Path) -> None:
     key = disk.folder / "home" / "site.key"
     disk.fill()
     said = command("submit", str(x_rays), "--cohort", "trial", expect=2)
@@ -95,7 +95,7 @@ def test_full_at_the_first_start(disk: Disk, x_rays: Path) -> None:
     assert key.stat().st_size == 32
 
 
-def test_full_while_images_are_taken_in(
+def test_a_disk_full_at_ingest_loses_no_image(
     disk: Disk, job_table: Database, x_rays: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "20")
@@ -113,7 +113,7 @@ def test_full_while_images_are_taken_in(
     check(job_table)
 
 
-def test_full_while_results_are_written_back(
+def test_a_disk_full_at_write_back_delays_the_results(
     disk: Disk, job_table: Database, x_rays: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     submit(job_table, open_source(str(x_rays)), name="trial")
@@ -140,7 +140,7 @@ def state(database: Database, batch_id: int) -> BatchState:
         return session.get_one(Batch, batch_id).state
 
 
-def test_full_while_a_model_is_saved(
+def test_a_disk_full_at_a_model_import_leaves_no_partial_model(
     disk: Disk, job_table: Database, other_artefact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = disk.folder / "models"
@@ -159,7 +159,9 @@ def test_full_while_a_model_is_saved(
     assert count(job_table, Model) == 2
 
 
-def test_full_while_results_are_exported(disk: Disk, job_table: Database, x_rays: Path) -> None:
+def test_a_disk_full_at_an_export_leaves_no_partial_file(
+    disk: Disk, job_table: Database, x_rays: Path
+) -> None:
     submit(job_table, open_source(str(x_rays)), name="trial")
     out = disk.folder / "results.csv"
     disk.fill()
@@ -170,7 +172,9 @@ def test_full_while_results_are_exported(disk: Disk, job_table: Database, x_rays
     assert write_results(job_table, "trial", out) == IMAGES
 
 
-def test_may_not_be_written_to(disk: Disk, job_table: Database, x_rays: Path) -> None:
+def test_a_read_only_disk_gives_one_error_line_and_loses_no_image(
+    disk: Disk, job_table: Database, x_rays: Path
+) -> None:
     submitting = ("submit", str(x_rays), "--cohort", "trial")
     job_table.close()
     disk.lock(locked=True)
@@ -183,7 +187,7 @@ def test_may_not_be_written_to(disk: Disk, job_table: Database, x_rays: Path) ->
 
 
 @pytest.mark.long
-def test_full_under_the_whole_stack(
+def test_the_stack_resumes_work_after_its_disk_was_full(
     disk: Disk, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"sqlite:///{disk.folder / 'home' / 'pneumoscreen.db'}"

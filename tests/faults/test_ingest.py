@@ -24,7 +24,7 @@ IMAGES = 600
 
 
 @pytest.mark.usefixtures("model")
-def test_a_scheduler_is_killed_in_the_middle_and_run_again(
+def test_a_submit_that_is_killed_and_run_again_takes_every_image_in_once(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "x-rays"
@@ -57,7 +57,7 @@ def test_a_scheduler_is_killed_in_the_middle_and_run_again(
 
 
 @pytest.mark.usefixtures("model")
-def test_two_first_submits_of_one_cohort_at_once_are_taken_in_whole(
+def test_two_concurrent_first_submits_of_one_cohort_are_both_complete(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = database.engine.url.render_as_string(hide_password=False)

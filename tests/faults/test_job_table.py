@@ -487,7 +487,7 @@ class JobTable(RuleBasedStateMachine):
         check(self.database, ended=True)
 
 
-def test_the_job_table_is_what_the_model_says(database: Database, model: Model, other_artefact: Path) -> None:
+def test_the_job_table_matches_its_model(database: Database, model: Model, other_artefact: Path) -> None:
     other = import_model(database, other_artefact)
 
     def make() -> JobTable:

@@ -83,7 +83,7 @@ def no_driver_text(system: System) -> None:
 
 
 @pytest.mark.long
-def test_the_server_stops_for_longer_than_a_lease(server: Postgres, start: Start) -> None:
+def test_no_lease_is_lost_if_the_server_stops_for_longer_than_a_lease(server: Postgres, start: Start) -> None:
     system = start()
     system.submit()
     wait_for(system.held)
@@ -98,7 +98,7 @@ def test_the_server_stops_for_longer_than_a_lease(server: Postgres, start: Start
 
 
 @pytest.mark.long
-def test_backends_are_terminated_again_and_again(server: Postgres, start: Start) -> None:
+def test_every_image_ends_once_if_sessions_are_terminated_repeatedly(server: Postgres, start: Start) -> None:
     system = start()
     system.submit()
     ended = 0
@@ -113,7 +113,9 @@ def test_backends_are_terminated_again_and_again(server: Postgres, start: Start)
 
 
 @pytest.mark.long
-def test_commits_lose_their_answer_again_and_again(server: Postgres, start: Start) -> None:
+def test_every_image_ends_once_if_answers_to_commits_are_lost_repeatedly(
+    server: Postgres, start: Start
+) -> None:
     proxy = Proxy(socket_of(server.url))
     system = start(proxy)
     system.submit()
@@ -127,7 +129,7 @@ def test_commits_lose_their_answer_again_and_again(server: Postgres, start: Star
 
 
 @pytest.mark.long
-def test_others_take_all_connections(server: Postgres, start: Start) -> None:
+def test_every_image_ends_once_if_other_clients_take_all_connections(server: Postgres, start: Start) -> None:
     server.psql("ALTER SYSTEM SET max_connections = 15")
     server.stop("fast")
     server.start()
@@ -160,7 +162,7 @@ def test_others_take_all_connections(server: Postgres, start: Start) -> None:
 
 
 @pytest.mark.long
-def test_the_server_is_two_seconds_away(server: Postgres, start: Start) -> None:
+def test_no_lease_is_lost_with_two_seconds_of_latency(server: Postgres, start: Start) -> None:
     proxy = Proxy(socket_of(server.url))
     system = start(proxy, LEASE_SECONDS=120, SWEEP_SECONDS=5, DISPATCH_SECONDS=5, RING_AGAIN_SECONDS=120)
     system.submit(48)
@@ -173,7 +175,9 @@ def test_the_server_is_two_seconds_away(server: Postgres, start: Start) -> None:
 
 
 @pytest.mark.long
-def test_what_stands_before_the_server_falls_silent_and_is_restarted(server: Postgres, start: Start) -> None:
+def test_work_resumes_after_a_proxy_of_the_server_was_silent_and_restarted(
+    server: Postgres, start: Start
+) -> None:
     proxy = Proxy(socket_of(server.url))
     system = start(proxy)
     system.submit()

@@ -187,7 +187,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("site", "moment"), MOMENTS, indirect=["site"])
-def test_a_restore_that_is_killed_is_run_again_with_the_same_outcome(
+def test_a_killed_restore_can_be_run_again_with_the_same_result(
     origin: Origin, site: Site, moment: str
 ) -> None:
     killed = site.command(origin.file, "-c", DIES, moment)
@@ -198,7 +198,7 @@ def test_a_restore_that_is_killed_is_run_again_with_the_same_outcome(
 
 
 @pytest.mark.long
-def test_a_restore_is_killed_at_any_time_again_and_again(origin: Origin, site: Site) -> None:
+def test_a_restore_can_be_killed_at_random_times_and_run_again(origin: Origin, site: Site) -> None:
     started = time.monotonic()
     assert site.command(origin.file, "-m", "scheduler").wait(120) == 0
     whole = time.monotonic() - started
@@ -235,7 +235,7 @@ def test_a_restore_replaces_neither_a_key_nor_a_job_table(origin: Origin, site: 
     assert (site.home / "models" / origin.model / WEIGHTS_FILE).read_bytes() == b"untouched"
 
 
-def test_a_restore_without_the_key_makes_no_other_one(
+def test_a_restore_without_the_key_creates_no_new_key(
     job_table: Database, origin: Origin, site: Site, tmp_path: Path
 ) -> None:
     backup(job_table, tmp_path / "without.tar", with_key=False)

@@ -190,7 +190,9 @@ def every_prediction(database: Database, archive: Path) -> Counter[str]:
 
 
 @pytest.mark.bench
-def test_a_soak(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_image_is_predicted_once_under_random_faults(
+    artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw = random.Random(11)
     folder, archive = tmp_path / "x-rays", tmp_path / "archive"
     link_images(folder)

@@ -24,7 +24,7 @@ from tests.faults.system import TIMES
 WRITERS = 8
 
 
-def test_eight_writers_wait_for_each_other(job_table: Database) -> None:
+def test_eight_concurrent_writers_all_succeed(job_table: Database) -> None:
     writers = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.faults.writer", str(number), str(TIMES)],
@@ -41,7 +41,7 @@ def test_eight_writers_wait_for_each_other(job_table: Database) -> None:
     check(job_table)
 
 
-def test_a_job_table_that_may_only_be_read_says_so(job_table: Database, home: Path) -> None:
+def test_a_read_only_job_table_is_reported_with_its_own_code(job_table: Database, home: Path) -> None:
     # The mode of the file stops no root: SQLite itself is told.
     url = f"sqlite:///file:{home / 'pneumoscreen.db'}?mode=ro&uri=true"
     reader = Database(DatabaseSettings(database_url=SecretStr(url)))
@@ -54,7 +54,7 @@ def test_a_job_table_that_may_only_be_read_says_so(job_table: Database, home: Pa
     reader.close()
 
 
-def test_a_job_table_without_room_takes_the_rest_once_there_is(
+def test_a_full_job_table_accepts_images_once_there_is_room(
     job_table: Database, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fill the database by its number of pages, which needs no disk of its own."""

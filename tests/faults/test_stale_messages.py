@@ -53,7 +53,7 @@ def done(system: System, name: str) -> Callable[[], bool]:
 
 
 @pytest.mark.long
-def test_stale_messages_neither_hold_up_what_waits_nor_what_is_urgent(system: System) -> None:
+def test_stale_messages_delay_neither_waiting_nor_urgent_batches(system: System) -> None:
     stop_process(Stack(), "worker")
     system.submit(64)
     wait_for(lambda: system.broker().llen(SCREEN) >= 4)

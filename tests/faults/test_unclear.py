@@ -95,7 +95,7 @@ def test_results_whose_connection_is_lost_before_the_commit_are_written_again(
     check(bench.database, ended=True)
 
 
-def test_a_worker_that_is_to_end_waits_for_no_job_table(bench: Bench) -> None:
+def test_a_stopping_worker_does_not_wait_for_the_job_table(bench: Bench) -> None:
     bench.proxy.go_away()
     bench.pipeline.stopping.set()
     with pytest.raises(DatabaseUnreachable) as caught:
@@ -104,7 +104,7 @@ def test_a_worker_that_is_to_end_waits_for_no_job_table(bench: Bench) -> None:
     assert bench.batch().state is BatchState.QUEUED
 
 
-def test_an_outage_is_not_held_against_a_batch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_not_counted_against_a_batch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     sweeper = Sweeper(bench.worker)
     with bench.database.write() as session:
         assert claim(session, bench.batch_id, owner="worker", lease_seconds=-1) is not None

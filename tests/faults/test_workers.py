@@ -50,7 +50,9 @@ def predictions(system: System) -> int:
 
 
 @SOONER_ON_SQLITE
-def test_a_worker_dies_at_the_worst_moments_of_a_batch(no_worker: System) -> None:
+def test_every_image_is_predicted_once_if_workers_are_killed_before_and_after_the_commit(
+    no_worker: System,
+) -> None:
     system = no_worker
     system.submit()
     for _ in range(max(TIMES // 10, 1)):
@@ -96,7 +98,7 @@ def test_a_worker_whose_gpu_fails_ends_and_another_one_screens_its_images(no_wor
 
 @pytest.mark.long
 @pytest.mark.usefixtures("tiny_batches")
-def test_what_dies_with_a_worker_that_had_just_taken_it_from_the_broker_is_rung_for_again(
+def test_a_message_that_is_lost_with_its_worker_is_sent_again(
     no_worker: System,
 ) -> None:
     system = no_worker
@@ -113,7 +115,7 @@ def test_what_dies_with_a_worker_that_had_just_taken_it_from_the_broker_is_rung_
 
 
 @pytest.mark.long
-def test_a_message_that_comes_again_while_its_batch_is_screened_changes_nothing(no_worker: System) -> None:
+def test_a_message_delivered_again_while_its_batch_is_screened_changes_nothing(no_worker: System) -> None:
     system = no_worker
     system.submit()
     # The broker hands out again after two seconds what takes at least three.
@@ -159,7 +161,7 @@ def test_a_worker_that_is_told_to_stop_leaves_no_lease(no_worker: System) -> Non
 
 
 @pytest.mark.long
-def test_housekeeping_and_beat_are_told_to_stop_under_load(system: System) -> None:
+def test_every_image_ends_once_if_housekeeping_and_beat_are_stopped_under_load(system: System) -> None:
     system.submit()
     wait_for(system.held)
     for _ in range(max(TIMES // 10, 1)):

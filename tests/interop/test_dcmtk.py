@@ -96,7 +96,7 @@ def test_a_radiograph_looks_as_dcmtk_shows_it(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_dcmtk_encodes_is_decoded(
+def test_images_encoded_by_dcmtk_are_decoded(
     tmp_path: Path, command: list[str], syntax: str | None, tolerance: int
 ) -> None:
     path = write(tmp_path / "plain", ImageType=["ORIGINAL", "PRIMARY"])
