@@ -1,4 +1,4 @@
-"""Nightly screening: slots, windows, what is new, summaries."""
+"""Nightly screening: slots, windows, new files, summaries."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ def test_a_year_has_one_run_a_night_whatever_the_clocks_and_the_beats_do(databas
         slots = [run.slot for run in history(session, limit=1000)]
     nights = Counter(dt.datetime.fromtimestamp(slot, MADRID.zone).date() for slot in slots)
     assert set(nights.values()) == {1}
-    # Of the three nights that were missed the last is made up, and it finds all that is new.
+    # Only the last of three missed nights is made up for, and it takes in everything that is new.
     assert len(nights) == 365 - 2
     assert dt.date(2026, 6, 11) not in nights
     assert dt.date(2026, 6, 13) in nights
-    # Half past two does not come on the day when clocks go forward: it is due when the gap is over.
+    # 02:30 does not exist on the day when clocks go forward: the run is due when the gap ends.
     (spring,) = [s for s in slots if dt.datetime.fromtimestamp(s, MADRID.zone).date() == dt.date(2026, 3, 29)]
     assert spring == moment("2026-03-29T03:00")
 
@@ -158,7 +158,7 @@ def test_a_schedule_that_cannot_be_used_is_refused_by_name(home: Path, wrong: st
 def test_only_what_is_new_is_taken_in(with_champion: Database, ward: Nightly, folder: Path) -> None:
     first = run_now(with_champion, ward)
     assert walk_night(with_champion, settings(ward), first)
-    assert not walk_night(with_champion, settings(ward), first), "a doubled message walked it again"
+    assert not walk_night(with_champion, settings(ward), first), "a second message walked it again"
     (folder / "3.png").write_bytes(b"new")
     second, third = run_now(with_champion, ward), run_now(with_champion, ward)
     walk_night(with_champion, settings(ward), second)
@@ -181,15 +181,15 @@ def test_a_walk_that_was_killed_goes_on(with_champion: Database, ward: Nightly) 
     run_id = run_now(with_champion, ward)
     walk_night(with_champion, settings(ward), run_id)
     with with_champion.write() as session:
-        # As a worker leaves it that is killed after the last image and before it says so.
+        # The state that a worker leaves which is killed after the last image and before the run's end.
         session.execute(
             update(NightlyRun).values(state=NightState.INGESTING, lease_until=1.0, cohort_id=None)
         )
         session.execute(update(Cohort).values(state="ingesting"))
         session.execute(update(Ingest).values(state="broken-off"))
-    rung: list[int] = []
-    assert notify_nights(with_champion, settings(ward), ListNotifier(rung)) == 1
-    assert rung == [run_id]
+    notified: list[int] = []
+    assert notify_nights(with_champion, settings(ward), ListNotifier(notified)) == 1
+    assert notified == [run_id]
     assert walk_night(with_champion, settings(ward), run_id)
     with with_champion.read() as session:
         run = find_night(session, run_id)
@@ -247,7 +247,7 @@ def test_a_window_that_has_ended_holds_the_rest_until_the_next_night(
     future = dt.datetime.now(dt.UTC).timestamp() + 10 * DAY
     (later,) = open_slots(with_champion, (windowed,), future)
     with with_champion.read() as session:
-        assert len(cohorts_to_dispatch(session)) == 1, "the next night does not go on with it"
+        assert len(cohorts_to_dispatch(session)) == 1, "the next night does not continue it"
     with with_champion.write() as session:
         session.execute(update(Image).values(state=ImageState.SKIPPED, problem="duplicate-instance"))
         conclude_nights(session)
@@ -256,17 +256,17 @@ def test_a_window_that_has_ended_holds_the_rest_until_the_next_night(
 
 
 def screen(database: Database, run_id: int, probabilities: list[float]) -> None:
-    """Write what workers would, and end the run."""
+    """Write the rows that workers would write, and end the run."""
     finish(database, run_id, probabilities)
     with database.write() as session:
         assert conclude_nights(session) == [run_id]
 
 
 def finish(database: Database, run_id: int, probabilities: list[float]) -> None:
-    """Write what workers would: a prediction for each of a run's first images; the others fail."""
+    """Write the rows that workers would write: predictions for the first images, failures for the rest."""
     with database.write() as session:
         run = find_night(session, run_id)
-        # A batch that takes two seconds, of a run that takes a minute, and ends now.
+        # The batch took two seconds, the run took a minute, and both end now.
         if run.finished_at is None:
             run.created_at -= 60
         ended = now(session)
@@ -337,7 +337,7 @@ def walk(database: Database, schedule: Nightly) -> int:
 
 
 def end(database: Database, schedule: Nightly, run_id: int) -> dict[str, Any]:
-    """Write a run's summary and return its figures, which add up."""
+    """Write a run's summary, check that its figures add up, and return them."""
     summarise(database, settings(schedule), run_id)
     with database.read() as session:
         figures = find_night(session, run_id).summary
@@ -382,7 +382,7 @@ def test_two_schedules_whose_cohorts_have_one_name_do_not_share_it(
     assert [len(taken_in(with_champion, run_id)) for run_id in runs] == [3, 3]
     again = walk(with_champion, one)
     with with_champion.read() as session:
-        assert find_night(session, again).cohort_id is None, "what it had taken in was new to it again"
+        assert find_night(session, again).cohort_id is None, "files that it had taken in were new to it again"
 
 
 def test_a_run_does_not_use_a_submitted_cohort_of_the_same_name(
@@ -439,7 +439,7 @@ def test_images_that_were_taken_in_before_the_source_failed_are_screened_and_cou
     with with_champion.write() as session:
         run = find_night(session, run_id)
         assert (run.state, run.problem) == (NightState.FAILED, "source-unreadable")
-        assert session.get_one(Cohort, run.cohort_id).state == "ready", "nobody goes on taking it in"
+        assert session.get_one(Cohort, run.cohort_id).state == "ready", "the cohort is still open"
         assert conclude_nights(session) == [run_id]
     assert taken_in(with_champion, run_id) == ["0.png", "1.png", "2.png"]
     figures = end(with_champion, ward, run_id)
@@ -487,7 +487,7 @@ def test_two_runs_that_are_claimed_at_once_do_not_walk_together(
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """List the names of the files that are opened."""
+    """Record the names of the files that are opened."""
     names: list[str] = []
 
     def noted(path: Path, roots: Roots) -> FileIO:
@@ -512,7 +512,7 @@ def test_a_night_without_new_files_opens_nothing(
     assert opened == []
     prune(with_champion, folder.parent / "archive", days=-1)
     walk(with_champion, ward)
-    assert opened == [], "an archive forgot what its cohort had taken in"
+    assert opened == [], "after archiving, files of the cohort were opened again"
 
 
 def test_a_file_that_was_no_image_is_looked_at_again_once_it_has_changed(
@@ -553,7 +553,7 @@ def test_a_file_that_changed_since_it_was_taken_in_is_new(
         prune(with_champion, folder.parent / "archive", days=-1)
     (folder / "2.png").write_bytes(b"and now the whole of it: not looked at before it is screened")
     status = (folder / "0.png").stat()
-    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[::-1])  # other bytes, as many
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[::-1])  # other bytes, of the same number
     os.utime(folder / "0.png", (status.st_atime, status.st_mtime + 5))
     second = walk(with_champion, ward)
     assert taken_in(with_champion, second) == ["0.png", "2.png"]
@@ -565,10 +565,10 @@ def test_a_file_that_changed_since_it_was_taken_in_is_new(
 
 
 class Inbox:
-    """A mail server that keeps what it gets: enough of RFC 5321 for one message at a time."""
+    """A mail server that keeps its messages, with enough of RFC 5321 for one at a time."""
 
     def __init__(self, *, refuse: int = 0) -> None:
-        """Refuse the first messages."""
+        """Refuse the first `refuse` messages."""
         self.refuse, self.messages = refuse, 0
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
@@ -602,7 +602,7 @@ class Inbox:
 
 
 class Hook(BaseHTTPRequestHandler):
-    """A webhook that fails as often as it is told."""
+    """A webhook that fails for the first `refuse` requests."""
 
     got: list[bytes] = []  # noqa: RUF012  (one per test run)
     refuse = 1
@@ -617,7 +617,7 @@ class Hook(BaseHTTPRequestHandler):
 
 
 def receive(monkeypatch: pytest.MonkeyPatch, *, refuse: int = 0) -> tuple[Inbox, HTTPServer]:
-    """Have summaries sent to a mail server, which refuses so many at first, and to a web server."""
+    """Have summaries sent to a webhook, and to a mail server that refuses the first `refuse` messages."""
     Hook.got.clear()
     inbox, hook = Inbox(refuse=refuse), HTTPServer(("127.0.0.1", 0), Hook)
     threading.Thread(target=hook.serve_forever, daemon=True).start()
@@ -641,7 +641,7 @@ def test_the_summary_is_sent_and_is_sent_again_if_that_failed(
     mail = message_from_bytes(inbox.message, policy=default)
     assert "ward" in mail["Subject"]
     assert {part.get_content_type() for part in mail.walk()} >= {"text/plain", "text/html"}
-    assert conclude(with_champion) == [], "somebody else is at it"
+    assert conclude(with_champion) == [], "another process holds the lease"
     with with_champion.write() as session:
         session.execute(update(NightlyRun).values(lease_until=1.0))
     assert conclude(with_champion) == [run_id]

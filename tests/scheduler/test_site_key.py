@@ -1,4 +1,4 @@
-"""Pseudonyms keep their key: an installation that had one makes no other by itself."""
+"""The site key of pseudonyms: an installation that had one makes no other by itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def patients(database: Database) -> set[str]:
 
 
 def forget_the_note(database: Database) -> None:
-    """Leave the job table as one of an earlier version is, which notes no key."""
+    """Delete the record of the key, which a job table of an earlier version does not have."""
     with database.write() as session:
         session.execute(delete(Site))
 
