@@ -1,4 +1,4 @@
-"""Initial weights: where they come from, and that they arrive."""
+"""Initial weights: their files, the checks of these, and the network that starts from them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give torchvision an empty cache."""
+    """Set an empty cache for torchvision."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"), raising=False)
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The report says what was found, to people and to programs."""
+"""The report of a training run, as a page and as JSON."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_cells_under_20_are_not_shown(comparison: Comparison, tmp_path: Path) ->
 
 
 class Links(HTMLParser):
-    """Collects what a page refers to, and whether its tags are closed."""
+    """A parser that collects the references of a page, and checks that its tags are closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def test_the_page_needs_nothing_else_and_names_no_file(comparison: Comparison, t
     assert "never a diagnosis" in page
     assert "alexnet" in page
     assert "6 labelled images have no file" in page
-    assert "0.99618" not in page  # the thesis' accuracy stands with its interval
+    assert "0.99618" not in page  # the thesis' accuracy is shown with its interval, so with fewer digits
     assert "resnet50, thesis" in page
     assert "noise" in page
     assert "No backbone differs" in page or "More than noise separates" in page
