@@ -397,7 +397,7 @@ def test_a_run_does_not_use_a_submitted_cohort_of_the_same_name(
         assert find_cohort(session, name).nightly is None
 
 
-def test_what_a_night_leaves_is_counted_once_in_the_night_that_screens_it(
+def test_images_that_a_night_leaves_are_counted_once_in_the_night_that_screens_them(
     with_champion: Database, ward: Nightly, folder: Path
 ) -> None:
     first = walk(with_champion, ward)

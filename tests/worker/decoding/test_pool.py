@@ -144,7 +144,7 @@ def test_only_the_poison_images_of_a_batch_fail_each_with_its_code(
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_a_decoder_knows_no_settings_and_writes_no_file(
+def test_a_decoder_gets_no_settings_and_cannot_write_a_file(
     decoders: DecoderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_DATABASE_URL", "postgresql://user:secret@db/x")
