@@ -1,4 +1,4 @@
-"""Pictures of files that are decoded in the process of a test."""
+"""Pictures of files, decoded in the process of a test."""
 
 from __future__ import annotations
 
