@@ -47,5 +47,5 @@ def small_disk(folder: Path, *, mebibytes: int) -> Iterator[Disk]:
     try:
         yield Disk(folder)
     finally:
-        # Lazily: processes that a failed test left running must not prevent it.
+        # Lazily: processes that a failed test left running must not prevent the unmounting.
         subprocess.run(["umount", "--lazy", str(folder)], check=True)

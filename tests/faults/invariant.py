@@ -29,7 +29,7 @@ PROBLEMS = every_problem()
 
 
 def check(database: Database, *, ended: bool = False) -> None:
-    """Assert that nothing is lost, duplicated or half written; with `ended`, that all has ended, too."""
+    """Assert that nothing is lost, duplicated or half written; with `ended`, also that all has ended."""
     with database.read() as session:
         images = session.execute(
             select(
