@@ -127,7 +127,7 @@ def pid_of(name: str) -> int:
 
 
 @BOTH
-def test_200_images_are_predicted_once_each_through_a_killed_worker_and_a_flushed_broker(
+def test_200_images_are_predicted_once_despite_a_killed_worker_and_a_flushed_broker(
     job_table: Database, broker: Embedded | Valkey, tmp_path: Path
 ) -> None:
     write_copies(tmp_path / "x-rays", 200)
@@ -221,7 +221,7 @@ def test_screen_ends_with_1_if_an_image_failed(job_table: Database, tmp_path: Pa
 
 
 @BOTH_AT_LENGTH
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(job_table: Database, tmp_path: Path) -> None:
+def test_ctrl_c_stops_cleanly_and_the_same_command_continues(job_table: Database, tmp_path: Path) -> None:
     write_copies(tmp_path / "x-rays", 250)
     out = tmp_path / "results.json"
     command = ["screen", str(tmp_path / "x-rays"), "--out", str(out)]
