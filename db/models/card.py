@@ -22,8 +22,8 @@ from db.errors import PneumoscreenError
 #: it. Classes are found by name, never by column.
 POSITIVE = "PNEUMONIA"
 
-#: The version of the way from a file to a picture, in `worker.imaging`. Every prediction and every model has
-#: it. Change it whenever the pixels of any picture change.
+#: The version of the preprocessing from a file to a picture, in `worker.imaging`. Every prediction and every
+#: model records it. Change it whenever any pixels change.
 PREPROCESSING = "squeeze-bilinear-224/2"
 
 #: Earlier versions whose models are used with this one. Version 2 differs from 1 only in pictures that 1 read
