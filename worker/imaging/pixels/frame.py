@@ -68,8 +68,8 @@ def end_frame(frame: bytes, found: Codestream) -> tuple[bytes, ...]:
     """Return a frame with its end-of-image marker, if that alone is missing.
 
     Decoders of JPEG-LS count the pixels that they find, and JPEG 2000 declares the length of its data.
-    Decoders of other JPEG frames make up missing pixels from the data that follow. So two frames are returned,
-    with different data before the marker: they decode to the same picture only if no pixel is missing.
+    Decoders of other JPEG frames make up missing pixels from the data that follow. So two frames are
+    returned, with different data before the marker: they decode alike only if no pixel is missing.
     """
     data = frame.rstrip(b"\0")
     if data.endswith(_END):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 #: are farther beyond belong to a deeper image than the header declares.
 _OVERSHOOT = 0.25
 
-#: A picture whose values wrap around has jumps over its whole range. Of two readings, the one with this many
-#: times smaller differences between neighbours is the right one.
+#: Values that wrap around make neighbours differ by almost the whole range. Of two readings of a picture, the
+#: one with so many times fewer neighbours that differ by half of it is the right one.
 _SMOOTHER = 4
 
 #: Overlay groups, and the elements Overlay Bit Position and Overlay Data in them (PS3.3 C.9.2).
@@ -85,7 +85,7 @@ def _settle_sign(raw: NDArray[Any], precision: int, found: Codestream | None, la
         if layout.signed:
             return raw
         if raw.min() < 0:
-            return _smoother(raw, _low_bits(raw, precision))
+            return _smoother(raw, _low_bits(raw, precision), precision)
         if precision <= layout.bits:
             raise CorruptImage("PixelRepresentation")
         return _low_bits(raw, precision)
@@ -93,7 +93,7 @@ def _settle_sign(raw: NDArray[Any], precision: int, found: Codestream | None, la
         return raw
     values = _twos_complement(raw, precision)
     if found is not None and found.process == "JPEG 2000" and values.min() < 0:
-        return _smoother(values, raw)
+        return _smoother(values, raw, precision)
     return values
 
 
@@ -110,7 +110,7 @@ def _settle_bits(values: NDArray[Any], precision: int, bits: int) -> StoredValue
                 values = values.clip(least, most)
         elif signed and low >= 0 and high < 2**bits:
             # Perhaps an encoder has cut the upper bits of negative values off.
-            values = _smoother(_twos_complement(values, bits), values)
+            values = _smoother(_twos_complement(values, bits), values, bits)
             bits = bits if values.min() < 0 else precision
         else:
             bits = precision
@@ -133,9 +133,12 @@ def _twos_complement(patterns: NDArray[Any], bits: int) -> NDArray[Any]:
     return np.where(values >= 2 ** (bits - 1), values - 2**bits, values)
 
 
-def _smoother(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-    """Return the reading of a picture that is clearly the smoother one. Raises CorruptImage if none is."""
-    rough = [float(np.abs(np.diff(one.astype(np.int64), axis=1)).mean()) for one in (first, second)]
-    if _SMOOTHER * min(rough) > max(rough):
+def _smoother(first: NDArray[Any], second: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Return that reading of a picture which does not wrap around. Raises CorruptImage if it is not clear."""
+    jumps = [
+        np.count_nonzero(np.abs(np.diff(one.astype(np.int64), axis=1)) > 2 ** (bits - 1))
+        for one in (first, second)
+    ]
+    if max(jumps) <= _SMOOTHER * min(jumps):
         raise CorruptImage("PixelRepresentation")
-    return first if rough[0] < rough[1] else second
+    return first if jumps[0] < jumps[1] else second

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset
-from pydicom.uid import UID, JPEG2000, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import JPEG2000, UID, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
 from db.jobs.problems import CorruptImage
 from tests.pictures import decode
