@@ -14,7 +14,7 @@ _ITEM, _DELIMITER = 0xE000FFFE, 0xE0DDFFFE
 _START_OF_JPEG, _END = b"\xff\xd8\xff", b"\xff\xd9"
 
 #: Entropy-coded data of no meaning. It becomes the pixels that are missing at the end of a JPEG frame.
-_ANY_DATA = bytes(range(1, 0xFF, 2))
+_ANY_DATA = bytes(range(0xFE, 0, -2))
 
 
 def join_fragments(encapsulated: bytes) -> bytes:
