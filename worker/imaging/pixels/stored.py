@@ -53,10 +53,11 @@ def stored_values(dataset: FileDataset, layout: Layout) -> StoredValues:
         raise CorruptImage("size")
     if found is None and layout.high_bit != layout.bits - 1:
         raise UnsupportedPixels("high bit")
-    precision = layout.allocated if found is None else found.precision
-    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated or _holds_overlay(dataset):
-        precision = layout.bits
-        raw = _low_bits(raw, precision)
+    native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
+    precision = layout.bits if native else layout.allocated if found is None else found.precision
+    one_sign = found is None or found.process != "JPEG 2000" or found.signed == layout.signed
+    if (precision == layout.bits and one_sign) or _holds_overlay(dataset):
+        return StoredValues(patterns=_low_bits(raw, layout.bits), bits=layout.bits, signed=layout.signed)
     values = _settle_sign(raw, precision, found, layout)
     return _settle_bits(values, precision, layout.bits)
 
