@@ -20,7 +20,10 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from db.jobs.problems import CorruptImage, ImageProblem
 from tests.pictures import decode
 
-KINDS = ("JPEG", "PNG", "PNG16", "TIFF", "TIFF-LZW", "BMP", "plain", "LUT", "RLE", "JPEG-LS", "JPEG 2000")
+KINDS = (
+    *("JPEG", "PNG", "PNG16", "TIFF", "TIFF-LZW", "BMP"),
+    *("plain", "LUT", "shutter", "RLE", "JPEG-LS", "JPEG 2000"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,17 @@ def healthy(
     item.add_new("LUTDescriptor", "US", [64, 1000, 10])
     item.add_new("LUTData", "US", list(range(0, 1024, 16)))
     found["LUT"] = dicom_bytes(make_dicom(deep, VOILUTSequence=[item], ModalityLUTSequence=[item]))
+    shutter = {
+        "ShutterShape": ["RECTANGULAR", "CIRCULAR", "POLYGONAL"],
+        "ShutterLeftVerticalEdge": 4,
+        "ShutterRightVerticalEdge": 60,
+        "ShutterUpperHorizontalEdge": 5,
+        "ShutterLowerHorizontalEdge": 70,
+        "CenterOfCircularShutter": [40, 36],
+        "RadiusOfCircularShutter": 30,
+        "VerticesOfThePolygonalShutter": [1, 1, 70, 2, 50, 60],
+    }
+    found["shutter"] = dicom_bytes(make_dicom(deep, **shutter))
     for kind, syntax in (("RLE", RLELossless), ("JPEG-LS", JPEGLSLossless), ("JPEG 2000", JPEG2000Lossless)):
         dataset = make_dicom(deep, **window)
         dataset.compress(syntax)
