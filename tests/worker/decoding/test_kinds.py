@@ -23,8 +23,8 @@ HEAD = """# Image files
 
 <!-- Written by `make docs` from tests/worker/decoding/test_kinds.py. Change it there. -->
 
-A file ends as `done` with a probability, or as `skipped` or `failed` with a [code](codes.md). A test makes each
-file of the first tables, and compares its picture with the right one.
+A file ends as `done` with a probability, or as `skipped` or `failed` with a [code](codes.md). A test makes
+each file of the first tables, and compares its picture with the right one.
 """
 
 
