@@ -51,7 +51,7 @@ class SourceAway(ImageFailed):
 
 
 class WaitedTooLong(ImageFailed):
-    """The model, a device or decoders were missing for `PNEUMOSCREEN_WAIT_DAYS`. See `doctor`, then `retry`."""
+    """The model, device or decoders were missing for `PNEUMOSCREEN_WAIT_DAYS`. See `doctor`, then `retry`."""
 
     code = "waited-too-long"
 
@@ -69,7 +69,7 @@ class PathTooLong(ImageFailed):
 
 
 class OutsideRoots(ImageFailed):
-    """The file, or the target of its link or redirect, is outside `PNEUMOSCREEN_SOURCE_ROOTS`. Move it."""
+    """The file, or a link's or redirect's target, is outside `PNEUMOSCREEN_SOURCE_ROOTS`. Copy it inside."""
 
     code = "outside-roots"
 

@@ -1,4 +1,4 @@
-"""Which DICOM images are for us."""
+"""The gate for DICOM images: which ones are screened, and why others are not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Send = Callable[..., None]
 
 @pytest.fixture
 def send(scene: np.ndarray, make_dicom: Callable[..., Dataset], dicom_bytes: Callable[..., bytes]) -> Send:
-    """Decode a radiograph with other elements, None for one that is not there."""
+    """Decode a radiograph with changed elements; `None` removes an element."""
 
     def sent(**elements: Any) -> None:
         dataset = make_dicom(scene)
@@ -52,7 +52,7 @@ def bundled(name: str) -> bytes:
     return Path(path).read_bytes()
 
 
-@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # pydicom, as it writes them
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # of pydicom, when it writes these
 @pytest.mark.parametrize(
     "elements",
     [
@@ -85,7 +85,7 @@ def test_a_frontal_chest_radiograph_is_screened_whatever_its_header_leaves_out(
     send(**elements)
 
 
-@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # pydicom, as it writes them
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # of pydicom, when it writes these
 @pytest.mark.parametrize(
     ("elements", "problem"),
     [
@@ -193,7 +193,7 @@ def test_a_grey_image_saved_as_rgb_is_screened_as_grey(
     reference = decode(dicom_bytes(make_dicom(grey, bits=8)))
     rgb = np.stack([grey] * 3, axis=2)
     assert np.array_equal(decode(dicom_bytes(make_dicom(rgb, bits=8))), reference)
-    # A coloured marker of less than a hundredth is allowed, and a difference by rounding.
+    # A coloured marker on less than 1 % of the pixels is allowed, and so are differences by rounding.
     marked = rgb.copy()
     marked[:20, :20] = (255, 255, 0)
     marked[100:, :, 1] -= marked[100:, :, 1] // 100
