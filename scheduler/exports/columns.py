@@ -45,6 +45,7 @@ class Column:
 
 _NO_DICOM = "the file is not DICOM or does not say it"
 _NO_PREDICTION = "there is no prediction"
+_MAY_HAVE_ONE = "there is a prediction, or there may still be one"
 _NO_TYPES = "there is no prediction, or the model does not distinguish types"
 
 #: In the order of the table. Scripts rely on the first eleven: a new column is added at the end.
@@ -85,7 +86,7 @@ COLUMNS = (
         "error",
         Kind.TEXT,
         "The [code](codes.md) that says why there is no prediction.",
-        "there is one, or may still be",
+        "there is one, or can still be",
     ),
     Column("type", Kind.TEXT, "The most probable type of pneumonia.", _NO_TYPES),
     Column("type_probability", Kind.PROBABILITY, "The probability of that type.", _NO_TYPES),
