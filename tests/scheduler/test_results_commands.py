@@ -51,27 +51,24 @@ def screen(database: Database) -> None:
     """Give each image of the cohort the outcome that a worker could give it: the first two fail."""
     with database.write() as session:
         cohort = find_cohort(session, "trial 7")
-        (batch_id,) = cut_batches(session, cohort.id, batch_images=99, in_flight=1)
-        claimed = claim(session, batch_id, owner="host:1", lease_seconds=60)
-        assert claimed is not None
-        failed, good = claimed.images[:2], claimed.images[2:]
-        complete(
-            session,
-            claimed,
-            [
-                Screened(
-                    image_id=one.image_id,
-                    probability=0.75,
-                    label="PNEUMONIA",
-                    precision="fp32",
-                    input_digest="d" * 64,
-                )
-                for one in good
-            ],
-            [NotScreened(one.image_id, CorruptImage()) for one in failed],
-            Provenance(threshold=0.5, runtime="torch", preprocessing="p/1", software="1"),
-            Effort(decode_seconds=0.5, forward_seconds=1.5, gpu_memory_bytes=None),
-        )
+        for batch_id in cut_batches(session, cohort.id, batch_images=99, in_flight=99):
+            claimed = claim(session, batch_id, owner="host:1", lease_seconds=60)
+            assert claimed is not None
+            ids = [one.image_id for one in claimed.images]
+            complete(
+                session,
+                claimed,
+                [screened(image_id) for image_id in ids if image_id > 2],
+                [NotScreened(image_id, CorruptImage()) for image_id in ids if image_id <= 2],
+                Provenance(threshold=0.5, runtime="torch", preprocessing="p/1", software="1"),
+                Effort(decode_seconds=0.5, forward_seconds=1.5, gpu_memory_bytes=None),
+            )
+
+
+def screened(image_id: int) -> Screened:
+    return Screened(
+        image_id=image_id, probability=0.75, label="PNEUMONIA", precision="fp32", input_digest="d" * 64
+    )
 
 
 def test_after_writing_one_line_says_what_was_left_out_and_how_to_get_it(

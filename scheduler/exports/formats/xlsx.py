@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +53,18 @@ def write(rows: Iterator[Cells], target: Target) -> int:
         _write_about(workbook, target)
         workbook.save(target.file)
     finally:
-        # If it is not saved, the library removes its files only when the process ends.
         for sheet in workbook.worksheets:
-            if sheet._writer is not None:
-                Path(sheet._writer.out).unlink(missing_ok=True)
+            _remove_temporary(sheet)
     return count
+
+
+def _remove_temporary(sheet: Any) -> None:
+    """Remove a sheet's temporary file; the library keeps that of an unsaved one until the process ends."""
+    if not sheet.closed:
+        with suppress(OSError, ValueError, StopIteration):  # the file may have had no room
+            sheet.close()
+    if sheet._writer is not None:
+        Path(sheet._writer.out).unlink(missing_ok=True)
 
 
 def _write_rows(workbook: Workbook, rows: Iterator[Cells], target: Target) -> int:
