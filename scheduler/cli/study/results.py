@@ -71,9 +71,9 @@ def results(
     database = ready_database()
     if out is None:
         show_results(database, cohort, selection)
-        console.print(DISCLAIMER, style="dim")
-        return
-    write_file(database, cohort, out, selection)
+    else:
+        write_file(database, cohort, out, selection)
+    console.print(DISCLAIMER, style="dim")
 
 
 def write_file(database: Database, cohort: str, out: Path, selection: Selection) -> None:
@@ -83,7 +83,7 @@ def write_file(database: Database, cohort: str, out: Path, selection: Selection)
 
     rows = write_results(database, cohort, out, selection)
     said = (f"{count_rows(rows)} written.", selection.left_out(), _no_accession(database, cohort, selection))
-    say(" ".join(filter(None, (*said, DISCLAIMER))))
+    say(" ".join(filter(None, said)))
     print_audit_head(sealed_head(database))
 
 
