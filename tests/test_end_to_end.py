@@ -157,11 +157,12 @@ def test_screen_starts_the_stack_writes_results_and_stops_the_stack(
 ) -> None:
     out = tmp_path / "results.csv"
     run("screen", str(phantoms), "--out", str(out))
-    with out.open() as file:
+    with out.open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         "cohort", "study", "series", "instance", "source", "state",
         "probability", "label", "threshold", "model", "error", "type", "type_probability",
+        "image", "patient", "time", "precision", "runtime", "preprocessing", "software",
     ]  # fmt: skip
     assert [row["state"] for row in rows] == ["done"] * 10
     assert all(0 <= float(row["probability"]) <= 1 for row in rows)

@@ -84,6 +84,7 @@ def _archive_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
             Prediction.software,
             Prediction.input_digest,
             Prediction.created_at.label("predicted_at"),
+            Study.accession,
         )
         .outerjoin(Study, Study.id == Image.study_id)
         .outerjoin(Prediction, Prediction.image_id == Image.id)

@@ -18,7 +18,7 @@ from db.atomic import DiskFull, is_full, keep_private
 from db.errors import PneumoscreenError
 from scheduler.cli.models import evaluate, registry, training
 from scheduler.cli.signals import Ended
-from scheduler.cli.study import cohorts, labels, nightly, screening
+from scheduler.cli.study import cohorts, images, labels, nightly, results, screening
 from scheduler.cli.system import audit, database, stack
 from worker.files.silence import silence_libraries
 
@@ -55,7 +55,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (screening, stack, cohorts, evaluate, nightly, training, registry, labels, database, audit):
+for room in (
+    screening,
+    stack,
+    cohorts,
+    results,
+    images,
+    evaluate,
+    nightly,
+    training,
+    registry,
+    labels,
+    database,
+    audit,
+):
     room.add_to(app)
 
 

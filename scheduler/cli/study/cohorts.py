@@ -1,19 +1,17 @@
-"""Commands on cohorts: submit, status, watch, retry, cancel, results."""
+"""Commands on cohorts: submit, status, watch, retry, cancel."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scheduler.cli.console import console, errors, print_audit_head, print_json, print_table, say
+from scheduler.cli.console import console, errors, print_json, print_table, printable, say
 from scheduler.cli.models.runs import print_runs
 from scheduler.cli.pages import print_pages
 from scheduler.cli.ready import ready_database
-from scheduler.disclaimer import DISCLAIMER
 
 if TYPE_CHECKING:
     from db.queries.progress import Progress
@@ -25,6 +23,9 @@ Identifiers = Annotated[
     typer.Option(
         "--identifiers", help="Show UIDs and paths as they are, instead of pseudonyms and file digests."
     ),
+]
+Names = Annotated[
+    bool, typer.Option("--names", help="Add each file's path within its source, in the column `file`.")
 ]
 
 #: Printed if an ingest broke off: what the user can do.
@@ -42,7 +43,6 @@ def add_to(app: typer.Typer) -> None:
         (watch, "pneumoscreen watch trial-7"),
         (retry, "pneumoscreen retry trial-7"),
         (cancel, "pneumoscreen cancel trial-7"),
-        (results, "pneumoscreen results trial-7 --out trial-7.parquet"),
     ):
         app.command(epilog=f"Example: {example}")(command)
 
@@ -150,27 +150,11 @@ def cancel(cohort: CohortName, as_json: AsJson = False) -> None:
     _say_count(cohort, "images", spared, "will not be screened", as_json)
 
 
-def results(
-    cohort: CohortName,
-    out: Annotated[
-        Path,
-        typer.Option(help="File to write: .csv, .parquet or .json.", show_default=False),
-    ],
-    identifiers: Identifiers = False,
-) -> None:
-    """Write a cohort's results, one row per image; identifiers are left out by default."""
-    from scheduler.exports.noted_heads import sealed_head
-    from scheduler.exports.results import write_results
-
-    database = ready_database()
-    rows = write_results(database, cohort, out, identifiers=identifiers)
-    console.print(f"{rows} rows written. {DISCLAIMER}", markup=False)
-    print_audit_head(sealed_head(database))
-
-
 def print_problems(progress: Progress) -> None:
-    """Print why images were skipped or failed, if any were."""
+    """Print why images were skipped or failed, if any were, and the command that lists them."""
     from db.jobs.problems import every_problem
+    from db.states import ImageState
+    from scheduler.exports.selection import Selection
 
     if progress.problems:
         known = every_problem()
@@ -181,6 +165,11 @@ def print_problems(progress: Progress) -> None:
                 for code, count in progress.problems.items()
             ],
         )
+        if not progress.archived:
+            both = (ImageState.FAILED, ImageState.SKIPPED)
+            listed = Selection(names=True, states=tuple(state for state in both if getattr(progress, state)))
+            command = printable(listed.command(progress.name))
+            console.print(f"Which ones: {command}", markup=False, soft_wrap=True)
 
 
 def _state_of(progress: Progress) -> str:
