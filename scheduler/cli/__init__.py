@@ -9,13 +9,15 @@ import os
 import signal
 import sys
 import traceback
+from importlib.metadata import version
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from db.atomic import DiskFull, is_full, keep_private
 from db.errors import PneumoscreenError
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.models import evaluate, registry, training
 from scheduler.cli.signals import Ended
 from scheduler.cli.study import cohorts, labels, nightly, screening
@@ -49,6 +51,7 @@ class Unforeseen(PneumoscreenError):
 
 app = typer.Typer(
     name="pneumoscreen",
+    cls=CommandGroup,
     help="Batch screening of chest X-rays for pneumonia. A research and triage aid, never a diagnosis.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -57,6 +60,22 @@ app = typer.Typer(
 )
 for room in (screening, stack, cohorts, evaluate, nightly, training, registry, labels, database, audit):
     room.add_to(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pneumoscreen {version('pneumoscreen')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 def main() -> NoReturn:
