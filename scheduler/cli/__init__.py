@@ -53,6 +53,7 @@ app = typer.Typer(
     name="pneumoscreen",
     cls=CommandGroup,
     help="Batch screening of chest X-rays for pneumonia. A research and triage aid, never a diagnosis.",
+    epilog="Example: pneumoscreen demo",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

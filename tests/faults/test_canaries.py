@@ -241,7 +241,7 @@ def _screen(run: Run, images: Path, artefact: Path, other: Path) -> None:
     """Screen what can be screened while a worker dies, the broker forgets, and a model is swapped."""
     for model in (artefact, other):
         run("models", "import", str(model))
-    run("models", "promote", artefact.name)
+    run("models", "promote", artefact.name, "--yes")
     run("up")
     run.administer()
     run.listen()
