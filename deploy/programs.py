@@ -171,7 +171,7 @@ def _section(program: Program, settings: StackSettings) -> list[str]:
 
 def _command(program: Program) -> str:
     """Return a command, escaped for supervisord's configuration: Python's own path may hold any character."""
-    # A percent sign begins a variable. `#` or `;` after a blank begins a comment, unless a quote is between them.
-    # An argument that holds one of them is in quotes already, so two more quotes change nothing.
+    # A percent sign begins a variable. `#` or `;` after a blank begins a comment, unless a quote is between
+    # them. An argument that holds one of them is in quotes already, so two more quotes change nothing.
     line = shlex.join(program.command).replace("%", "%%")
     return re.sub(r"(?<=\s)(?=[#;])", "''", line)

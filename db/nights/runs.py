@@ -91,7 +91,7 @@ def _extend_held(session: Session, name: str, window_ends: float | None) -> None
 def claim_night(session: Session, run_id: int, *, lease_seconds: float) -> Lease | None:
     """Claim a run whose source must be read; return the lease, or None if somebody else holds the run.
 
-    It is None, too, while somebody holds another run of the schedule: both would add the same files.
+    It is also None while somebody holds another run of the schedule: both would add the same files.
     """
     lease = new_lease(NightlyRun, run_id, seconds=lease_seconds)
     _lock_unread(session, run_id)

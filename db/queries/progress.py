@@ -62,7 +62,7 @@ class Progress:
 
     @property
     def stands_still(self) -> bool:
-        """Whether it cannot go on by itself: it is finished, or `submit` must repeat its ingest."""
+        """Whether it cannot continue by itself: it is finished, or `submit` must repeat its ingest."""
         return self.finished or (self.ingest_broke_off and self.ended == self.total)
 
 

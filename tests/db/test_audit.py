@@ -1,4 +1,4 @@
-"""The audit log tells what was done to it."""
+"""The audit log: every change of its events is detected."""
 
 from __future__ import annotations
 

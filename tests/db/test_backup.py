@@ -1,4 +1,4 @@
-"""Backup and restore, within and across kinds of database; archives."""
+"""Backup and restore within and across kinds of database; archives of cohorts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from scheduler.ingest.pseudonym import ensure_site_key
 
 
 def screen(session: Session, batch_id: int, *, bad: int) -> None:
-    """Claim a batch and predict its images but the last few, which are bad."""
+    """Claim a batch and predict its images, except the last `bad` ones, which fail."""
     claimed = claim(session, batch_id, owner="tester", lease_seconds=60)
     assert claimed is not None
     ids = [item.image_id for item in claimed.images]
@@ -64,7 +64,7 @@ def screen(session: Session, batch_id: int, *, bad: int) -> None:
 
 @pytest.fixture
 def filled(database: Database, artefact: Path) -> Database:
-    """Fill a job table with two cohorts, of which one is finished."""
+    """Fill a job table with a finished and an unfinished cohort."""
     ensure_champion(database, artefact)
     ensure_site_key(database)
     with database.write() as session:
@@ -82,7 +82,7 @@ def filled(database: Database, artefact: Path) -> Database:
 
 
 def rows(database: Database) -> dict[str, list[tuple[object, ...]]]:
-    """Return everything that a database holds; of its counters, what they say."""
+    """Return all rows of a database, but of the counters only their sums."""
     with database.read() as session:
         found = {
             table.name: [tuple(row) for row in session.execute(select(table).order_by(*table.primary_key))]
@@ -95,7 +95,7 @@ def rows(database: Database) -> dict[str, list[tuple[object, ...]]]:
 def elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Callable[[str], Database]:
-    """Give an empty data directory and database of a kind."""
+    """Return a function that makes an empty data directory with a database of a kind."""
 
     def make(kind: str) -> Database:
         from tests.conftest import postgres_url
@@ -126,7 +126,7 @@ def test_a_backup_is_restored_into_either_kind_of_database(
     restored = rows(other)
     assert restored["events"][-1][3] == "database.restore"
     assert restored | {"events": restored["events"][:-1]} == before
-    restore(other, file)  # once more, before anything else was done
+    restore(other, file)  # again, before any other change
     assert rows(other) == restored
     assert current_revision(other) == head_revision()
     assert (tmp_path / "elsewhere" / "site.key").read_bytes() == (home / "site.key").read_bytes()
@@ -135,7 +135,7 @@ def test_a_backup_is_restored_into_either_kind_of_database(
         champion = find_champion(session)
         assert champion is not None
         assert (other.models_folder / champion.name / "model.safetensors").is_file()
-    with other.write() as session:  # new rows get ids of their own
+    with other.write() as session:  # new rows get new ids
         cohort = open_cohort(session, "later", source="/data")
         assert cohort.id == 3
         assert add_images(session, cohort.id, [NewImage(uri="/new.png")]) == 1
@@ -214,7 +214,7 @@ def test_finished_cohorts_move_to_an_archive_and_stay_known(filled: Database, tm
 
 
 def after_reading(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
-    """Do something once, when the rows were read and before they are deleted."""
+    """Call a function once, after the rows were read and before they are deleted."""
     import scheduler.exports.archive as module
 
     real = module._write
@@ -277,7 +277,7 @@ def test_an_archive_is_synced_to_disk_before_its_rows_are_deleted(
     with filled.write() as session:
         session.execute(update(Cohort).values(created_at=1.0))
     real = os.fsync
-    #: Whether it was a folder, and whether the rows were there for others.
+    #: For each fsync: whether it was of a folder, and whether other sessions still saw the rows.
     synced: list[tuple[bool, bool]] = []
 
     def fsync(opened: int) -> None:
@@ -328,7 +328,7 @@ def test_a_file_or_link_planted_at_an_output_path_receives_no_data(
             os.link(elsewhere, there)
 
     plant(tmp_path / name)
-    if name == "b.tar":  # it replaces nothing
+    if name == "b.tar":  # a backup replaces no file
         with pytest.raises(BackupUnwritable):
             write(filled, tmp_path)
         (tmp_path / name).unlink()
@@ -336,7 +336,7 @@ def test_a_file_or_link_planted_at_an_output_path_receives_no_data(
     assert elsewhere.read_bytes() == b""
     assert not written.is_symlink()
     assert written.stat().st_mode & 0o777 == 0o600
-    # Whoever could guess the name that it has until it is whole gains nothing either.
+    # A guess of the temporary name gives an attacker nothing either.
     written.unlink()
     monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
     plant(tmp_path / ".guessed.partial")

@@ -1,4 +1,4 @@
-"""The job table's promises about batches, on SQLite and on PostgreSQL."""
+"""Batches in the job table, on SQLite and on PostgreSQL: cut, claim, complete, expire and notify."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 
 PROVENANCE = Provenance(threshold=0.5, runtime="test", preprocessing="test", software="test")
-#: As a worker waits whose model is missing.
+#: The backoff of a worker whose model is missing.
 WAIT = Backoff(code="model-missing", first_seconds=30, limit_seconds=1e6)
 EFFORT = Effort(decode_seconds=0.5, forward_seconds=1.5, gpu_memory_bytes=None)
 
@@ -67,7 +67,7 @@ def finish(database: Database, claimed: Claim, *, bad: int = 0) -> None:
 
 
 def lose(database: Database, batch_id: int) -> Claim:
-    """Claim a batch under a lease that has ended already, and sweep."""
+    """Claim a batch with a lease that has already expired, and requeue it."""
     claimed = held(database, batch_id, lease_seconds=-1)
     with database.write() as session:
         assert expire_batches(session) == 1
@@ -220,7 +220,7 @@ def test_a_poison_image_fails_alone_and_its_neighbours_are_predicted(database: D
         ).all()
         assert [tuple(row) for row in failed] == [(poison, "worker-lost")]
         assert progress(session)[0].done == 99
-    # 16 images, 2, 1: each is lost as often as is allowed before it is taken apart.
+    # Batches of 16, 2 and 1 images: each is lost as often as is allowed before it is split.
     assert deaths == 3 * ATTEMPTS
 
 

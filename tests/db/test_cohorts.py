@@ -1,4 +1,4 @@
-"""Two transactions on one cohort at once, on SQLite and on PostgreSQL: both see what the other has done."""
+"""Concurrent transactions on one cohort, on SQLite and on PostgreSQL: each sees the changes of the other."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from db.upkeep.archive import CohortNotFinished, remove_rows, stamp
 from tests.db.test_batches import cut, finish, held, lose, submit
 from tests.faults.invariant import check
 
-#: Long enough for a transaction that waits for nobody.
+#: Seconds that are enough for a transaction that waits for no lock.
 MOMENT = 1.0
 
 Work = Callable[[Session], object]
@@ -43,7 +43,7 @@ def in_transaction(database: Database, work: Work) -> object:
 
 
 def before_the_commit(database: Database, first: Work, second: Work) -> object:
-    """Let the second begin when the first has done all it does and not committed; return what comes of it."""
+    """Start `second` after `first` has done its work and before it commits; return the result of `second`."""
     with ThreadPoolExecutor() as pool:
         with database.write() as session:
             first(session)
@@ -61,7 +61,7 @@ def retry_it(session: Session) -> int:
 
 
 def lose_what_is_left(database: Database) -> None:
-    """Let every lease end, as often as a batch may be lost."""
+    """Expire every lease, more often than a batch may be lost."""
     for _ in range(ATTEMPTS + 1):
         with database.write() as session:
             session.execute(update(Batch).where(Batch.lease_until.is_not(None)).values(lease_until=0.0))

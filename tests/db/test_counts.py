@@ -1,4 +1,4 @@
-"""Counters that the database keeps, against the images and batches that they count."""
+"""The counters of the database, compared with the images and batches that they count."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IMAGES = 20
 
 @pytest.fixture
 def cohort_id(database: Database, model: Model) -> int:
-    """Take a cohort in."""
+    """Submit a cohort and return its id."""
     with database.write() as session:
         cohort = open_cohort(session, "trial", source="/data")
         add_images(session, cohort.id, [NewImage(uri=f"/data/{number}.png") for number in range(IMAGES)])
@@ -66,7 +66,7 @@ def screen(database: Database, batch_id: int, *, bad: int = 0) -> None:
 
 
 def lose(database: Database, batch_id: int) -> None:
-    """Claim a batch and let its lease end."""
+    """Claim a batch and expire its lease."""
     with database.write() as session:
         assert claim(session, batch_id, owner="tester", lease_seconds=60) is not None
         session.execute(update(Batch).where(Batch.id == batch_id).values(lease_until=database_now() - 1))
@@ -122,7 +122,7 @@ def test_counters_are_right_after_any_statement_that_changes_images(
     with database.write() as session:
         other = open_cohort(session, "other", source="/data")
         ids = session.scalars(select(Image.id).order_by(Image.id)).all()
-        session.execute(  # image by image, as the worker of an earlier version writes
+        session.execute(  # image by image, as a worker of an earlier version writes
             update(Image), [{"id": one, "state": ImageState.FAILED, "problem": "x"} for one in ids[:5]]
         )
         session.execute(update(Image).where(Image.id == ids[0]).values(problem="y"))
@@ -259,7 +259,7 @@ def test_batch_totals_do_not_change_when_batches_are_added_up_or_archived(
         claimed = claim(session, lost, owner="tester", lease_seconds=60)
         assert claimed is not None
         requeue(session, claimed.lease)
-    assert lost_and_effort(database) == (1, 0, 0, 0.0), "a batch that was given back is no lost lease"
+    assert lost_and_effort(database) == (1, 0, 0, 0.0), "a requeued batch counts as a lost lease"
     lose(database, lost)
     with database.write() as session:
         assert session.get_one(Batch, lost).state is BatchState.SPLIT

@@ -1,4 +1,4 @@
-"""Copies of one SOP Instance: one at a time is screened, and when it fails the next one is."""
+"""Copies of one SOP Instance: one is screened at a time; if it fails, the next one is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.faults.invariant import check
 
 pytestmark = pytest.mark.usefixtures("model")
 
-#: Long enough for a transaction that waits for nobody.
+#: Seconds that are enough for a transaction that waits for no lock.
 MOMENT = 1.0
 
 
@@ -49,7 +49,7 @@ def fail(database: Database, claimed: Claim, problem: ImageProblem) -> None:
 
 
 def screen_next(database: Database, cohort_id: int, problem: ImageProblem | None = None) -> None:
-    """Screen what is pending: without a problem, all is well."""
+    """Screen what is pending: successfully, or with a problem."""
     for batch_id in cut(database, cohort_id):
         claimed = held(database, batch_id)
         if problem is None:
@@ -118,7 +118,7 @@ def test_no_duplicate_takes_over_in_a_cancelled_cohort_and_retry_starts_with_the
     with database.write() as session:
         cancel(session, find_cohort(session, "trial"))
     fail(database, claimed, CorruptImage())
-    assert found(database) == ["corrupt-image", "duplicate-instance"], "a cancelled cohort went on"
+    assert found(database) == ["corrupt-image", "duplicate-instance"], "the cancelled cohort continued"
     with database.write() as session:
         assert retry(session, find_cohort(session, "trial")) == 1
     assert found(database) == ["pending", "duplicate-instance"]
@@ -161,7 +161,7 @@ def test_a_copy_that_comes_after_the_first_has_failed_is_screened(database: Data
 def test_a_new_submit_or_a_retry_screens_a_duplicate_without_a_screened_copy(database: Database) -> None:
     cohort_id = take_in(database, "a", "b", "c")
     for way in ("submit", "retry"):
-        with database.write() as session:  # as a worker of an earlier version left it
+        with database.write() as session:  # the state that a worker of an earlier version leaves
             session.execute(update(Image).values(state=ImageState.SKIPPED, problem="duplicate-instance"))
             session.execute(update(Image).where(Image.uri == "/data/a").values(problem="no-pixels"))
         if way == "submit":
@@ -176,7 +176,7 @@ def test_a_new_submit_or_a_retry_screens_a_duplicate_without_a_screened_copy(dat
 
 
 @pytest.mark.parametrize("first", ["complete", "ingest"])
-def test_a_copy_that_is_taken_in_while_the_first_one_fails_is_screened(
+def test_a_copy_that_is_ingested_while_the_first_one_fails_is_screened(
     database: Database, first: str
 ) -> None:
     cohort_id = take_in(database, "a")

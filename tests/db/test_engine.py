@@ -1,4 +1,4 @@
-"""What a transaction sees and may do, on SQLite and on PostgreSQL."""
+"""Transactions on SQLite and on PostgreSQL: what they see and what they may write."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_a_read_transaction_sees_one_snapshot(database: Database) -> None:
         assert session.scalars(names).all() == ["before", "meanwhile"]
 
 
-# SQLite has no transactions that cannot write.
+# SQLite has no read-only transactions.
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_read_transaction_cannot_write_and_its_connection_can_write_afterwards(database: Database) -> None:
     with pytest.raises(DatabaseReadOnly), database.read() as session:
         session.add(Event(actor="a", action="a", subject="s", detail={}))
         session.flush()
-    # One connection at a time: the pool gives the same one to both.
+    # One connection at a time, so the pool gives the same one to both.
     with database.write() as session:
         open_cohort(session, "written", source="/data")
         assert session.scalar(text("SHOW transaction_isolation")) == "read committed"

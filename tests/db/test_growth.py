@@ -1,4 +1,4 @@
-"""What runs on a tick, a poll or a page does the same work among 20,000 images as among 1,000."""
+"""The work of ticks, polls and pages: the same among 20,000 images as among 1,000."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ from training.settings import TrainingSettings
 from training.trigger import trigger
 
 SMALL, LARGE = 1_000, 20_000
-#: An index of twenty times the rows is a level deeper; a look at every row would be twenty times the work.
+#: The largest allowed factor. An index of twenty times the rows is one level deeper; a scan of all rows
+#: would be twenty times the work.
 DEEPER = 1.25
 
 
@@ -130,7 +131,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Databa
 
 
 def steps(database: Database, do: Callable[[Database], None]) -> int:
-    """Return how many instructions of SQLite's machine something takes, once it has been done before."""
+    """Return how many instructions of SQLite's virtual machine a second call of `do` takes."""
     count = 0
 
     def step() -> int:

@@ -115,12 +115,12 @@ def test_an_ingest_whose_lease_expired_is_broken_off_and_keeps_the_cohort_open(d
     with database.write() as session:
         assert expire_ingests(session) == 1
         assert expire_ingests(session) == 0
-    assert state(database) == ("ingesting", False), "the other one goes on"
+    assert state(database) == ("ingesting", False), "the cohort was closed while another ingest runs"
     end(database, alive)
     assert state(database) == ("ingesting", True)
     with database.write() as session:
         mark_ready(session, dead.cohort_id)
-    assert state(database) == ("ingesting", True), "half a source was taken for a whole one"
+    assert state(database) == ("ingesting", True), "a partly read source counts as read"
     end(database, begin(database, "/a"))
     assert state(database) == ("ready", False)
 
@@ -148,7 +148,7 @@ def test_the_same_source_submitted_again_takes_over_the_ingest(database: Databas
         renew(session, first.lease)
     with database.write() as session:
         break_off(session, first)
-    assert state(database) == ("ingesting", False), "the first one broke the second one's ingest off"
+    assert state(database) == ("ingesting", False), "the first feeder broke off the second feeder's ingest"
     add(database, second, "/a/1")
     end(database, second)
     with pytest.raises(IngestTakenOver):

@@ -1,4 +1,4 @@
-"""What readers found, and which of it holds."""
+"""Labels by readers: their import, their conflicts and the training runs that they open."""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ def test_enough_new_labels_open_one_training_run(database: Database) -> None:
         add_images(session, cohort.id, [NewImage(uri="/data/a.dcm", instance_uid="1.2.3")])
         session.execute(update(Image).values(digest=DIGEST))
         add_readings(session, [reading("NORMAL", "A", "2026-01-01"), reading("VIRAL", "A", "2026-01-02")])
-    assert trigger(database, TrainingSettings(retrain_new_labels=2)) is None, "two readings of one image"
+    assert trigger(database, TrainingSettings(retrain_new_labels=2)) is None, (
+        "two readings counted as two images"
+    )
     run_id = trigger(database, TrainingSettings(retrain_new_labels=1))
     assert run_id is not None
     assert trigger(database, TrainingSettings(retrain_new_labels=1)) is None
@@ -173,7 +175,7 @@ def test_labels_without_a_patient_are_grouped_by_folder(
 
 
 def archive(database: Database, tmp_path: Path) -> None:
-    """Move every cohort out of the job table."""
+    """End every image and archive every cohort."""
     with database.write() as session:
         session.execute(update(Image).values(state=ImageState.SKIPPED, problem="not-chest"))
         session.execute(update(Cohort).values(state=CohortState.READY))
@@ -211,7 +213,7 @@ def test_labels_keep_their_file_when_its_cohort_is_archived(
     with database.read() as session:
         after = labelled_files(session)
     assert after == before
-    assert len(after) == 3, "readings of one image came apart"
+    assert len(after) == 3, "readings of one image were separated"
     assert [file.digest for file in after if file.contradicts] == [DIGEST]
     plan = Plan(recipe=find_recipe("clinical"), data=None, use_labels=True)
     assert {image.path.name for image in labelled_images(database, plan)} == {"b.dcm", "c.dcm"}
@@ -247,7 +249,7 @@ def test_labels_without_a_file_are_counted(database: Database, home: Path, tmp_p
 def open_and_end(
     database: Database, state: RunState, *, use_labels: bool, moment: float | None = None
 ) -> int:
-    """Open a training run, as a command or the trigger does, and let it end."""
+    """Open a training run as a command or the trigger does, and end it with a state."""
     plan = Plan(recipe=find_recipe("clinical"), data=Path("/data"), use_labels=use_labels)
     with database.write() as session:
         run = open_run(session, plan.model_dump(mode="json"), for_worker=False)
@@ -256,7 +258,7 @@ def open_and_end(
 
 
 def enough(database: Database, tmp_path: Path) -> TrainingSettings:
-    """Label an image, and want a run for each."""
+    """Label one image, and return settings that want a run for each new label."""
     (tmp_path / "x.png").write_bytes(b"image")
     import_labels(database, write(tmp_path / "r.csv", ("path", "class"), ("x.png", "NORMAL")))
     return TrainingSettings(retrain_new_labels=1)
@@ -278,7 +280,7 @@ def test_only_a_finished_run_that_used_the_labels_counts_as_having_used_them(
     open_and_end(database, state, use_labels=use_labels)
     run_id = trigger(database, settings)
     assert (run_id is not None) is opens
-    assert trigger(database, settings) is None, "a second one was opened beside the first"
+    assert trigger(database, settings) is None, "a second run was opened beside the first"
 
 
 def test_a_failed_run_on_labels_is_tried_again_a_day_later(
@@ -286,7 +288,7 @@ def test_a_failed_run_on_labels_is_tried_again_a_day_later(
 ) -> None:
     settings = enough(database, tmp_path)
     failed = open_and_end(database, RunState.FAILED, use_labels=True)
-    assert trigger(database, settings) is None, "whatever it lacked, the next one would lack"
+    assert trigger(database, settings) is None, "a failed run was repeated within a day"
     with database.write() as session:
         find_run(session, failed).finished_at = now(session) - 86_401
     assert trigger(database, settings) is not None

@@ -1,4 +1,4 @@
-"""Which model screens."""
+"""The model registry: import, promotion and rollback."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_rolling_back_goes_back_one_champion_at_a_time(
 
 @pytest.fixture
 def changed(artefact: Path, tmp_path: Path) -> Path:
-    """Copy the small model, to be changed."""
+    """Copy the small model, so that a test can change it."""
     return Path(shutil.copytree(artefact, tmp_path / "changed" / artefact.name))
 
 
@@ -131,7 +131,7 @@ def test_other_weights_under_the_champions_id_touch_neither_its_files_nor_its_ro
     change_card(changed, weights_digest=digest)
     with pytest.raises(ModelInvalid):
         import_model(database, changed)
-    # Nor do weights whose digest happens to begin with the same digits.
+    # Weights whose digest only begins with the same digits are refused as well.
     with database.write() as session:
         session.get_one(Model, model.id).card = model.card | {"weights_digest": "0" * 64}
     with pytest.raises(ModelDiffers) as refused:
@@ -184,7 +184,7 @@ def test_a_repair_restores_the_files_and_is_in_the_audit_log(
     (folder / WEIGHTS_FILE).write_bytes(b"damaged")
     change_card(folder, threshold=0.1)
     (folder / ".0123456789abcdef.partial").write_bytes(b"of an import that was killed")
-    change_card(changed, training={"epochs": []}, metrics={})  # of how it was trained nothing is repaired
+    change_card(changed, training={"epochs": []}, metrics={})  # the training history is not repaired
     for _ in range(2):
         assert import_model(database, changed).id == model.id
     assert files_of(database, model.name) == before
@@ -209,7 +209,7 @@ def test_concurrent_imports_register_a_model_once(database: Database, artefact: 
         assert [event.action for event in session.scalars(select(Event))] == ["model.import"]
 
 
-#: Imports a model, and dies when the files are in place and the row is not.
+#: A program that imports a model and is killed after its files are written and before its row is committed.
 DIES = """
 import os, signal, sys
 from pathlib import Path

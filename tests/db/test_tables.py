@@ -1,4 +1,4 @@
-"""What the tables themselves refuse."""
+"""Constraints of the tables: rows that the database refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The locks: what is installed, package by package, with its hashes and its licence."""
+"""The lock files: every package with its version, its hashes and its licence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = sorted(file.stem for file in (ROOT / "deploy" / "locks").glob("*.txt"))
 
-#: The extras that each kind of machine is installed with.
+#: The extras of each kind of machine.
 MACHINES = {
     "scheduler": ("remote",),
     "worker": ("worker", "remote"),
@@ -26,7 +26,7 @@ MACHINES = {
     "dev": ("dev",),
 }
 
-#: What users get. Copyleft of the whole work is for none of them.
+#: Licences of packages that users install; none of them puts the whole work under copyleft.
 LICENCES = {
     "0BSD", "2-clause BSD", "Apache", "Apache 2.0", "Apache License 2.0", "Apache Software License",
     "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD", "BSD 3-Clause License", "BSD License",
@@ -35,18 +35,18 @@ LICENCES = {
     "Mozilla Public License 2.0 (MPL 2.0)", "PSF-2.0", "Python Software Foundation License", "Zlib",
 }  # fmt: skip
 
-#: Others, each with its reason.
+#: Packages with other licences, each with the reason why it is permitted.
 EXCEPTIONS = {
     "psycopg": "LGPL: a library of its own, which we import and do not change",
     "psycopg-binary": "the same, with libpq (PostgreSQL's licence) and OpenSSL (Apache) inside",
-    "paramiko": "LGPL: for the tests alone; users of sftp:// install it themselves",
+    "paramiko": "LGPL: only for the tests; users of sftp:// install it themselves",
 }
 FOR_TESTS_ALONE = {"paramiko"}
 
 
 @cache
 def pins(lock: str) -> list[tuple[Requirement, list[str]]]:
-    """Return a lock's pins, each with its hashes; one package has several where Pythons or systems differ."""
+    """Return a lock's pins with their hashes; one package has several if Pythons or systems differ."""
     text = (ROOT / "deploy" / "locks" / f"{lock}.txt").read_text().replace("\\\n", " ")
     lines = [line.split("--hash=") for line in text.splitlines() if not line.startswith("#")]
     return [(Requirement(pin.strip()), [one.strip() for one in hashes]) for pin, *hashes in lines]
@@ -66,7 +66,7 @@ def version(pin: Requirement) -> Version:
 
 
 def of(requirement: Requirement) -> Iterator[Requirement]:
-    """Yield what a package of ours or of others requires on this machine, with the extras it is asked for."""
+    """Yield the requirements of a package on this machine, with the extras that are asked for."""
     if requirement.name == "pneumoscreen":
         project = PYPROJECT["project"]
         texts = list(project["dependencies"]) + PYPROJECT["build-system"]["requires"]
@@ -121,7 +121,7 @@ def test_the_build_of_torch_is_only_in_its_own_lock() -> None:
 
 
 def licences(name: str) -> set[str]:
-    """Return what a package declares: an expression, or classifiers, or a line of text."""
+    """Return the licences that a package declares: as an expression, as classifiers or as a line of text."""
     metadata = distribution(name).metadata
     if expression := metadata.get("License-Expression"):
         return set(re.split(r" (?:AND|OR) |[()]", expression)) - {""}
@@ -137,7 +137,7 @@ def test_every_licence_permits_redistribution(machine: str) -> None:
     for name in pinned(machine):
         try:
             declared = licences(name)
-        except PackageNotFoundError:  # of another system or Python
+        except PackageNotFoundError:  # for another system or Python
             assert all(pin.marker is not None for pin in pinned(machine)[name]), f"{name} is not installed"
             continue
         seen += 1

@@ -1,4 +1,4 @@
-"""What runs pneumoscreen elsewhere is valid where it is read, and closed."""
+"""Files for Compose, Kubernetes and systemd: they are valid, and their services have few rights."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_pod_runs_without_privileges(name: str) -> None:
         assert not re.search(r"password|://[^/]+@", str(variable.get("value")), re.IGNORECASE)
 
 
-#: The files that Flower is given: its broker's, its own, and nothing of the job table's.
+#: The secrets of Flower: those of the broker and its own, none of the job table.
 FLOWERS = {
     "pneumoscreen_broker_url", "pneumoscreen_flower_password", "pneumoscreen_flower_cookie_secret", "ca.crt",
 }  # fmt: skip

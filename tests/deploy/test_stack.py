@@ -1,4 +1,4 @@
-"""Who starts and stops the embedded stack, and what is done about what was killed."""
+"""Start and stop of the embedded stack: several users, killed processes, paths and the broker."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 CLI = [sys.executable, "-m", "scheduler"]
-#: Of the broker's one user.
+#: The password of the broker's only user.
 WORD = "a-long-word"
 PROGRAMS = {"broker", "worker", "training", "housekeeping", "beat", "flower", "metrics", "watchdog"}
 
 
 @pytest.fixture(autouse=True)
 def stack(home: Path) -> Iterator[Stack]:
-    """Give the stack of an empty data directory, and stop what is left of it."""
+    """Give the stack of an empty data directory; stop its processes at the end."""
     yield Stack()
     Stack().stop()
     assert left() == []
 
 
 def left() -> list[Marked]:
-    """Return every process of the stack, whatever supervisord says."""
+    """Return every process of the stack, also those that supervisord does not know."""
     return marked(str(Stack().home.resolve()))
 
 
@@ -77,7 +77,7 @@ def is_in(user: subprocess.Popen[str]) -> bool:
 
 
 def supervisords() -> list[int]:
-    """Return them without their children that have yet to become a process of the stack."""
+    """Return the ids of supervisord processes, without forked children that have yet to run a program."""
     pids = {one.pid for one in left() if one.name == "supervisord"}
     return sorted(pid for pid in pids if parent(pid) not in pids)
 
@@ -101,11 +101,11 @@ def test_concurrent_users_share_one_stack_and_the_last_one_stops_it() -> None:
         for user in users:
             time.sleep(draw.uniform(0, 0.2))
             assert user.poll() is None
-            # It asks for the state of the stack once more before it ends.
+            # The user asks for the state of the stack once more before it ends.
             assert user.stdin is not None
             user.stdin.close()
         late = start_user()
-        assert is_in(late), "one that comes while others go found none"
+        assert is_in(late), "a user that starts while others end found no stack"
         _, complaint = late.communicate()
         assert late.returncode == 0, complaint
         for user in users:
@@ -119,7 +119,7 @@ def test_the_stack_keeps_running_if_another_user_remains(stack: Stack) -> None:
     assert is_in(second)
     pids = {one.pid for one in left()}
     first.communicate()
-    time.sleep(2)  # the watchdog has looked
+    time.sleep(2)  # the watchdog has checked by now
     assert {one.pid for one in left()} == pids
     second.communicate()
     assert (first.returncode, second.returncode) == (0, 0)
@@ -175,7 +175,7 @@ def test_a_wait_for_another_start_or_stop_of_the_stack_ends_with_an_error(tmp_pa
         pass
 
 
-# -- what was killed
+# -- killed processes
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda one: one.name)
@@ -193,8 +193,8 @@ def test_screen_leaves_no_stack_behind_when_a_signal_ends_it(
         assert screen.returncode == -number
     else:
         assert screen.returncode == 128 + number
-        assert "goes on" in complaint
-        assert left() == [], "it did not wait for its processes"
+        assert "continues" in complaint
+        assert left() == [], "screen ended before its processes"
     assert "Traceback" not in complaint
     wait_for(lambda: left() == [], 60)
 
@@ -212,7 +212,7 @@ def test_a_hangup_that_nohup_ignores_does_not_end_screen(job_table: object, phan
 
 
 def kill_supervisord(stack: Stack) -> list[int]:
-    """Kill it alone; return its processes, which live on, or until they write to a log that is closed."""
+    """Kill only supervisord; return its processes. They live on, some until they write to the closed log."""
     wait_for(lambda: {process.state for process in stack.processes()} == {"RUNNING"})
     (supervisord,) = supervisords()
     os.kill(supervisord, signal.SIGKILL)
@@ -230,7 +230,7 @@ def test_processes_left_by_a_killed_supervisord_are_reported_and_stopped(
     (finding,) = [one for one in json.loads(cli("doctor", "--json", expect=2)) if one["check"] == "stack"]
     assert finding["verdict"] == "bad"
     assert "broker" in finding["found"]
-    assert "broker" in {one.name for one in left()}, "looking stopped it"
+    assert "broker" in {one.name for one in left()}, "`status` or `doctor` stopped it"
     said = cli("down")
     assert "Stopped what supervisord had left" in said
     assert "broker" in said
@@ -308,7 +308,7 @@ def test_a_relative_home_is_the_same_folder_to_the_stacks_processes(home: Path) 
     assert user.communicate() == ("", "")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_nothing_is_sent_to_a_socket_of_another_user(stack: Stack) -> None:
     stack.run.mkdir(parents=True, mode=0o700)
     served, ready = socket.socketpair()
@@ -329,7 +329,7 @@ def test_nothing_is_sent_to_a_socket_of_another_user(stack: Stack) -> None:
         for ask in (stack.is_running, stack.is_gone, stack.processes, stack.stop, stack.left_over):
             with pytest.raises(StackNotOurs):
                 ask()
-            assert served.recv(1) == b"0", "it was told something"
+            assert served.recv(1) == b"0", "data was sent to another user"
         assert "Flower" not in cli("status")
         assert "stack-not-ours" in cli("up", expect=2)
     finally:
@@ -359,7 +359,7 @@ def test_a_stack_without_a_listener_at_its_socket_is_not_running(tmp_path: Path)
             control.call("getState")
 
 
-# -- the paths that it is given
+# -- paths of the data directory
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=12), min_size=1))
@@ -409,7 +409,7 @@ def broker(tmp_path: Path) -> Iterator[int]:
 def test_the_embedded_brokers_user_may_do_what_celery_needs_and_administer_nothing(broker: int) -> None:
     ours = Redis(port=broker, username=USER, password=WORD)
     assert ours.ping()
-    with ours.pipeline() as pipeline:  # as kombu runs its own scripts: it asks first whether they are there
+    with ours.pipeline() as pipeline:  # as kombu runs scripts: it first asks whether they are loaded
         ours.register_script("return 1")(client=pipeline)
         assert pipeline.execute() == [1]
     for command in ADMINISTRATION:

@@ -1,4 +1,4 @@
-"""The promises of the pages on security and reliability are tests that exist."""
+"""The pages on security and reliability: their promises name tests that exist."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from scheduler.exports.results import OutputUnwritable, write_results
 
 
 def take_in(database: Database, name: str, images: int) -> None:
-    """Take in an old cohort whose images have ended."""
+    """Store an old cohort whose images have all failed."""
     with database.write() as session:
         cohort = open_cohort(session, name, source="/data")
         broken = {"state": ImageState.FAILED, "problem": CorruptImage.code}

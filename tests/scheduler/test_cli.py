@@ -114,7 +114,7 @@ def test_the_key_is_made_at_first_start_and_a_backup_warns_of_it(home: Path, tmp
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_a_mistake_is_one_line_with_a_code(
+def test_a_mistake_ends_in_one_line_with_a_code(
     phantoms: Path, tmp_path: Path, arguments: list[str], code: str
 ) -> None:
     empty = tmp_path / "empty"

@@ -84,7 +84,7 @@ def written(database: Database, out: Path) -> int:
     return write_results(database, "trial", out, identifiers=True)
 
 
-def test_csv_json_and_parquet_say_the_same(finished: Database, model: object, tmp_path: Path) -> None:
+def test_csv_json_and_parquet_hold_the_same_values(finished: Database, model: object, tmp_path: Path) -> None:
     files = {suffix: tmp_path / f"results.{suffix}" for suffix in ("csv", "json", "parquet")}
     assert [written(finished, out) for out in files.values()] == [3, 3, 3]
     with files["csv"].open(newline="") as file:
@@ -121,7 +121,7 @@ def test_pages_together_are_the_whole_and_a_page_begins_after_any_image(
     finished: Database, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
     monkeypatch.setattr("db.queries.results.CHUNK", page)
-    with finished.write() as session:  # its rows lie between those of the first
+    with finished.write() as session:  # the rows of this one lie between those of the first
         other = open_cohort(session, "other", source="/data")
         add_images(session, other.id, [NewImage(uri="/data/b.png")])
         cohort = open_cohort(session, "trial", source="/data")
@@ -196,7 +196,7 @@ def test_without_identifiers_uids_are_pseudonyms_and_files_are_known_by_their_di
     assert kept == [{name: value for name, value in row.items() if name not in hidden} for row in closed]
 
 
-def test_pseudonyms_need_the_key_and_those_of_patients_uids_and_places_are_apart(
+def test_pseudonyms_need_the_key_and_those_of_patients_uids_and_places_differ(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {kind("1.2.3") for kind in (pseudonym, uid_pseudonym, place_pseudonym)}
@@ -245,7 +245,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_the_audit_log_tells_who_took_results_out(finished: Database, tmp_path: Path) -> None:
+def test_the_audit_log_records_an_export_of_results(finished: Database, tmp_path: Path) -> None:
     written(finished, tmp_path / "r.csv")
     with finished.read() as session:
         cohort = find_cohort(session, "trial")
@@ -253,7 +253,7 @@ def test_the_audit_log_tells_who_took_results_out(finished: Database, tmp_path: 
     assert (event.subject, event.detail) == (f"cohort:{cohort.id}", {"rows": 3, "identifiers": True})
 
 
-def test_a_format_is_one_new_file(
+def test_a_new_format_needs_one_new_file(
     finished: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "states.py").write_text(

@@ -96,7 +96,7 @@ def test_a_job_table_of_an_earlier_version_keeps_its_key(taken_in: Database, hom
         ensure_site_key(taken_in)
 
 
-def test_a_new_key_is_made_by_a_command_that_the_audit_log_knows(job_table: Database, home: Path) -> None:
+def test_a_new_key_is_made_by_a_command_that_the_audit_log_records(job_table: Database, home: Path) -> None:
     def run(*arguments: str, expect: int) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "scheduler", *arguments], capture_output=True, text=True, check=False

@@ -83,7 +83,7 @@ def summary(findings: Findings) -> list[str]:
     differing = [one for one in findings["paired"] if one["mcnemar_holm"] < ALPHA]
     if differing:
         pairs = "; ".join(f"{one['one']} and {one['other']}" for one in differing)
-        said.append(f"More than noise separates {pairs}. All other differences are noise.")
+        said.append(f"These pairs differ by more than noise: {pairs}. All other differences are noise.")
     elif findings["paired"]:
         said.append("No backbone differs from another by more than noise.")
     baseline = findings["baseline"]["value"]

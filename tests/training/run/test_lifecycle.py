@@ -102,11 +102,11 @@ def test_a_run_that_is_killed_twice_goes_on_to_the_same_table(
     assert resumed.outcomes[0].model_id == trained.finished.outcomes[0].model_id
 
 
-def test_a_machine_that_imitates_bfloat16_trains_in_single_precision(
+def test_a_machine_that_emulates_bfloat16_trains_in_single_precision(
     job_table: Database, labelled: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Autocast) -> None:
-        raise AssertionError("bfloat16 was imitated")
+        raise AssertionError("bfloat16 was emulated")
 
     monkeypatch.setattr("training.fitting.fine_tuning.native_bf16", lambda _: False)
     monkeypatch.setattr(Autocast, "before_batch", fail)

@@ -45,7 +45,7 @@ def decode(content, limits):
     if name == "hang":
         time.sleep(3600)
     if name == "memory":
-        kept = [bytearray(2**24) for _ in range(2**20)]
+        kept = [bytearray(2**29) for _ in range(2**10)]
     if name == "environment":
         ours = [key for key in os.environ if "PNEUMOSCREEN" in key]
         raise KeyError if ours else LookupError
@@ -144,7 +144,7 @@ def test_only_the_poison_images_of_a_batch_fail_each_with_its_code(
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_a_decoder_knows_no_settings_and_writes_no_file(
+def test_a_decoder_gets_no_settings_and_cannot_write_a_file(
     decoders: DecoderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_DATABASE_URL", "postgresql://user:secret@db/x")

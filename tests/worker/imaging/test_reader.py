@@ -157,7 +157,7 @@ def test_threads_that_read_at_once_read_the_same_as_one(
         assert np.array_equal(pixels, alone[index % len(contents)])
 
 
-def test_a_problem_tells_nothing_of_the_patient(
+def test_a_problem_holds_no_data_of_the_patient(
     tmp_path: Path, scene: np.ndarray, make_dicom: Callable[..., Dataset], dicom_bytes: Callable[..., bytes]
 ) -> None:
     folder = tmp_path / PATIENT

@@ -168,7 +168,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path, artefact: P
         {"surprise": 1},
     ],
 )
-def test_a_card_that_says_nonsense_is_refused(tmp_path: Path, artefact: Path, change: dict) -> None:
+def test_a_card_with_an_invalid_value_is_refused(tmp_path: Path, artefact: Path, change: dict) -> None:
     import json
 
     folder = copy(artefact, tmp_path / "card", (artefact / WEIGHTS_FILE).read_bytes())

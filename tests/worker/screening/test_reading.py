@@ -70,7 +70,7 @@ def test_an_unforeseen_error_fails_its_image_alone(
 
 
 @pytest.mark.usefixtures("model")
-def test_a_source_that_vanishes_is_waited_for_and_fails_nothing(database: Database, folder: Path) -> None:
+def test_a_source_that_vanishes_is_waited_for_and_no_image_fails(database: Database, folder: Path) -> None:
     batch_id = submit_folder(database, folder)
     for away in (folder.with_name("gone"), None):
         # After an unmount the folder is missing or empty.
