@@ -90,6 +90,10 @@ class Stack:
         """Tell whether supervisord has ended. Unless it was killed, its processes have ended too."""
         return self._control.is_gone()
 
+    def is_kept(self) -> bool:
+        """Tell whether the stack is to run on until `stop`, also when no command uses it."""
+        return self._users.is_kept()
+
     def left_over(self) -> list[Marked]:
         """Return the processes that a killed supervisord has left behind."""
         return marked(self._mark) if self.is_gone() else []

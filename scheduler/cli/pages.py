@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scheduler.cli.console import console, errors
+from scheduler.counts import counted
 
 
 def print_pages() -> None:
@@ -22,8 +23,10 @@ def print_pages() -> None:
         return
     if is_gone:
         if left_over := stack.left_over():
-            count = f"{len(left_over)} processes"
-            errors.print(f"supervisord was killed and has left {count}. `pneumoscreen down` stops them.")
+            count = counted(len(left_over), "process", "processes")
+            errors.print(
+                f"supervisord was killed and has left {count}. `pneumoscreen down` stops what it left."
+            )
         return
     user, password = stack.flower_login
     console.print(

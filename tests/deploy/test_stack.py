@@ -153,6 +153,23 @@ def test_the_folder_of_a_demo_in_use_is_not_emptied(stack: Stack, home: Path) ->
         assert not (home / "x-ray.png").exists()
 
 
+def test_a_demo_that_was_kept_is_kept_when_another_one_ends(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = home / "demo"
+    cli("demo", "--images", "6", "--keep")
+    with monkeypatch.context() as context:
+        context.setenv("PNEUMOSCREEN_HOME", str(folder))
+        first = {process.pid for process in Stack().processes()}
+    said = cli("demo", "--images", "6")
+    assert "The demo that was kept goes on" in said
+    assert "Everything keeps running" in said
+    monkeypatch.setenv("PNEUMOSCREEN_HOME", str(folder))
+    assert {process.pid for process in Stack().processes()} == first
+    done = {one["name"]: one["done"] for one in json.loads(cli("status", "--json"))}
+    assert done == {"demo": 6, "demo-2": 6}
+
+
 def test_a_wait_for_another_start_or_stop_of_the_stack_ends_with_an_error(tmp_path: Path) -> None:
     with Users(tmp_path).alone(0), pytest.raises(StackBusy), Users(tmp_path).alone(0.3):
         pass

@@ -1,4 +1,4 @@
-"""Commands on training: retrain, runs."""
+"""Commands on training: retrain, runs, runs cancel."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scheduler.cli.completion import recipes
 from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.models.runs import print_runs
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
+from scheduler.counts import counted
 
 if TYPE_CHECKING:
     from db.engine import Database
@@ -22,7 +25,12 @@ if TYPE_CHECKING:
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command(epilog="Example: pneumoscreen retrain /data/labelled --weights /data/imagenet")(retrain)
-    app.command(epilog="Example: pneumoscreen runs --json")(runs)
+    group = typer.Typer(
+        cls=CommandGroup, epilog="Example: pneumoscreen runs --json", invoke_without_command=True
+    )
+    group.callback()(runs)
+    group.command("cancel", epilog="Example: pneumoscreen runs cancel 3")(cancel)
+    app.add_typer(group, name="runs")
 
 
 def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
@@ -32,7 +40,7 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
             help="A folder that holds NORMAL/ and PNEUMONIA/ (or BACTERIAL/ and VIRAL/).", show_default=False
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="thesis or clinical.")] = "clinical",
+    recipe: Annotated[str, typer.Option(help="thesis or clinical.", autocompletion=recipes)] = "clinical",
     backbones: Annotated[
         str, typer.Option(help="Backbones to compare, separated by commas.")
     ] = "resnet18,resnet34,resnet50,alexnet",
@@ -215,7 +223,7 @@ def _print_finished(finished: Finished) -> None:
         errors.print(f"left out, its labels contradict one another: {digest[:12]}", markup=False)
     if finished.without_file:
         errors.print(
-            f"left out, no readable file is known: {finished.without_file} labelled images",
+            f"left out, no readable file is known: {counted(finished.without_file, 'labelled image')}",
             markup=False,
         )
     decision = finished.decision
@@ -229,16 +237,33 @@ def _print_finished(finished: Finished) -> None:
     console.print(f"Report: {finished.report}", markup=False, soft_wrap=True)
 
 
-def runs(as_json: AsJson = False) -> None:
+def runs(context: typer.Context, as_json: AsJson = False) -> None:
     """List training runs: how far they have come, and how they ended."""
     from db.training.runs import all_runs
 
+    if context.invoked_subcommand is not None:
+        return
     with ready_database().read() as session:
         found = all_runs(session)
     if as_json:
         print_json([_run_json(run) for run in found])
         return
     print_runs(found)
+
+
+def cancel(
+    run: Annotated[int, typer.Argument(help="Id of the run, as `runs` shows it.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Cancel a queued training run, before a worker begins it; `retrain --resume` queues it again."""
+    from db.training.runs import cancel_run
+
+    with ready_database().write() as session:
+        cancel_run(session, run)
+    if as_json:
+        print_json({"run": run, "state": "stopped"})
+    else:
+        console.print(f"Run {run} is cancelled. `pneumoscreen retrain --resume {run}` starts it again.")
 
 
 def _run_json(run: TrainingRun) -> dict[str, Any]:

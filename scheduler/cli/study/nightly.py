@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scheduler.cli.console import console, print_json, print_table
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
 
@@ -20,7 +21,9 @@ Name = Annotated[str, typer.Argument(help="Name of a schedule.", show_default=Fa
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     nightly = typer.Typer(
-        help="Screening at set times: `[[nightly]]` in pneumoscreen.toml.", no_args_is_help=True
+        cls=CommandGroup,
+        help="Screening at set times: `[[nightly]]` in pneumoscreen.toml.",
+        no_args_is_help=True,
     )
     nightly.command("list", epilog="Example: pneumoscreen nightly list --json")(list_)
     nightly.command("run", epilog="Example: pneumoscreen nightly run ward-7")(run)

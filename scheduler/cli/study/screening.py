@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,7 +94,8 @@ def demo(
 ) -> None:
     """Screen synthetic X-rays and show the results, in a separate data directory.
 
-    The phantoms have the outline of a chest and no anatomy: their probabilities mean nothing.
+    The phantoms have the outline of a chest and no anatomy: their probabilities mean nothing. A demo that was
+    left running with --keep is not touched: it gets another cohort, and keeps running.
     """
     from db.settings import ENV_PREFIX, home
     from deploy.stack import Stack
@@ -107,18 +108,23 @@ def demo(
 
     folder = home() / "demo"
     os.environ[ENV_PREFIX + "HOME"] = str(folder)
-    with ended_by_signals(), Stack().emptied():
-        source = folder / "x-rays"
+    kept = Stack().is_kept()
+    with ended_by_signals(), nullcontext() if kept else Stack().emptied():
+        number = 1 + sum(1 for _ in folder.glob("x-rays*"))
+        name = "demo" if number == 1 else f"demo-{number}"
+        source = folder / name.replace("demo", "x-rays")
+        if kept:
+            console.print(f"The demo that was kept goes on. This one is its cohort {name}.")
         write_phantoms(source, images)
         console.print(f"{images} phantom chest X-rays (JPEG, PNG, DICOM CR and DX) in {source}", markup=False)
         database = ready_database(with_champion=True)
-        submitted = submit(database, open_source(str(source)), name="demo")
+        submitted = submit(database, open_source(str(source)), name=name)
         with running_stack(database, keep=keep) as stack:
             finished = watch(database, submitted.cohort_id, errors, check=stack.check)
             print_rows(database, "demo", Selection(identifiers=True), limit=images)
             _print_summary(database, finished)
             console.print("Phantoms have no anatomy: these probabilities mean nothing.")
-            _print_flower(stack, keep=keep)
+            _print_flower(stack, keep=keep or kept)
     raise typer.Exit(1 if finished.failed else 0)
 
 
