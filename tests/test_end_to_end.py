@@ -281,6 +281,8 @@ def test_the_stack_refuses_access_without_a_login_and_restarts_dead_processes(
 ) -> None:
     done = json.loads(run("up", "--json").stdout)
     again = run("up")
+    assert "The stack runs already." in again.stdout
+    assert done["flower"] in again.stdout
     assert "RUNNING" in again.stdout
     url = (home / "secrets" / "pneumoscreen_broker_url").read_text()
     port = int(url.rsplit(":", 1)[1].split("/")[0])

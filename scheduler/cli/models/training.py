@@ -136,6 +136,7 @@ def _check_weights(plan: Plan) -> None:
 
 
 def _queue(run_id: int, *, as_json: bool) -> None:
+    from scheduler.cli.system.running import say_missing_workers
     from worker.broker.notify import ask_for_batches
 
     ask_for_batches()
@@ -143,6 +144,7 @@ def _queue(run_id: int, *, as_json: bool) -> None:
         print_json({"run": run_id})
     else:
         console.print(f"Run {run_id} waits for a training worker; `pneumoscreen runs` shows its progress.")
+        say_missing_workers({"training", "housekeeping"}, "the run waits")
 
 
 def _train(database: Database, run_id: int, *, as_json: bool) -> None:

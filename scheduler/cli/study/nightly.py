@@ -56,6 +56,7 @@ def list_(as_json: AsJson = False) -> None:
 
 def run(name: Name, as_json: AsJson = False) -> None:
     """Screen the new images of a schedule's source now, independently of its time and window."""
+    from scheduler.cli.system.running import say_missing_workers
     from scheduler.nightly.schedule import NightlySettings
     from scheduler.nightly.slots import run_now
     from worker.broker.notify import ask_for_nights
@@ -67,6 +68,7 @@ def run(name: Name, as_json: AsJson = False) -> None:
         print_json({"run": run_id})
     else:
         console.print(f"Nightly run {run_id} is open; `pneumoscreen nightly history {name}` shows it.")
+        say_missing_workers({"screen", "housekeeping"}, "the run waits")
 
 
 def history(

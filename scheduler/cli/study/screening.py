@@ -51,10 +51,11 @@ def screen(
     Ctrl-C, TERM and HUP stop it cleanly; the same command continues where it stopped, and screens nothing
     twice. A stack that other commands use keeps running.
     """
+    from scheduler.cli.study.counting import counting
     from scheduler.cli.system.running import running_stack
     from scheduler.exports.results import check_output
     from scheduler.ingest import open_source
-    from scheduler.submit import default_cohort, submit
+    from scheduler.submit import Hooks, default_cohort, submit
     from scheduler.watch import watch
 
     if out is not None:
@@ -62,12 +63,13 @@ def screen(
     place = open_source(source)
     database = ready_database(with_champion=True)
     name = cohort or default_cohort(place)
-    submitted = submit(database, place, name=name)
+    with counting(errors) as count:
+        submitted = submit(database, place, name=name, hooks=Hooks(known=(count,)))
     if not as_json:
         say(submitted.as_text())
     try:
-        with ended_by_signals(), running_stack(database) as stack:
-            finished = watch(database, submitted.cohort_id, errors, check=stack.check)
+        with ended_by_signals(), running_stack(database) as (stack, waits_for):
+            finished = watch(database, submitted.cohort_id, errors, check=stack.check, waits_for=waits_for)
     except (KeyboardInterrupt, Ended):
         with suppress(OSError):  # the terminal may be gone
             errors.print("Stopped. The same command continues from here.")
@@ -106,10 +108,10 @@ def demo(
         console.print(f"{images} phantom chest X-rays (JPEG, PNG, DICOM CR and DX) in {source}", markup=False)
         database = ready_database(with_champion=True)
         submitted = submit(database, open_source(str(source)), name="demo")
-        with running_stack(database, keep=keep) as stack:
-            finished = watch(database, submitted.cohort_id, errors, check=stack.check)
+        with running_stack(database, keep=keep) as (stack, waits_for):
+            finished = watch(database, submitted.cohort_id, errors, check=stack.check, waits_for=waits_for)
+            console.print("Phantoms have no anatomy: the probabilities in this table mean nothing.")
             _print_summary(database, finished, shown=images, identifiers=True)
-            console.print("Phantoms have no anatomy: these probabilities mean nothing.")
             _print_flower(stack, keep=keep)
     raise typer.Exit(1 if finished.failed else 0)
 
