@@ -107,9 +107,9 @@ class RoomSettings(BaseSettings):
         except ValidationError as error:
             wrong = sorted({_complaint(part["loc"], part["msg"]) for part in error.errors()})
             raise SettingsInvalid("; ".join(wrong)) from None
-        except SettingsError as error:  # a list or a table in the environment
+        except SettingsError as error:  # a list or a table in the environment or a secret file
             name = next(iter(re.findall('field "(.+?)"', str(error))), "").upper()
-            raise SettingsInvalid(f"{ENV_PREFIX}{name}: in the environment it has to be JSON") from None
+            raise SettingsInvalid(f"{ENV_PREFIX}{name}: outside of the file it has to be JSON") from None
         except (ValueError, OSError) as error:
             raise SettingsInvalid(f"{config_file()}{_place(error)}") from None
 

@@ -277,7 +277,7 @@ def test_a_worker_that_may_not_finish_gives_its_batches_back_at_once(
 
 
 def test_the_stack_refuses_access_without_a_login_and_restarts_dead_processes(
-    job_table: Database, home: Path
+    job_table: Database, home: Path, phantoms: Path
 ) -> None:
     done = json.loads(run("up", "--json").stdout)
     again = run("up")
@@ -295,6 +295,9 @@ def test_the_stack_refuses_access_without_a_login_and_restarts_dead_processes(
     credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
     request.add_header("Authorization", f"Basic {credentials}")
     wait_for(lambda: b"screen@" in urllib.request.urlopen(request, timeout=10).read())
+    run("submit", str(phantoms), "--cohort", "trial")
+    tasks = done["flower"] + "/api/tasks?taskname=screen.batch"
+    wait_for(lambda: "{'batch': 1, 'cohort': 1}" in ask(tasks, request.headers).decode())
     lengths = json.loads(ask(done["flower"] + "/api/queues/length", request.headers))["active_queues"]
     assert {one["name"] for one in lengths} == set(QUEUES)
     for closed, status in (("/api/task/send-task/screen.batch", 403), ("/metrics", 404)):
