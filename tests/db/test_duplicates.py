@@ -176,7 +176,7 @@ def test_a_new_submit_or_a_retry_screens_a_duplicate_without_a_screened_copy(dat
 
 
 @pytest.mark.parametrize("first", ["complete", "ingest"])
-def test_a_copy_that_is_taken_in_while_the_first_one_fails_is_screened(
+def test_a_copy_that_is_ingested_while_the_first_one_fails_is_screened(
     database: Database, first: str
 ) -> None:
     cohort_id = take_in(database, "a")

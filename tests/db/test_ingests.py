@@ -115,7 +115,7 @@ def test_an_ingest_whose_lease_expired_is_broken_off_and_keeps_the_cohort_open(d
     with database.write() as session:
         assert expire_ingests(session) == 1
         assert expire_ingests(session) == 0
-    assert state(database) == ("ingesting", False), "the other ingest still runs"
+    assert state(database) == ("ingesting", False), "the cohort was closed while another ingest runs"
     end(database, alive)
     assert state(database) == ("ingesting", True)
     with database.write() as session:

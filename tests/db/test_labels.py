@@ -93,7 +93,9 @@ def test_enough_new_labels_open_one_training_run(database: Database) -> None:
         add_images(session, cohort.id, [NewImage(uri="/data/a.dcm", instance_uid="1.2.3")])
         session.execute(update(Image).values(digest=DIGEST))
         add_readings(session, [reading("NORMAL", "A", "2026-01-01"), reading("VIRAL", "A", "2026-01-02")])
-    assert trigger(database, TrainingSettings(retrain_new_labels=2)) is None, "two readings of one image"
+    assert trigger(database, TrainingSettings(retrain_new_labels=2)) is None, (
+        "two readings counted as two images"
+    )
     run_id = trigger(database, TrainingSettings(retrain_new_labels=1))
     assert run_id is not None
     assert trigger(database, TrainingSettings(retrain_new_labels=1)) is None
@@ -286,7 +288,7 @@ def test_a_failed_run_on_labels_is_tried_again_a_day_later(
 ) -> None:
     settings = enough(database, tmp_path)
     failed = open_and_end(database, RunState.FAILED, use_labels=True)
-    assert trigger(database, settings) is None, "a new run would fail for the same reason"
+    assert trigger(database, settings) is None, "a failed run was repeated within a day"
     with database.write() as session:
         find_run(session, failed).finished_at = now(session) - 86_401
     assert trigger(database, settings) is not None

@@ -127,8 +127,8 @@ def test_a_cancelled_cohort_waits_for_nothing(database: Database) -> None:
 def test_a_message_leads_to_the_most_urgent_batch_whichever_batch_it_names(database: Database) -> None:
     low = cut(database, submit(database, 48, name="low"))
     with database.read() as session:
-        assert most_urgent(session, low[1]) == low[1], "at equal priority the named batch comes first"
-        assert most_urgent(session, 10**9) == low[0], "a message for an unknown batch leads to the oldest one"
+        assert most_urgent(session, low[1]) == low[1], "the named batch was not the first of its priority"
+        assert most_urgent(session, 10**9) == low[0], "an unknown batch did not lead to the oldest one"
     (high,) = cut(database, submit(database, 16, name="high", priority=9))
     with database.write() as session:
         assert most_urgent(session, low[1]) == high

@@ -1,4 +1,4 @@
-"""A disk that is full or locked: a clear error, nothing in part, and on once there is room."""
+"""A full or read-only disk: a clear error, no partial file, and work resumes once there is room."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ IMAGES = 300
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """Keep the data directory on a small disk, and the models beside it."""
+    """Keep the data directory on a small disk, and the models outside it."""
     with small_disk(tmp_path / "disk", mebibytes=24) as small:
         monkeypatch.setenv("PNEUMOSCREEN_HOME", str(small.folder / "home"))
         monkeypatch.setenv("PNEUMOSCREEN_MODELS_FOLDER", str(tmp_path / "models"))
@@ -68,7 +68,7 @@ def x_rays(tmp_path: Path) -> Path:
 
 
 def command(*words: str, expect: int = 0) -> str:
-    """Run the command line; return what it says of its errors."""
+    """Run the command line; return its standard error."""
     done = subprocess.run(
         [sys.executable, "-m", "scheduler", *words], capture_output=True, text=True, check=False
     )
@@ -100,7 +100,7 @@ def test_a_disk_full_at_ingest_loses_no_image(
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "20")
     submitting = ("submit", str(x_rays), "--cohort", "trial")
-    ensure_site_key(job_table)  # it has been started before
+    ensure_site_key(job_table)  # as after an earlier start
     disk.fill()
     said = command(*submitting, expect=2)
     assert "error [database-full]" in said
@@ -152,7 +152,7 @@ def test_a_disk_full_at_a_model_import_leaves_no_partial_model(
     weights = (other_artefact / WEIGHTS_FILE).read_bytes()
     with pytest.raises(DiskFull):
         write_artifact(models / "candidate", read_card(other_artefact), weights)
-    assert not (models / "candidate" / CARD_FILE).exists(), "a part passes for the whole"
+    assert not (models / "candidate" / CARD_FILE).exists(), "a partial model looks complete"
     disk.make_room()
     command("models", "import", str(other_artefact))
     assert import_model(job_table, other_artefact).name == other_artefact.name

@@ -1,4 +1,4 @@
-"""A scheduler that is killed while it takes images in, and run again: complete, and nothing twice."""
+"""Killed and concurrent submits: every image is taken in once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_submit_that_is_killed_and_run_again_takes_every_image_in_once(
         scheduler.wait()
         cut_short += count(database) < IMAGES
         check(database)
-    assert cut_short, "none was killed in the middle"
+    assert cut_short, "no submit was killed before its end"
     taken = submit(database, open_source(str(folder)), name="trial")
     assert taken.found == count(database) == IMAGES
     with database.read() as session:

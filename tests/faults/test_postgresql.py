@@ -1,4 +1,4 @@
-"""A PostgreSQL that stops, drops everybody, is full of others' connections or far away."""
+"""Faults of PostgreSQL: it stops, closes sessions, has no free connections, is slow or silent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.faults.proxy import Proxy
 from tests.faults.system import TIMES, System, running_system
 from tests.waiting import wait_for
 
-#: A lease that outlives none of the outages here; the database's own return is what is awaited.
+#: Shorter than every outage here: no batch waits for its old lease.
 LEASE = 4
 
 Start = Callable[..., System]
@@ -35,7 +35,7 @@ def server() -> Iterator[Postgres]:
 def start(
     server: Postgres, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Start]:
-    """Start the stack on the server, through a proxy where one is given."""
+    """Give a function that starts the stack on the server, through a proxy if one is given."""
     with ExitStack() as stack:
 
         def make(proxy: Proxy | None = None, **settings: object) -> System:
@@ -92,7 +92,7 @@ def test_no_lease_is_lost_if_the_server_stops_for_longer_than_a_lease(server: Po
     server.start()
     goes_on(system, "the server's return")
     system.end()
-    assert split(system) == 0, "an outage was held against the images"
+    assert split(system) == 0, "an outage was counted against the images"
     assert most_attempts(system) == 1
     no_driver_text(system)
 
@@ -144,7 +144,7 @@ def test_every_image_ends_once_if_other_clients_take_all_connections(server: Pos
             taken.append(psycopg.connect(server.url))
         except psycopg.OperationalError:
             refused += 1
-            # Whoever of ours holds one is to ask for another.
+            # End our processes' sessions, so that they must ask for new ones.
             with suppress(Exception):
                 taken[0].execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -185,7 +185,7 @@ def test_work_resumes_after_a_proxy_of_the_server_was_silent_and_restarted(
     proxy.fall_silent()
     time.sleep(2 * LEASE)
     proxy.speak()
-    # Who is still being listened to without an answer cannot know: TCP itself is well.
+    # A client that waits for an answer cannot detect the silence, because its TCP connection is intact.
     proxy.cut()
     goes_on(system, "its restart")
     system.end()

@@ -1,6 +1,6 @@
-"""Real processes that are killed, stopped and lied to: every image ends, once.
+"""Faults of real processes, which are killed, stopped or sent wrong messages: every image ends once.
 
-`FAULTS` makes the repeated ones longer: `make faults` kills a worker a hundred times.
+`FAULTS` sets the number of repetitions; `make faults` kills a worker a hundred times.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def test_a_zombie_writes_nothing(system: System, home: Path) -> None:
     time.sleep(3 * LEASE)
     with system.database.read() as session:
         states = session.scalars(select(Batch.state).where(Batch.id.in_(held))).all()
-    assert BatchState.RUNNING not in states, "the sweeper left a batch to a worker that shows no life"
+    assert BatchState.RUNNING not in states, "the lease of a stopped worker did not expire"
     os.kill(worker, signal.SIGCONT)
     system.end()
     assert "was lost; its results are dropped" in (home / "logs" / "worker.log").read_text()
@@ -103,7 +103,7 @@ def test_a_second_submit_beat_and_housekeeper_do_no_harm(system: System, home: P
     try:
         system.submit()
         wait_for(system.held)
-        # A second scheduler takes the same source in while it is screened.
+        # A second submit of the same source, while its images are screened.
         submit(system.database, open_source(str(system.folder)), name="trial")
         system.end()
         assert system.count() == IMAGES

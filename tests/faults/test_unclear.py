@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL that ends in the middle of a batch, at moments that are chosen."""
+"""Connections to PostgreSQL that end in the middle of a batch, at chosen moments."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_an_outage_is_not_counted_against_a_batch(bench: Bench, monkeypatch: pyt
     with pytest.raises(DatabaseUnreachable):
         sweeper.sweep()
     bench.proxy.come_back()
-    assert sweeper.sweep() == 0, "nobody could keep a lease while the job table was away"
+    assert sweeper.sweep() == 0, "a lease expired although the job table had been unavailable"
     monkeypatch.setattr(dispatch, "_GRACE_SECONDS", 0)
     assert sweeper.sweep() == 1
     assert bench.batch().state is BatchState.QUEUED
