@@ -54,7 +54,7 @@ def close(*, metrics: bool) -> None:
 def redact(task: Any) -> Any:
     """Reduce a task to row ids and the kind of its error.
 
-    A message names a batch, and its worker takes the most urgent one: the result says which, and of which cohort.
+    A message names a batch, and its worker takes the most urgent one: the result says which one it was.
     """
     args = str(getattr(task, "args", None) or "").strip("()[], ")
     task.args = f"({args},)" if args.isdigit() else "(redacted)" if args else ""
