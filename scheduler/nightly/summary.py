@@ -10,11 +10,12 @@ import socket
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from db.atomic import write_whole
 from db.audit.chain import head
@@ -85,7 +86,7 @@ class Summary:
             *(f"  image {image}  P {probability:.3f}" for image, probability in one.most_probable),
             *self.hints,
             *(("", "Not screened:") if self.reasons else ()),
-            *(f"  {state} {count}: {code}, {meaning}" for state, count, code, meaning in self.reasons),
+            *(f"  {state} {count}: {code}. {meaning}" for state, count, code, meaning in self.reasons),
             *(("", f"Compared with {self.before}:") if self.compared else ()),
             *(f"  {what} {tonight}, median before {before}" for what, tonight, before in self.compared),
             "",
