@@ -31,7 +31,7 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled images: accuracy, AUC, sensitivity, specificity with 95% intervals."""
     from db.models.registry import champion, find_model, registered_card
-    from scheduler.progress_line import Part, ProgressLine
+    from scheduler.cli.progress_line import Part, ProgressLine
 
     database = ready_database(with_champion=True)
     with database.read() as session:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from db.tables import TrainingRun
     from training.plan import Plan
     from training.run.conclusion import Finished
+    from training.run.progress import Step
 
 
 def add_to(app: typer.Typer) -> None:
@@ -149,12 +150,11 @@ def _queue(run_id: int, *, as_json: bool) -> None:
 
 
 def _train(database: Database, run_id: int, *, as_json: bool) -> None:
-    from scheduler.progress_line import Part, ProgressLine
-    from training.run.lifecycle import train
-    from training.run.progress import Step
+    from scheduler.cli.progress_line import Part, ProgressLine
 
     with ProgressLine(errors, stays=True) as line:
         line.show([Part("reading images ...")])
+        from training.run.lifecycle import train
 
         def show(step: Step) -> None:
             parts = [Part(step.backbone), Part(f"{step.part:.0%}", rank=1)]

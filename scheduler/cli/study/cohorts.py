@@ -124,7 +124,7 @@ def watch(cohort: CohortName) -> None:
     If an ingest broke off and no command continues it, it ends with 1 and says how to continue.
     """
     from db.jobs.cohorts import find_cohort
-    from scheduler.watch import watch as wait
+    from scheduler.cli.watch import watch as wait
 
     database = ready_database()
     with database.read() as session:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scheduler.progress_line import Part, ProgressLine
+from scheduler.cli.progress_line import Part, ProgressLine
 
 if TYPE_CHECKING:
     from rich.console import Console

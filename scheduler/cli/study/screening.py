@@ -53,10 +53,10 @@ def screen(
     """
     from scheduler.cli.study.counting import counting
     from scheduler.cli.system.running import running_stack
+    from scheduler.cli.watch import watch
     from scheduler.exports.results import check_output
     from scheduler.ingest import open_source
     from scheduler.submit import Hooks, default_cohort, submit
-    from scheduler.watch import watch
 
     if out is not None:
         check_output(out)
@@ -95,9 +95,9 @@ def demo(
     from db.settings import ENV_PREFIX, home
     from deploy.stack import Stack
     from scheduler.cli.system.running import running_stack
+    from scheduler.cli.watch import watch
     from scheduler.ingest import open_source
     from scheduler.submit import submit
-    from scheduler.watch import watch
     from worker.phantoms import write_phantoms
 
     folder = home() / "demo"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from scheduler.cli import console as output
 from scheduler.cli.console import print_table
-from scheduler.progress_line import Part, ProgressLine
+from scheduler.cli.progress_line import Part, ProgressLine
 
 HEAD = ("cohort", "state", "what to do")
 ROWS = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from db.engine import Database
 from db.queries.progress import Progress, progress
 from db.tables import Cohort
-from scheduler.progress_line import Part, ProgressLine
+from scheduler.cli.progress_line import Part, ProgressLine
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,9 +15,9 @@ from db.queries.progress import Progress, progress
 from db.tables import Image
 from scheduler.cli.study.counting import counting
 from scheduler.cli.system.running import LOADING
+from scheduler.cli.watch import parts_of, watch
 from scheduler.ingest.sources.folder import FolderSource
 from scheduler.submit import Hooks, submit
-from scheduler.watch import parts_of, watch
 
 
 def read(database: Database) -> Progress:
