@@ -212,6 +212,13 @@ def test_the_stack_runs_in_a_home_of_any_name(
     assert (home / "logs" / "worker.log").is_file()
 
 
+@pytest.mark.long
+def test_demo_says_that_its_probabilities_mean_nothing_before_it_shows_them(home: Path) -> None:
+    shown = run("demo", "--images", "6").stdout
+    assert "Phantoms have no anatomy" in shown.partition("P(PNEUMONIA)")[0]
+    assert "PNEUMONIA (" in shown
+
+
 @BOTH_AT_LENGTH
 def test_screen_ends_with_1_if_an_image_failed(job_table: Database, tmp_path: Path) -> None:
     write_phantoms(tmp_path / "x-rays", 2)

@@ -57,8 +57,20 @@ def ward(home: Path, phantoms: Path) -> None:
 
 
 @pytest.mark.usefixtures("job_table", "ward")
-def test_submit_and_nightly_run_say_that_no_worker_answers_before_the_stack_has_run(phantoms: Path) -> None:
-    for command in (["submit", str(phantoms), "--cohort", "trial"], ["nightly", "run", "ward"]):
+def test_commands_that_need_workers_say_that_none_answers_before_the_stack_has_run(
+    phantoms: Path, tmp_path: Path
+) -> None:
+    for label in ("NORMAL", "PNEUMONIA"):
+        (tmp_path / "labelled" / label).mkdir(parents=True)
+    retrain = [
+        "retrain",
+        str(tmp_path / "labelled"),
+        "--backbones",
+        "resnet18",
+        "--random-weights",
+        "--queue",
+    ]
+    for command in (["submit", str(phantoms), "--cohort", "trial"], ["nightly", "run", "ward"], retrain):
         said = cli(*command)
         assert "No worker answers" in said
         assert "`pneumoscreen up`" in said
