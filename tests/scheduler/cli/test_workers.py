@@ -61,15 +61,8 @@ def test_commands_that_need_workers_say_that_none_answers_before_the_stack_has_r
     phantoms: Path, tmp_path: Path
 ) -> None:
     for label in ("NORMAL", "PNEUMONIA"):
-        (tmp_path / "labelled" / label).mkdir(parents=True)
-    retrain = [
-        "retrain",
-        str(tmp_path / "labelled"),
-        "--backbones",
-        "resnet18",
-        "--random-weights",
-        "--queue",
-    ]
+        (tmp_path / label).mkdir()
+    retrain = ["retrain", str(tmp_path), "--backbones", "resnet18", "--random-weights", "--queue"]
     for command in (["submit", str(phantoms), "--cohort", "trial"], ["nightly", "run", "ward"], retrain):
         said = cli(*command)
         assert "No worker answers" in said
