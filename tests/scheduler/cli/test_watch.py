@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,14 +35,12 @@ def test_a_cohort_waits_for_its_model_until_the_first_image_is_screened(
     database: Database, phantoms: Path
 ) -> None:
     submit(database, FolderSource(phantoms), name="trial")
-    assert said(read(database)) == "0/10 images, loading the model ..."
-    with database.write() as session:
-        session.execute(update(Image).where(Image.id == 1).values(state="running"))
-    assert said(read(database)) == "0/10 images"
-    with database.write() as session:
-        session.execute(update(Image).where(Image.id <= 2).values(state="done"))
-        session.execute(update(Image).where(Image.id == 3).values(state="failed", problem="corrupt-image"))
-    assert said(read(database), 0.5) == "3/10 images, 0.5 images/s, 0:00:14 left, 2 done, 1 failed"
+    now = read(database)
+    assert said(now) == "0/10 images, loading the model ..."
+    assert said(replace(now, pending=0, running=10)) == "0/10 images"
+    assert said(replace(now, waits_for="source-away")) == "0/10 images, waits: source-away"
+    later = replace(now, pending=7, done=2, failed=1)
+    assert said(later, 0.5) == "3/10 images, 0.5 images/s, 0:00:14 left, 2 done, 1 failed"
 
 
 @pytest.mark.usefixtures("model")
