@@ -29,7 +29,11 @@ def print_pages() -> None:
             )
         return
     user, password = stack.flower_login
-    console.print(
-        f"Flower: {stack.flower_address}  user {user}  password {password}\nMetrics: {stack.metrics_address}",
-        markup=False,
-    )
+    login = f"  user {user}  password {password}"
+    for name, page, address in (
+        ("flower", "Flower", stack.flower_address + login),
+        ("metrics", "Metrics", stack.metrics_address),
+    ):
+        # Another program may have taken the port: its address is not ours to print.
+        said = address if stack.serves(name) else f"does not answer yet; {name}.log says why if it stays so"
+        console.print(f"{page}: {said}", markup=False)

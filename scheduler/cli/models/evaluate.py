@@ -36,6 +36,7 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled images: accuracy, AUC, sensitivity, specificity with 95% intervals."""
     from db.models.registry import champion, find_model, registered_card
+    from scheduler.cli.progress_line import Part, ProgressLine
     from scheduler.ingest.source import SourceMissing
 
     if not data.exists():
@@ -43,14 +44,17 @@ def evaluate(
     database = ready_database(with_champion=True)
     with database.read() as session:
         wanted = find_model(session, model) if model else champion(session)
-    from training.evaluation.model import evaluate as measure
+    with ProgressLine(errors) as line:
+        line.show([Part("loading the model ...")])
+        from training.evaluation.model import evaluate as measure
 
-    result = measure(
-        data,
-        database.models_folder / wanted.name,
-        digest=wanted.weights_digest,
-        card=registered_card(wanted),
-    )
+        result = measure(
+            data,
+            database.models_folder / wanted.name,
+            digest=wanted.weights_digest,
+            card=registered_card(wanted),
+            on_images=lambda count: line.show([Part(f"{count} images measured ...")]),
+        )
     if as_json:
         print_json(result.as_json())
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from db.tables import TrainingRun
     from training.plan import Plan
     from training.run.conclusion import Finished
+    from training.run.progress import Step
 
 
 def add_to(app: typer.Typer) -> None:
@@ -144,6 +146,7 @@ def _check_weights(plan: Plan) -> None:
 
 
 def _queue(run_id: int, *, as_json: bool) -> None:
+    from scheduler.cli.system.running import say_missing_workers
     from worker.broker.notify import ask_for_batches
 
     ask_for_batches()
@@ -151,28 +154,25 @@ def _queue(run_id: int, *, as_json: bool) -> None:
         print_json({"run": run_id})
     else:
         console.print(f"Run {run_id} waits for a training worker; `pneumoscreen runs` shows its progress.")
+        say_missing_workers({"training", "housekeeping"}, "the run waits")
 
 
 def _train(database: Database, run_id: int, *, as_json: bool) -> None:
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from scheduler.cli.progress_line import Part, ProgressLine
 
-    from training.run.lifecycle import train
-    from training.run.progress import Step
-
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[last]}"),
-        console=errors,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("reading images", total=1.0, last="")
+    with ProgressLine(errors, stays=True) as line:
+        line.show([Part("reading images ...")])
+        from training.run.lifecycle import train
 
         def show(step: Step) -> None:
-            last = ""
+            parts = [Part(step.backbone), Part(f"{step.part:.0%}", rank=1)]
+            if step.seconds_left is not None:
+                parts.append(Part(f"{timedelta(seconds=round(step.seconds_left))} left", rank=2))
             if step.epochs:
                 epoch = step.epochs[-1]
-                last = f"loss {epoch.train_loss:.4f} / {epoch.valid_loss:.4f}, accuracy {epoch.accuracy:.4f}"
-            bar.update(task, completed=step.part, description=step.backbone, last=last)
+                losses = f"loss {epoch.train_loss:.4f} / {epoch.valid_loss:.4f}"
+                parts += [Part(losses, rank=4), Part(f"accuracy {epoch.accuracy:.4f}", rank=3)]
+            line.show(parts, done=step.part)
 
         try:
             finished = train(database, run_id, on_step=show)

@@ -79,16 +79,22 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Add a source's images to a cohort; the workers screen them in the background."""
+    from scheduler.cli.study.counting import counting
+    from scheduler.cli.system.running import say_missing_workers
     from scheduler.ingest import open_source
+    from scheduler.submit import Hooks
     from scheduler.submit import submit as take_in
 
     place = open_source(source)
     database = ready_database(with_champion=True)
-    submitted = take_in(database, place, name=cohort, priority=priority, model=model)
+    with counting(errors) as count:
+        hooks = Hooks(known=(count,))
+        submitted = take_in(database, place, name=cohort, priority=priority, model=model, hooks=hooks)
     if as_json:
         print_json(asdict(submitted))
     else:
         say(submitted.as_text())
+        say_missing_workers({"screen", "housekeeping"}, "the images wait")
 
 
 def status(
@@ -136,7 +142,7 @@ def watch(cohort: CohortName) -> None:
     If an ingest broke off and no command continues it, it ends with 1 and says how to continue.
     """
     from db.jobs.cohorts import find_cohort
-    from scheduler.watch import watch as wait
+    from scheduler.cli.watch import watch as wait
 
     database = ready_database()
     with database.read() as session:
