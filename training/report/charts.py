@@ -29,6 +29,11 @@ class Line:
     dashed: bool = False
     dots: bool = False
 
+    @property
+    def dotted(self) -> Sequence[Point]:
+        """The points that get a dot: a line of one point would be invisible without it."""
+        return self.points if self.dots or len(self.points) == 1 else ()
+
 
 @dataclass(frozen=True, slots=True)
 class Band:
@@ -59,6 +64,10 @@ class Scale:
     def part(self, value: float) -> float:
         """Return where a value lies, from 0 to 1 inside the range."""
         return (value - self.low) / ((self.high - self.low) or 1)
+
+    def holds(self, value: float) -> bool:
+        """Return whether a value lies in the range."""
+        return -1e-9 <= self.part(value) <= 1 + 1e-9
 
 
 def scale(low: float, high: float, *, whole: bool = False) -> Scale:
@@ -124,15 +133,16 @@ def chart(
     lines = [line for line in lines if line.points]
     frame = _Frame(axes, _LABELLED if any(line.label for line in lines) else _RIGHT)
     left, top, right, bottom = frame.edges
-    inside = [_band(frame, band) for band in bands if band.points]
-    inside += [_line(frame, line) for line in lines] + [_ring(frame, ring) for ring in rings]
-    # A nested drawing of the same coordinates cuts off what is outside, with room for dots at the edge.
-    box = f"{left - 5} {top - 5} {right - left + 10} {bottom - top + 10}"
-    x, y, width, height = box.split()
+    inside = [_band(frame, band) for band in bands if band.points] + [_line(frame, line) for line in lines]
+    over = [_dot(frame, point, line.colour) for line in lines for point in line.dotted]
+    over += [_dot(frame, ring.point, ring.colour, ring=True) for ring in rings]
+    # A nested drawing of the same coordinates cuts off what is outside, with room for the width of a line.
+    x, y, width, height = left - 1, top - 1, right - left + 2, bottom - top + 2
     return Markup(  # noqa: S704  (every part is escaped where it is made)
         f'<svg viewBox="0 0 {_WIDTH} {frame.height}" role="img"><title>{escape(axes.title)}</title>'
-        f'{_grid(frame)}<svg x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{box}">'
-        f"{''.join(inside)}</svg>{_labels(frame, [line for line in lines if line.label])}</svg>"
+        f'{_grid(frame)}<svg x="{x}" y="{y}" width="{width}" height="{height}" '
+        f'viewBox="{x} {y} {width} {height}">{"".join(inside)}</svg>'
+        f"{''.join(over)}{_labels(frame, [line for line in lines if line.label])}</svg>"
     )
 
 
@@ -162,21 +172,23 @@ def _band(frame: _Frame, band: Band) -> str:
     if band.bars:
         path = "".join(f"M{x} {low}V{high}" for (x, low), (_, high) in zip(lows, highs, strict=True))
         return f'<path stroke="{band.colour}" stroke-width="1" d="{path}"/>'
-    return f'<path fill="{band.colour}" fill-opacity=".16" d="{_path([*lows, *reversed(highs)])}Z"/>'
+    return f'<path fill="{band.colour}" fill-opacity=".13" d="{_path([*lows, *reversed(highs)])}Z"/>'
 
 
 def _line(frame: _Frame, line: Line) -> str:
     points = [frame.place(point) for point in line.points]
     dash = ' stroke-dasharray="4 3"' if line.dashed else ""
-    drawn = f'<path fill="none" stroke="{line.colour}" stroke-width="1.6"{dash} d="{_path(points)}"/>'
-    if line.dots or len(points) == 1:
-        drawn += "".join(f'<circle cx="{x}" cy="{y}" r="2.4" fill="{line.colour}"/>' for x, y in points)
-    return drawn
+    return f'<path fill="none" stroke="{line.colour}" stroke-width="1.6"{dash} d="{_path(points)}"/>'
 
 
-def _ring(frame: _Frame, ring: Ring) -> str:
-    x, y = frame.place(ring.point)
-    return f'<circle cx="{x}" cy="{y}" r="3.6" fill="#fff" stroke="{ring.colour}" stroke-width="2"/>'
+def _dot(frame: _Frame, point: Point, colour: str, *, ring: bool = False) -> str:
+    """Draw a point that lies inside the axes; nothing if it is outside."""
+    if not (frame.axes.x.holds(point[0]) and frame.axes.y.holds(point[1])):
+        return ""
+    x, y = frame.place(point)
+    if ring:
+        return f'<circle cx="{x}" cy="{y}" r="3.6" fill="#fff" stroke="{colour}" stroke-width="2"/>'
+    return f'<circle cx="{x}" cy="{y}" r="2.4" fill="{colour}"/>'
 
 
 def _path(points: Sequence[Point]) -> str:

@@ -54,7 +54,7 @@ def test_a_chart_is_valid_svg_with_its_band_ring_and_labels_escaped() -> None:
     assert "one & two" in texts
     assert "empty" not in texts
     assert {"0", "0.2", "1"} <= set(texts)
-    assert 'fill-opacity=".16"' in drawn
+    assert 'fill-opacity=".13"' in drawn
     assert 'stroke-width="2"' in drawn
     assert "<title>A &lt; B</title>" in drawn
 
@@ -72,3 +72,17 @@ def test_a_square_chart_has_equal_units_on_both_axes() -> None:
     assert points is not None
     x0, y0, x1, y1 = (float(value) for value in points.groups())
     assert x1 - x0 == pytest.approx(y0 - y1)
+
+
+def test_what_is_outside_the_axes_is_cut_off() -> None:
+    corner = Axes("t", "x", "y", scale(0, 0.2), scale(0.8, 1))
+    drawn = chart(
+        corner, [Line("a", [(0, 0), (0.1, 0.9), (1, 1)])], rings=[Ring((0.5, 0.5)), Ring((0.1, 0.9))]
+    )
+    assert drawn.count("<circle") == 1
+    nested = re.search(r'<svg x="51" y="13" width="(\d+)" height="(\d+)" viewBox="51 13 (\d+) (\d+)">', drawn)
+    assert nested is not None
+    assert nested.groups()[:2] == nested.groups()[2:]
+    assert re.search(r'class="name" x="\d+" y="17', drawn), (
+        "the label of a line that leaves the axes is at the edge"
+    )
