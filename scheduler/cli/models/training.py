@@ -71,6 +71,9 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
     promote: Annotated[
         str, typer.Option(help="auto makes the winner champion if it passes the gate; ask leaves it to you.")
     ] = "ask",
+    names: Annotated[
+        bool, typer.Option("--names", help="Name files in the report. Names may hold patient data.")
+    ] = False,
     queue: Annotated[bool, typer.Option("--queue", help="Let a training worker do the run.")] = False,
     resume: Annotated[
         int | None, typer.Option(help="Continue this run, which was stopped or failed.", show_default=False)
@@ -100,6 +103,7 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
             weights=None if weights is None else weights.resolve(),
             random_weights=_missing_weights(names, weights) if random_weights else (),
             promote=check_promote(promote),
+            names=names,
         )
         _check_weights(plan)
         with database.write() as session:
@@ -137,12 +141,9 @@ def _missing_weights(backbones: tuple[str, ...], folder: Path | None) -> tuple[s
 
 def _check_weights(plan: Plan) -> None:
     """Raise now the errors that would stop the run later."""
-    from training.fitting.backbones import check_backbone, find_initial_weights
+    from training.fitting.backbones import find_all_initial_weights
 
-    for backbone in plan.backbones:
-        check_backbone(backbone)
-        if backbone not in plan.random_weights:
-            find_initial_weights(backbone, plan.weights)
+    find_all_initial_weights(plan.backbones, plan.weights, plan.random_weights)
 
 
 def _queue(run_id: int, *, as_json: bool) -> None:
@@ -193,7 +194,9 @@ def _finished_json(finished: Finished) -> dict[str, Any]:
         "report": str(finished.report),
         "models": [one.model_id for one in finished.outcomes],
         "failed": [{"backbone": one.backbone, "problem": one.problem} for one in finished.failed],
+        "aucs": {one.model_id: auc for one, auc in zip(finished.outcomes, finished.aucs, strict=True)},
         "winner": finished.winner,
+        "choice": list(finished.choice),
         "gate": None if decision is None else {"passed": decision.passed, "reasons": decision.reasons},
         "promoted": finished.promoted,
         "contradicting": finished.contradicting,
@@ -202,18 +205,19 @@ def _finished_json(finished: Finished) -> dict[str, Any]:
 
 
 def _print_finished(finished: Finished) -> None:
-    """Print table 4 of the thesis for this run, the gate's decision and the path of the report."""
+    """Print table 4 of the thesis with the AUC, the winner, the gate's decision and the report's path."""
     print_table(
-        ("backbone", "train_loss", "valid_loss", "accuracy", "model"),
+        ("backbone", "train_loss", "valid_loss", "accuracy", "AUC", "model"),
         [
             (
                 one.backbone,
                 f"{one.epochs[-1].train_loss:.5f}",
                 f"{one.epochs[-1].valid_loss:.5f}",
                 f"{one.epochs[-1].accuracy:.5f}",
+                f"{auc:.4f}",
                 one.model_id,
             )
-            for one in finished.outcomes
+            for one, auc in zip(finished.outcomes, finished.aucs, strict=True)
         ],
         title=f"Run {finished.run_id}",
     )
@@ -226,6 +230,8 @@ def _print_finished(finished: Finished) -> None:
             f"left out, no readable file is known: {counted(finished.without_file, 'labelled image')}",
             markup=False,
         )
+    for sentence in finished.choice:
+        console.print(sentence, markup=False)
     decision = finished.decision
     if decision is not None:
         answer = "yes" if decision.passed else "no"
