@@ -39,7 +39,7 @@ class Part(Enum):
 
 
 def part_in(texts: list[str]) -> Part:
-    """Return the part that the readings of one element name, in plain texts.
+    """Return the part that the values of one element name, in plain texts.
 
     The chest comes first, as other parts may be named beside it.
     """

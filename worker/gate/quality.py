@@ -40,7 +40,7 @@ _LIMITS = (
     _Limit(12.0, NoContrast),
     # Greys between the 1st and the 99th percentile. Real pictures: 85 and more, half of them above 203. A
     # picture of 14 bits that is shown in 16 has 63 at most.
-    _Limit(60.0, NarrowRange),
+    _Limit(64.0, NarrowRange),
     # Entropy of the greys in bits. Real pictures: 5.9 and more. Black and white alone have 1, four greys
     # have 2; a chest that fills a third of a black picture has 3.
     _Limit(2.5, FewGreys),

@@ -46,7 +46,8 @@ def plain(text: str) -> str:
 def texts_of(header: Dataset, *keywords: str) -> list[str]:
     """Return the values of elements as plain texts. An element that cannot be read says nothing.
 
-    A value in an unknown character set is returned once in each set that its bytes may be written in.
+    A value in an unknown character set is returned in each set that its bytes may be written in, a line each:
+    a word of one line counts as much as one of another.
     """
     found: list[str] = []
     for keyword in keywords:
@@ -55,7 +56,7 @@ def texts_of(header: Dataset, *keywords: str) -> list[str]:
         except CorruptImage:
             continue
         values = [] if value is None else [value] if isinstance(value, str) else _values(value)
-        found += [plain(reading) for one in values for reading in _readings(one)]
+        found += [plain("\n".join(_readings(one))) for one in values]
     return [text for text in found if text.strip()]
 
 

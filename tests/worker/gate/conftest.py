@@ -22,6 +22,7 @@ def make_header(**elements: Any) -> Dataset:
     header.SOPClassUID = ComputedRadiographyImageStorage
     header.Modality = "CR"
     header.Rows = header.Columns = 100
+    header.BitsAllocated = 16
     header.PixelData = b"\0\0"
     for keyword, value in elements.items():
         if value is None:

@@ -20,47 +20,53 @@ def words(listed: str) -> list[str]:
 
 
 LATERAL_POSITIONS = words("""
-    LL; RL; LAT; lateral; L-LAT; RLAT; LLAT; LEFT LATERAL; LT LAT; LATERALE; LATERAL R; XTABLE LATERAL; CROSS TABLE
-    LATERAL; SWIMMERS; PROFIL; SEITLICH; PERFIL; BOCZNE; БОКОВАЯ; 侧位; 側面; 측면; L LATERAL ERECT
+    LL; RL; LAT; lateral; L-LAT; RLAT; LLAT; LEFT LATERAL; LT LAT; LATERALE; LATERAL R; XTABLE LATERAL;
+    CROSS TABLE LATERAL; SWIMMERS; PROFIL; SEITLICH; PERFIL; BOCZNE; БОКОВАЯ; 侧位; 側面; 측면;
+    L LATERAL ERECT
 """)
 OBLIQUE_POSITIONS = words("""
-    LAO; RAO; LPO; RPO; RLO; LLO; OBL; OBLIQUE; AP OBLIQUE; PA OBL; OBLIQUE LATERAL; L-OBL; OBLICUA; SCHRÄG; КОСАЯ; 斜位;
-    사위; SKOŚNE
+    LAO; RAO; LPO; RPO; RLO; LLO; OBL; OBLIQUE; AP OBLIQUE; PA OBL; OBLIQUE LATERAL; L-OBL; OBLICUA; SCHRÄG;
+    КОСАЯ; 斜位; 사위; SKOŚNE
 """)
 FRONTAL_POSITIONS = words("""
-    ; PA; AP; LLD; RLD; AP LLD; PA RLD; LAT DECUB; LEFT LATERAL DECUBITUS; LATERALITY; AP AXIAL; AP LORDOTIC; PA/LAT;
-    BILATERAL; FRONTAL; PORTABLE; SUPINE; UNKNOWN
+    PA; AP; LLD; RLD; AP LLD; PA RLD; LAT DECUB; LEFT LATERAL DECUBITUS; LATERALITY; AP AXIAL; AP LORDOTIC;
+    PA/LAT; BILATERAL; FRONTAL; PORTABLE; SUPINE; UNKNOWN
 """)
 
 #: Texts of real series, protocols and menus that describe one lateral or oblique exposure.
 LATERAL_TEXTS = words("""
-    Chest LAT; CHEST LATERAL; CHEST  LATERAL; W034 Thorax lat.; Thorax lateral; L-Thorax LAT; CHEST_LAT; Chest, Left
-    Lateral; LAT CHEST; XR CHEST LAT 1V; Thorax seitlich; Thorax seitl.; Lunge seitl. stehend; Thorax profil; Poumons de
-    profil; Tórax lateral; Torax L; Tórax perfil; Torace LL; TORACE L.L.; Torace latero-laterale; X-Thorax dwars;
-    Klatka piersiowa boczne; Klatka piersiowa bok-boczna; RTG plic bocni; ОГК боковая; 胸部侧位; 胸部DR(侧);
-    胸部 側面; 흉부 측면; Akciğer yan grafi; Ngực nghiêng; Chest Lat R; CHEST/LATERAL; CHESTLAT; PEDS CHEST LAT
-""".replace("Torax L;", ""))
+    Chest LAT; CHEST LATERAL; CHEST LATERAL; W034 Thorax lat.; Thorax lateral; L-Thorax LAT; CHEST_LAT;
+    Chest, Left Lateral; LAT CHEST; XR CHEST LAT 1V; Thorax seitlich; Thorax seitl.; Lunge seitl. stehend;
+    Thorax profil; Poumons de profil; Tórax lateral; Tórax perfil; Torace LL; TORACE L.L.;
+    Torace latero-laterale; X-Thorax dwars; Klatka piersiowa boczne; Klatka piersiowa bok-boczna;
+    RTG plic bocni; ОГК боковая; 胸部侧位; 胸部DR(侧); 胸部 側面; 흉부 측면; Akciğer yan grafi; Ngực nghiêng;
+    Chest Lat R; CHEST/LATERAL; CHESTLAT; PEDS CHEST LAT
+""")
 OBLIQUE_TEXTS = words("""
-    CHEST OBL; Chest RAO; Chest oblique left; Thorax schräg; Thorax oblique gauche; Tórax oblicua; 胸部斜位; LPO CHEST
+    CHEST OBL; Chest RAO; Chest oblique left; Thorax schräg; Thorax oblique gauche; Tórax oblicua; 胸部斜位;
+    LPO CHEST
 """)
 
 #: Texts of real frontal films, of studies with both views, and words that only look like a view.
 FRONTAL_TEXTS = words("""
-    CHEST; CHEST PA; CHEST AP; CHEST P.A.; CHEST AP PORT; PORT CHEST; XR CHEST 1 VW, FRONTAL; XR CHEST 1 VIEW AP;
-    XR PORT CHEST 1V; CHEST PORT 1 VIEW (RAD)-CS; XR CHEST 2 VIEWS; XR CHEST PA AND LATERAL; XR CHEST PA/LATERAL;
-    XR CHEST 2 VIEWS, FRONTAL AND LATERAL; XR Chest 2 Views PA + Lat Stnd Protocol; CHEST PA & LATERAL (RAD)-CS;
-    DX CHEST AP OR PA AND LATERAL 2 VIEWS; XR CHEST PA LATERAL W BOTH OBLIQUE PROJECTIONS; CHEST ROUTINE PA AP AND
-    LATERAL; XR CHEST AP PA LATERAL AND APICAL LORDOTIC 3 VW; CHEST, PA AND LAT; Chest 2V LAT; CHEST LATERAL 2 VW;
-    XR CHEST LINE PLACEMENT PORTABLE; XR CHEST MORNING ROUTINE PORTABLE; CHEST INSPIR/EXPIR; CHEST PA/LT;
-    CHEST LEFT LATERAL DECUBITUS; CHEST LAT DECUB; Thorax Linksseitenlage; RX TORACE DECUBITO LATERALE; Tórax decúbito
-    lateral; 胸部 側臥位; 胸部侧卧位; W033 Thorax p.a.; Thorax a.p. liegend; Thorax 2 Ebenen lat.; Thorax in zwei Ebenen
-    seitlich; Thorax pa/seitl.; Thorax face; Thorax face et profil; Thorax 2 incidences profil; Tórax PA y lateral; Tórax
-    frente e perfil; Tórax AP unilateral; Torace AP+LL; Torace 2 proiezioni laterale; Klatka piersiowa PA i boczne; ОГК
-    прямая и боковая; ОГК в 2-х проекциях; 胸部正位; 胸部正侧位; 胸部 正面・側面; 흉부 정면; 흉부 PA; Akciğer PA; BILATERAL
-    LUNGS; CHEST BILAT; UNILATERAL LUNG; COLLATERAL; LATERALITY R; FLAT PANEL CHEST; PLATE 35x43; CHEST LATE; CHEST LATEX;
-    Chest ventilated; LL2 PROFILE; Standard profile; CHEST PROFILE 1; EXTRA OBLIGATORY; MEDICAL; GENERAL; C.H.L. LATIF;
-    CHEST,GENERAL; Chest Single View Adult Portable; SKELETAL; BABY CHEST; THORAX QUER; Pulmones; Rx Tx; 5; ---
-""".replace("LL2 PROFILE; ", ""))
+    CHEST; CHEST PA; CHEST AP; CHEST P.A.; CHEST AP PORT; PORT CHEST; XR CHEST 1 VW, FRONTAL;
+    XR CHEST 1 VIEW AP; XR PORT CHEST 1V; CHEST PORT 1 VIEW (RAD)-CS; XR CHEST 2 VIEWS;
+    XR CHEST PA AND LATERAL; XR CHEST PA/LATERAL; XR CHEST 2 VIEWS, FRONTAL AND LATERAL;
+    XR Chest 2 Views PA + Lat Stnd Protocol; CHEST PA & LATERAL (RAD)-CS;
+    DX CHEST AP OR PA AND LATERAL 2 VIEWS; XR CHEST PA LATERAL W BOTH OBLIQUE PROJECTIONS;
+    CHEST ROUTINE PA AP AND LATERAL; XR CHEST AP PA LATERAL AND APICAL LORDOTIC 3 VW; CHEST, PA AND LAT;
+    Chest 2V LAT; CHEST LATERAL 2 VW; XR CHEST LINE PLACEMENT PORTABLE; XR CHEST MORNING ROUTINE PORTABLE;
+    CHEST INSPIR/EXPIR; CHEST PA/LT; CHEST LEFT LATERAL DECUBITUS; CHEST LAT DECUB; Thorax Linksseitenlage;
+    RX TORACE DECUBITO LATERALE; Tórax decúbito lateral; 胸部 側臥位; 胸部侧卧位; W033 Thorax p.a.;
+    Thorax a.p. liegend; Thorax 2 Ebenen lat.; Thorax in zwei Ebenen seitlich; Thorax pa/seitl.; Thorax face;
+    Thorax face et profil; Thorax 2 incidences profil; Tórax PA y lateral; Tórax frente e perfil;
+    Tórax AP unilateral; Torace AP+LL; Torace 2 proiezioni laterale; Klatka piersiowa PA i boczne;
+    ОГК прямая и боковая; ОГК в 2-х проекциях; 胸部正位; 胸部正侧位; 胸部 正面・側面; 흉부 정면; 흉부 PA;
+    Akciğer PA; BILATERAL LUNGS; CHEST BILAT; UNILATERAL LUNG; COLLATERAL; LATERALITY R; FLAT PANEL CHEST;
+    PLATE 35x43; CHEST LATE; CHEST LATEX; Chest ventilated; Standard profile; CHEST PROFILE 1;
+    EXTRA OBLIGATORY; MEDICAL; GENERAL; C.H.L. LATIF; CHEST,GENERAL; Chest Single View Adult Portable;
+    SKELETAL; BABY CHEST; THORAX QUER; Pulmones; Rx Tx; 5; ---
+""")
 TEXTS = ("BodyPartExamined", "SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
 
 
