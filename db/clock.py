@@ -1,4 +1,4 @@
-"""The database's clock, which alone decides when a lease ends: workers' clocks may be wrong."""
+"""The database's clock. It alone decides when a lease expires, because workers' clocks may be wrong."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 
-class database_now(FunctionElement[float]):  # noqa: N801  (reads as the SQL function that it is)
+class database_now(FunctionElement[float]):  # noqa: N801  (named like the SQL function that it is)
     """Seconds since 1970-01-01 UTC by the database's clock, as a double."""
 
     type = Float(53)
@@ -23,5 +23,5 @@ def _sqlite(*_: Any, **__: Any) -> str:
 
 @compiles(database_now, "postgresql")
 def _postgresql(*_: Any, **__: Any) -> str:
-    # Not now(): that stands still within a transaction.
+    # Not now(): its value does not change within a transaction.
     return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"

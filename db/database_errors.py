@@ -1,6 +1,6 @@
-"""What a database does not do, as errors of ours.
+"""Errors of the database and its driver, as errors of ours.
 
-A driver's own text holds the values of rows, which are patients': it goes no further than here.
+A driver's own message can hold values of rows, which are patient data. It is not passed on.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from db.errors import PneumoscreenError
 
 
 class DatabaseFailed(PneumoscreenError):
-    """The job table refused what it was asked. `doctor` may tell why; if it finds nothing, report this."""
+    """The job table's database refused a statement. Run `doctor`; if it finds nothing, report this."""
 
     code = "database-failed"
 
 
 class DatabaseUnreachable(DatabaseFailed):
-    """The job table cannot be opened. Check PNEUMOSCREEN_HOME or PNEUMOSCREEN_DATABASE_URL, and `doctor`.
+    """The job table cannot be opened. Check PNEUMOSCREEN_HOME or PNEUMOSCREEN_DATABASE_URL; run `doctor`.
 
-    Its server may also be down, or take no more connections: workers wait for it and go on by themselves.
+    Its server may also be down or have no free connection. Workers wait for it and continue by themselves.
     """
 
     code = "database-unreachable"
@@ -32,20 +32,20 @@ class DatabaseUnreachable(DatabaseFailed):
 class DatabaseFull(DatabaseFailed):
     """The disk of the job table is full, or broken. Make room there, and give the command again.
 
-    Workers wait and go on by themselves; nothing was written in part.
+    Workers wait and continue by themselves. Nothing was written in part.
     """
 
     code = "database-full"
 
 
 class DatabaseReadOnly(DatabaseFailed):
-    """The job table may only be read. Let this user write to it, or name the primary server in its URL."""
+    """The job table is read-only. Let this user write to it, or name the primary server in the URL."""
 
     code = "database-read-only"
 
 
 class DatabaseBusy(DatabaseFailed):
-    """Others kept the job table busy for too long. Try again, or raise PNEUMOSCREEN_DATABASE_BUSY_SECONDS.
+    """The job table was busy for too long. Try again, or raise PNEUMOSCREEN_DATABASE_BUSY_SECONDS.
 
     On PostgreSQL the limit is the server's `statement_timeout` or `lock_timeout`. Workers try again.
     """
@@ -56,7 +56,7 @@ class DatabaseBusy(DatabaseFailed):
 class DatabaseRefused(DatabaseFailed):
     """The job table's server refuses this user or its settings. Correct rights, limits or tables there.
 
-    A batch that met it is requeued, and no image fails. The code behind it is PostgreSQL's SQLSTATE or
+    A batch that meets this error is requeued, and no image fails. The detail is PostgreSQL's SQLSTATE or
     SQLite's result code.
     """
 
@@ -69,18 +69,18 @@ class DatabaseDamaged(DatabaseFailed):
     code = "database-damaged"
 
 
-#: What passes by itself, or once somebody has fixed it: worth trying again in a moment.
+#: Errors that pass by themselves, or once somebody has fixed the cause: they are tried again soon.
 PASSING = (DatabaseUnreachable, DatabaseFull, DatabaseReadOnly, DatabaseBusy)
 
-#: What no image is to blame for. Of the kinds that are left, a row that the table does not take is one.
+#: Errors that no image causes. The others include a row that the table does not accept.
 BLAMELESS = (*PASSING, DatabaseRefused, DatabaseDamaged)
 
-#: By the beginning of SQLite's error names (https://sqlite.org/rescode.html); the longest beginning counts.
+#: Our errors by the beginning of SQLite's names (https://sqlite.org/rescode.html); the longest one counts.
 _SQLITE = {
     "SQLITE_BUSY": DatabaseBusy,  # another connection writes, or recovers the log
     "SQLITE_LOCKED": DatabaseBusy,  # the same within one shared cache
-    "SQLITE_PROTOCOL": DatabaseBusy,  # lost the race for the log's locks too often
-    "SQLITE_INTERRUPT": DatabaseBusy,  # somebody cancelled the statement
+    "SQLITE_PROTOCOL": DatabaseBusy,  # too many tries to lock the log failed
+    "SQLITE_INTERRUPT": DatabaseBusy,  # the statement was cancelled
     "SQLITE_ABORT": DatabaseBusy,  # another statement rolled the transaction back
     "SQLITE_SCHEMA": DatabaseBusy,  # an upgrade changed the tables meanwhile
     "SQLITE_NOMEM": DatabaseBusy,  # the machine is out of memory
@@ -98,17 +98,17 @@ _SQLITE = {
     "SQLITE_NOTADB": DatabaseDamaged,
 }
 
-#: By the beginning of a SQLSTATE (PostgreSQL's appendix A); the longest beginning counts. What is not here is
-#: a mistake in a statement or a value that the table does not take.
+#: Our errors by the beginning of a SQLSTATE (PostgreSQL's appendix A); the longest one counts. The other
+#: codes are mistakes in statements and values that the table does not accept.
 _POSTGRESQL = {
-    # 08, connection exception: all pass. A pooler gives 08P01 for most of what it has to say.
+    # 08, connection exception: all pass. A connection pooler uses 08P01 for most of its errors.
     "08": DatabaseUnreachable,
-    # 25, transaction state: a standby, or a server that was made read-only; the server's limits on how long
-    # a transaction may last or do nothing.
+    # 25, transaction state: a standby or a read-only server (25006); the server's limits on a transaction
+    # that does nothing (25P03) or lasts too long (25P04).
     "25006": DatabaseReadOnly,
     "25P03": DatabaseBusy,
     "25P04": DatabaseBusy,
-    # 28, 3D, 42501 and 42P01: this user may not, or there is no such database or table (yet).
+    # 28, 3D, 42501 and 42P01: the user lacks a right, or the database or table does not exist (yet).
     "28": DatabaseRefused,
     "3D": DatabaseRefused,
     "42501": DatabaseRefused,
@@ -118,24 +118,24 @@ _POSTGRESQL = {
     "40": DatabaseBusy,
     "40002": DatabaseFailed,
     # 53, insufficient resources: 53200 out of memory and 53300 too many connections pass; a full disk
-    # (53100) when somebody makes room; 53400 is a limit of the configuration, as temp_file_limit.
+    # (53100) passes once somebody makes room; 53400 is a limit of the configuration, such as temp_file_limit.
     "53": DatabaseUnreachable,
     "53100": DatabaseFull,
     "53400": DatabaseRefused,
-    # 54, program limit: the server takes no writes before it is vacuumed, or a limit of its build.
+    # 54, program limit: the server accepts no writes before a vacuum, or it is a limit of its build.
     "54": DatabaseRefused,
-    # 55, not in the right state: an object in use (55006) and a lock (55P03) pass; the others, as a
-    # parameter that cannot be changed now (55P02), are the server's configuration.
+    # 55, not in the right state: an object in use (55006) and a lock (55P03) pass; the others, such as
+    # a parameter that cannot be changed now (55P02), are due to the server's configuration.
     "55": DatabaseRefused,
     "55006": DatabaseBusy,
     "55P03": DatabaseBusy,
-    # 57, operator intervention: 57014 is statement_timeout or a cancelled query; 57P01 to 57P05 a server
-    # that stops, crashed, starts, lost its database (until it is restored) or closed an idle session.
+    # 57, operator intervention: 57014 is statement_timeout or a cancelled query; with 57P01 to 57P05 the
+    # server stops, crashed, starts, lost its database (until it is restored) or closed an idle session.
     "57": DatabaseUnreachable,
     "57014": DatabaseBusy,
     # 58, system error: the server's disk, or a file that is missing on it.
     "58": DatabaseFull,
-    # XX001 and XX002, damaged data and indexes; XX000 is the server's own defect, which a row may provoke.
+    # XX001 and XX002, damaged data and indexes; XX000 is a defect of the server, which a row may trigger.
     "XX001": DatabaseDamaged,
     "XX002": DatabaseDamaged,
 }
@@ -143,7 +143,7 @@ _POSTGRESQL = {
 
 @contextmanager
 def our_errors() -> Iterator[None]:
-    """Raise what the database or its driver raises as a DatabaseFailed."""
+    """Raise errors of the database and its driver as DatabaseFailed."""
     try:
         yield
     except PoolTimeout:
@@ -166,7 +166,7 @@ def _ours(error: DBAPIError) -> DatabaseFailed:
 
 
 def _is_connection(told: object) -> bool:
-    """Whether a driver's error without a code is that of a connection: there was nobody to give one."""
+    """Tell whether a driver's error has no code because the connection failed: no server gave one."""
     from psycopg import OperationalError
 
     return isinstance(told, OperationalError)

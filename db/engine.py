@@ -91,7 +91,7 @@ def insert_new(session: Session, table: type[Any]) -> Upsert:
 
 def _engine(settings: DatabaseSettings) -> Engine:
     try:
-        # The path is not written into a URL's text: it may hold characters that mean something there.
+        # The path is not written into a URL's text: it may hold characters that have a meaning there.
         in_home = None if settings.url else URL.create("sqlite", database=str(settings.file))
         parsed = in_home or make_url(settings.url)
     except (ArgumentError, ValueError):  # the ValueError would show a part of the password

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 
 class PneumoscreenError(Exception):
-    """Something went wrong that pneumoscreen foresaw.
+    """An error that pneumoscreen expects.
 
     The first paragraph of a subclass' docstring is the message that a user reads: what
-    happened, and what to do next. `detail` adds what is known and holds no patient data.
+    happened, and what to do next. `detail` adds details and holds no patient data.
     """
 
     code: ClassVar[str] = "pneumoscreen-error"

@@ -96,9 +96,10 @@ def held_values(lease: Lease) -> dict[str, Any]:
 
 
 def claiming(lease: Lease, transition: Transition[Any], *which: ColumnElement[bool], **values: Any) -> Update:
-    """Return the UPDATE that claims a row, unless somebody holds it or it has to match more than it does.
+    """Return the UPDATE that claims a row if nobody holds it and it matches `which`.
 
-    Of several claims at once one changes the row: an UPDATE waits for another one and then looks again.
+    Of several claims at once, one changes the row. The others wait for it, check the row again and match
+    nothing.
     """
     table = lease.table
     return changing(
@@ -191,6 +192,6 @@ class Heartbeat:
                 self._lost.set()
                 return
             except DatabaseFailed as error:
-                # Soon again: after an outage the lease must be extended before the next sweep.
+                # Retry soon: after an outage the lease must be extended before the next sweep.
                 log.warning("heartbeat of %s failed: %s", self._name, error.code)
                 pause = min(between, _RETRY_SECONDS)

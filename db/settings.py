@@ -1,4 +1,4 @@
-"""Where settings come from, and the settings of the job table."""
+"""The sources of all settings, and the settings of the job table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENV_PREFIX = "PNEUMOSCREEN_"
 
 
 class SettingsInvalid(PneumoscreenError):
-    """A setting has a value that cannot be used. Mend it in the environment or in `pneumoscreen.toml`."""
+    """A setting has a value that cannot be used. Correct it in the environment or in `pneumoscreen.toml`."""
 
     code = "settings-invalid"
 
@@ -35,7 +35,7 @@ class HomeUnusable(PneumoscreenError):
 def home() -> Path:
     """Return the data directory: `PNEUMOSCREEN_HOME`, by default the platform's user data folder.
 
-    Raises HomeUnusable: such a path cannot be written into logs, answers and configuration files.
+    Raises HomeUnusable for a path that cannot be written into logs, answers and configuration files.
     """
     chosen = os.environ.get(ENV_PREFIX + "HOME")
     if chosen:
@@ -49,9 +49,9 @@ def home() -> Path:
 
 
 def secrets_folder() -> Path:
-    """Return the folder of settings that are kept one to a file, such as `pneumoscreen_broker_url`.
+    """Return the folder of secret settings, one file each, such as `pneumoscreen_broker_url`.
 
-    `up` writes the embedded stack's here; containers mount theirs and set `PNEUMOSCREEN_SECRETS`.
+    `up` writes those of the embedded stack there. Containers mount a folder and set `PNEUMOSCREEN_SECRETS`.
     """
     return Path(os.environ.get(ENV_PREFIX + "SECRETS") or home() / "secrets")
 
@@ -62,7 +62,7 @@ def config_file() -> Path:
 
 
 class RoomSettings(BaseSettings):
-    """Settings of one room: environment first, then secret files, then `pneumoscreen.toml`."""
+    """Settings of one room, from the environment, else from secret files, else from `pneumoscreen.toml`."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, extra="ignore", frozen=True, protected_namespaces=()
@@ -72,7 +72,7 @@ class RoomSettings(BaseSettings):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Note the class."""
+        """Add the class to `rooms`."""
         super().__pydantic_init_subclass__(**kwargs)
         RoomSettings.rooms.append(cls)
 
@@ -85,7 +85,7 @@ class RoomSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Look the files up when settings are read, not when this module is imported."""
+        """Find the files when settings are read, not when this module is imported."""
         from pydantic_settings import SecretsSettingsSource
 
         sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
@@ -112,7 +112,7 @@ class DatabaseSettings(RoomSettings):
     #: SQLAlchemy URL of the job table. Empty: SQLite in the data directory, for one machine.
     database_url: SecretStr = SecretStr("")
     #: Seconds to wait for another writer before giving up. A write takes milliseconds; a minute
-    #: rides out a checkpoint on a slow disk.
+    #: is enough for a checkpoint on a slow disk.
     database_busy_seconds: Annotated[float, Field(gt=0)] = 60.0
     #: Folder with one artefact per registered model. Empty: `models` in the data directory.
     models_folder: str = ""
@@ -129,5 +129,5 @@ class DatabaseSettings(RoomSettings):
 
     @property
     def models(self) -> Path:
-        """The folder of artefacts in use."""
+        """The folder of the registered models' artefacts."""
         return Path(self.models_folder) if self.models_folder else home() / "models"

@@ -6,31 +6,31 @@ from enum import StrEnum
 
 
 class CohortState(StrEnum):
-    """How far a cohort has been taken in."""
+    """Whether all images of a cohort have been added."""
 
-    #: Its source is being walked; more images may come.
+    #: A source of it is being read; more images may come.
     INGESTING = "ingesting"
-    #: Every image that the source held has a row.
+    #: Every image of its sources has a row.
     READY = "ready"
-    #: Nothing of it is handed out any more.
+    #: No batches are cut from it any more.
     CANCELLED = "cancelled"
 
 
 class IngestState(StrEnum):
-    """How far one source of a cohort has been walked."""
+    """Whether one source of a cohort has been read."""
 
-    #: A command walks it.
+    #: A command reads it.
     RUNNING = "running"
-    #: It was walked to its end, or its cohort was cancelled.
+    #: It was read to its end, or its cohort was cancelled.
     ENDED = "ended"
-    #: The command died or failed on the way; the same `submit` goes on.
+    #: The command died or failed; the same `submit` continues.
     BROKEN_OFF = "broken-off"
 
 
 class ImageState(StrEnum):
-    """What has become of one image."""
+    """The progress of one image."""
 
-    #: Taken in, in no batch yet.
+    #: Added, but in no batch yet.
     PENDING = "pending"
     #: In a batch that no worker has claimed.
     QUEUED = "queued"
@@ -45,7 +45,7 @@ class ImageState(StrEnum):
 
 
 class BatchState(StrEnum):
-    """What has become of one batch."""
+    """The progress of one batch."""
 
     #: Waits for a worker.
     QUEUED = "queued"
@@ -53,52 +53,52 @@ class BatchState(StrEnum):
     RUNNING = "running"
     #: Its results are written.
     DONE = "done"
-    #: Lost too often; its images went on in smaller batches.
+    #: Its lease expired too often; its images are in smaller batches.
     SPLIT = "split"
     #: Its cohort was cancelled before a worker claimed it.
     CANCELLED = "cancelled"
 
 
 class RunState(StrEnum):
-    """What has become of one training run."""
+    """The progress of one training run."""
 
     #: Waits for a training worker.
     QUEUED = "queued"
-    #: Somebody holds its lease.
+    #: A worker or a command holds its lease.
     RUNNING = "running"
     #: Its report is written; some of its backbones may have failed.
     DONE = "done"
     #: None of its backbones could be trained; `problem` says why.
     FAILED = "failed"
-    #: Stopped by its user or lost with its command; `retrain --resume` goes on from its last epoch.
+    #: Stopped by its user or lost with its command; `retrain --resume` continues after its last epoch.
     STOPPED = "stopped"
 
 
 class NightState(StrEnum):
-    """What has become of one slot of a nightly schedule."""
+    """The progress of one slot of a nightly schedule."""
 
-    #: The slot that had passed when the schedule was first seen: where counting begins. Nothing ran.
+    #: The last slot before the schedule was first seen. It does not run; the next slots do.
     BASELINE = "baseline"
-    #: Waits for its source to be walked.
+    #: Waits for its source to be read.
     WAITING = "waiting"
-    #: Somebody walks its source.
+    #: A scheduler reads its source.
     INGESTING = "ingesting"
     #: Its images are being screened.
     SCREENING = "screening"
     #: All its images have ended.
     DONE = "done"
-    #: Its window ended first; what is left goes on in the next one.
+    #: Its window ended before its images did; the others are screened in the next window.
     HELD = "held"
-    #: Its source could not be walked; `problem` says why. The next slot finds what it missed.
+    #: Its source could not be read; `problem` says why. The next slot finds the files that it missed.
     FAILED = "failed"
 
 
 class ModelState(StrEnum):
-    """What a model is allowed to do."""
+    """The role of a model."""
 
-    #: Registered, screens only when asked for by name.
+    #: Registered; screens only cohorts that name it.
     CANDIDATE = "candidate"
-    #: Screens every cohort that names no model; there is one at most.
+    #: Screens every cohort that names no model; there is at most one.
     CHAMPION = "champion"
     #: Was champion before; `rollback` makes the last of these champion again.
     RETIRED = "retired"

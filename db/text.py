@@ -1,13 +1,13 @@
-"""What a text column of the job table can hold."""
+"""The limits of the text columns of the job table."""
 
 from __future__ import annotations
 
-#: Bytes of a name that the job table can look up: an index entry of PostgreSQL holds 2,704 with all columns.
+#: The most bytes of a name in an index: an entry of PostgreSQL holds 2,704 bytes for all its columns.
 LONGEST_URI = 2_600
 
 
 def is_text(name: str) -> bool:
-    """Tell whether a name can be stored; that of a file may hold bytes that are no UTF-8."""
+    """Tell whether a name can be stored. A file's name may hold bytes that are not UTF-8."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -16,5 +16,5 @@ def is_text(name: str) -> bool:
 
 
 def is_too_long(uri: str) -> bool:
-    """Tell whether a name is longer than the job table can look up."""
+    """Tell whether a name is too long for an index of the job table."""
     return len(uri.encode()) > LONGEST_URI

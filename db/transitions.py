@@ -62,7 +62,7 @@ class CohortChange:
     SUBMIT = Transition(
         (_state.READY, _state.CANCELLED), _state.INGESTING, "A source is submitted under the same name."
     )
-    RESUME = Transition((_state.READY,), _state.INGESTING, "A source that broke off goes on.")
+    RESUME = Transition((_state.READY,), _state.INGESTING, "An ingest that broke off continues.")
     READY = Transition((_state.INGESTING,), _state.READY, "The last of its sources was read to its end.")
     CANCEL = Transition((_state.INGESTING, _state.READY), _state.CANCELLED, "A user cancels it.")
     RETRY = Transition((_state.CANCELLED,), _state.READY, "A user retries it.")

@@ -1,1 +1,1 @@
-"""How pneumoscreen is run: the embedded local stack and what ships with it."""
+"""The embedded local stack, the default model, and the files for other deployments."""

@@ -7,15 +7,15 @@ import hashlib
 #: The one user that may log in.
 USER = "pneumoscreen"
 
-#: What Celery needs, and nothing that administers the server; as in `deploy/make-secrets.sh`. Of Lua what
-#: kombu needs for its own scripts.
+#: The rights that Celery needs, without those that administer the server; as in `deploy/make-secrets.sh`. The
+#: SCRIPT and EVALSHA commands are for kombu's own Lua scripts.
 RIGHTS = "~* &* +@all -@admin -@dangerous -@scripting +evalsha +script|exists +script|load +info +keys"
 
 
 def valkey_config(port: int, password: str, memory_mib: int) -> str:
     """Return Valkey's configuration: loopback, one user, and nothing kept on disk; it holds no secret.
 
-    The job table is the truth; a broker that forgets everything costs nothing but a second notice.
+    If the broker loses its messages, workers are notified again from the job table.
     """
     digest = hashlib.sha256(password.encode()).hexdigest()
     return "\n".join(
@@ -28,11 +28,11 @@ def valkey_config(port: int, password: str, memory_mib: int) -> str:
             'save ""',
             "appendonly no",
             f"maxmemory {memory_mib}mb",
-            # Refusing a message is noticed; evicting one is not.
+            # The sender notices a refused message, but nobody notices an evicted one.
             "maxmemory-policy noeviction",
-            # A title would be written over the environment, whose mark tells whose process it is.
+            # A title would overwrite the environment, whose mark names the data directory.
             "set-proc-title no",
-            # The folder that supervisord starts it in: a path of the user's may hold what this file cannot.
+            # Relative to `run`, where it starts: a user's path may hold characters that this file cannot.
             "dir ../broker",
             "",
         )

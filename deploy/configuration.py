@@ -16,7 +16,7 @@ from scheduler.metrics.settings import MetricsSettings
 
 
 def configure(run: Path) -> None:
-    """Write every file that the stack's processes start from; secrets that are set already are kept."""
+    """Write every file that the stack's processes read at their start; keep secrets that are set already."""
     settings = StackSettings.read()
     if settings.embedded_broker:
         _configure_broker(run, settings.embedded_broker_memory_mib)

@@ -12,11 +12,11 @@ from xmlrpc.client import Fault, ServerProxy, Transport
 
 from db.errors import PneumoscreenError
 
-#: In the `run` folder of the data directory, which its owner alone can enter.
+#: In the `run` folder of the data directory, which only its owner can enter.
 SOCKET = "supervisor.sock"
 
-#: Seconds for an answer: supervisord answers in milliseconds. One that is stopped or hangs must not hold a
-#: command for ever.
+#: Seconds to wait for an answer. supervisord answers in milliseconds; if it is stopped or hangs, it must not
+#: block a command for ever.
 _ANSWER_SECONDS = 30.0
 #: Linux' `struct ucred`: pid, uid, gid.
 _CREDENTIALS = struct.Struct("3i")
@@ -29,7 +29,7 @@ class StackNotRunning(PneumoscreenError):
 
 
 class StackHung(StackNotRunning):
-    """The embedded stack's supervisord does not answer. `pneumoscreen down` stops it and what it runs."""
+    """The embedded stack's supervisord does not answer. `pneumoscreen down` stops it and its processes."""
 
     code = "stack-hung"
 
@@ -41,13 +41,13 @@ class StackNotOurs(PneumoscreenError):
 
 
 class Control:
-    """How supervisord is reached: by a socket in `run`, whose owner is checked at every call."""
+    """The connection to supervisord: a socket in `run`, whose owner is checked at every call."""
 
     def __init__(self, run: Path) -> None:
         self._run = run
 
     def call(self, method: str, *arguments: object, waits: bool = False) -> Any:
-        """Return what supervisord answers, however late if the answer `waits` for a process.
+        """Return supervisord's answer, without a time limit if the answer `waits` for a process.
 
         Raises StackNotRunning, StackHung, StackNotOurs.
         """
@@ -62,7 +62,7 @@ class Control:
             raise StackNotRunning from None
 
     def is_gone(self) -> bool:
-        """Tell whether nobody listens: supervisord has ended. Raises StackNotOurs."""
+        """Tell whether supervisord has ended: nothing listens on its socket. Raises StackNotOurs."""
         try:
             self._connect().close()
         except OSError:
@@ -70,11 +70,11 @@ class Control:
         return False
 
     def _connect(self) -> socket.socket:
-        """Return a connection whose other end is the user that we are. Raises OSError, StackNotOurs."""
+        """Return a connection whose other end belongs to our own user. Raises OSError, StackNotOurs."""
         folder = os.open(self._run, os.O_RDONLY | os.O_DIRECTORY)
         try:
             check_folder(folder)
-            # A socket's path holds about 100 bytes, and a data directory may lie deeper.
+            # A socket's path may have about 100 bytes, and the path of a data directory may be longer.
             through = Path(f"/proc/self/fd/{folder}")
             connection = socket.socket(socket.AF_UNIX)
             try:
@@ -89,14 +89,17 @@ class Control:
 
 
 def check_folder(folder: int) -> None:
-    """Refuse a folder that somebody else has made, or can write to: they could pose as supervisord."""
+    """Refuse a folder that another user owns or can write to: that user could pose as supervisord.
+
+    Raises StackNotOurs.
+    """
     status = os.fstat(folder)
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise StackNotOurs
 
 
 def _check_peer(connection: socket.socket) -> None:
-    if not hasattr(socket, "SO_PEERCRED"):  # not Linux: the folder's owner is what there is to check
+    if not hasattr(socket, "SO_PEERCRED"):  # not Linux: only the folder's owner can be checked
         return
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, user, _ = _CREDENTIALS.unpack(credentials)
@@ -105,7 +108,7 @@ def _check_peer(connection: socket.socket) -> None:
 
 
 class _OneConnection(Transport):
-    """XML-RPC over a connection that there is already."""
+    """XML-RPC over a connection that is open already."""
 
     def __init__(self, connection: socket.socket) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the passwords, keys and certificates of an installation, in secrets/ beside it. Once: what is there
-# already stays.
+# Makes the passwords, keys and certificates of an installation, in secrets/ beside this script. Files that exist
+# already are kept.
 #   make-secrets.sh [BROKER_HOST [DATABASE_HOST]]     by default compose.yaml's: valkey, postgres
 set -eu
 broker=${1:-valkey}
@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 umask 077
 mkdir -p secrets
 cd secrets
-# One that was there already may be open.
+# An existing folder may be open to others.
 chmod 700 .
 
 word() { openssl rand -hex 24; }
@@ -22,8 +22,8 @@ keep pneumoscreen_flower_password "$(word)"
 keep pneumoscreen_flower_cookie_secret "$(word)"
 keep pneumoscreen_database_url "postgresql://pneumoscreen:$(cat postgres_password)@$database:5432/pneumoscreen"
 keep pneumoscreen_broker_url "rediss://pneumoscreen:$(cat valkey_password)@$broker:6379/0"
-# What Celery needs, and nothing that administers the server; as in deploy/broker.py. Of Lua what kombu needs for
-# its own scripts.
+# The rights that Celery needs, without those that administer the server; as in deploy/broker.py. The SCRIPT and
+# EVALSHA commands are for kombu's own Lua scripts.
 keep valkey.acl "user default off
 user pneumoscreen on >$(cat valkey_password) ~* &* +@all -@admin -@dangerous -@scripting +evalsha +script|exists +script|load +info +keys
 "
@@ -36,7 +36,7 @@ if [ ! -s valkey.crt ]; then
         -copy_extensions copy -out valkey.crt 2>/dev/null
     rm -f valkey.csr ca.srl
 fi
-# The containers' users differ from ours; the folder itself is closed to others.
+# The containers have other users, who must read these files; the folder itself is closed to others.
 chmod 644 ./*
 chmod 600 ca.key
 echo "secrets are in $(pwd)"

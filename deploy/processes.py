@@ -1,4 +1,4 @@
-"""The processes of a data directory's stack, found without supervisord: by a mark in their environment."""
+"""The processes of a data directory's stack, found by a mark in their environment, without supervisord."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 from db.settings import ENV_PREFIX
 
-#: Names the data directory in the environment of supervisord, and so of all that it starts and starts again.
+#: Names the data directory in the environment of supervisord, and so of every process that it starts.
 MARK = ENV_PREFIX + "STACK"
 
 SUPERVISORD = "supervisord"
 BROKER = "broker"
-#: It holds nothing and may lose a TERM, as `programs` says.
+#: It is killed: it holds nothing and may lose a TERM, as `programs` says.
 BEAT = "beat"
 
 _PROC = Path("/proc")
 _POLL_SECONDS = 0.1
-#: Seconds after KILL within which a process has gone, if it does not wait for a disk.
+#: Seconds within which a process ends after KILL, unless it waits for a disk.
 _KILL_SECONDS = 10.0
 
 
@@ -42,7 +42,7 @@ def marked(home: str) -> list[Marked]:
     found = []
     for folder in _PROC.iterdir():
         if folder.name.isdigit() and int(folder.name) != os.getpid():
-            # It ends while it is looked at, or is not ours to look at.
+            # The process ends meanwhile, or we may not read it.
             with suppress(OSError):
                 if _is_ours(folder) and mark in (environment := _environment(folder)):
                     found.append(Marked(_name(environment), int(folder.name)))
@@ -50,7 +50,7 @@ def marked(home: str) -> list[Marked]:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Tell whether a process is of our user and sees our files: not in a container with the same paths."""
+    """Tell whether a process has our user and our root folder: one in a container may have the same paths."""
     return folder.stat().st_uid == os.geteuid() and (folder / "root").samefile("/")
 
 
@@ -65,9 +65,9 @@ def _name(environment: list[bytes]) -> str:
 
 
 def stop_marked(home: str, seconds: float) -> list[Marked]:
-    """Stop what is left of a stack, and return it: supervisord first, the broker last.
+    """Stop the remaining processes of a stack, supervisord first, the broker last; return those found.
 
-    Each gets TERM, and KILL after `seconds`.
+    Each gets TERM (beat KILL), and KILL after `seconds`.
     """
     found = marked(home)
     _stop(home, lambda one: one.name == SUPERVISORD, seconds)

@@ -18,7 +18,7 @@ _FOLDER = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Where the stack's pages are served on the loopback interface."""
+    """The ports of Flower and of the metrics server on the loopback interface."""
 
     flower: int
     metrics: int
@@ -30,23 +30,23 @@ class Program:
 
     name: str
     command: Sequence[str]
-    #: Started in ascending and stopped in descending order: the broker outlives those who need it.
+    #: Started in ascending and stopped in descending order: the broker outlives the processes that need it.
     priority: int
-    #: TERM lets Celery finish what it holds.
+    #: TERM lets Celery finish the tasks that it holds.
     stop_signal: str = "TERM"
 
 
 def programs(settings: StackSettings, ports: Ports) -> list[Program]:
-    """Return what the stack consists of."""
+    """Return the programs of the stack."""
     return [
         *(_broker() if settings.embedded_broker else ()),
         Program(
             name="worker",
-            # Threads answer Celery's remote control, and so Flower and `doctor`, in 0.01 s while they
-            # screen, where solo takes as long as a batch (0.8 s for 16 images), and are no
-            # slower (26 images/s against 24). Two: one batch decodes or writes while the other computes.
-            # Prefork is out: its children inherit a torch that has run, or, spawned, a model each.
-            # Measured by `tests/bench/test_pools.py`.
+            # With threads, a worker that screens answers Celery's remote control, and so Flower and `doctor`,
+            # in 0.01 s. With solo it answers after its batch (0.8 s for 16 images), and is no faster
+            # (24 images/s against 26). Two threads: one batch decodes or writes while the other computes.
+            # Not prefork: forked children would inherit a torch that has run, and spawned ones would load a
+            # model each. Measured by `tests/bench/test_pools.py`.
             command=_celery(
                 "worker.tasks", "worker", "-Q", "screen", "-n", "screen@%h",
                 "--pool=threads", f"--concurrency={settings.worker_batches}",
@@ -64,7 +64,7 @@ def programs(settings: StackSettings, ports: Ports) -> list[Program]:
         ),
         Program(
             name="housekeeping",
-            # Four threads may walk sources for hours; sweeping and handing out go on in the others.
+            # Four threads may list sources for hours; sweep and dispatch run in the other two.
             command=_celery(
                 "scheduler.tasks", "worker", "-Q", "housekeeping,ingest", "-n", "housekeeping@%h",
                 "--pool=threads", "--concurrency=6",
@@ -76,8 +76,8 @@ def programs(settings: StackSettings, ports: Ports) -> list[Program]:
             # The in-memory scheduler: the default one keeps its state in a pickle.
             command=_celery("scheduler.tasks", "beat", "--scheduler=celery.beat:Scheduler", "--pidfile="),
             priority=3,
-            # It holds nothing, and a TERM in the middle of a send is lost: the Redis client turns the
-            # handler's SystemExit into an error that beat logs and forgets.
+            # It holds nothing. A TERM during a send would be lost: the Redis client turns the handler's
+            # SystemExit into an error, which beat logs and ignores.
             stop_signal="KILL",
         ),
         Program(
@@ -96,7 +96,7 @@ def programs(settings: StackSettings, ports: Ports) -> list[Program]:
             ),
             priority=3,
         ),
-        # Stopped first: it holds the lock while supervisord stops the others.
+        # Stopped first: if it stops the stack, it holds the lock until supervisord ends it.
         Program(name="watchdog", command=(sys.executable, "-m", "deploy.watchdog"), priority=4),
     ]  # fmt: skip
 
@@ -108,10 +108,10 @@ def _broker() -> tuple[Program]:
 
 
 def _here() -> Path:
-    """Return the folder that a process is in, which is `run`.
+    """Return a path of the process's working folder, which is `run`, that holds no character of the real one.
 
-    Supervisord and Valkey make a relative path absolute. Valkey takes one with a question mark for a pattern:
-    it reads no file, and says nothing.
+    supervisord and Valkey make a relative path absolute. Valkey takes a path with a question mark for a
+    pattern: it then reads no file, and reports no error.
     """
     here = Path("/proc/self/cwd")
     return here if here.exists() else Path()
@@ -126,8 +126,8 @@ def _celery(module: str, command: str, *options: str) -> tuple[str, ...]:
 def supervisor_config(what: Sequence[Program], settings: StackSettings) -> str:
     """Return supervisord's configuration; it holds no secret.
 
-    Its paths begin at the `run` folder, in which supervisord is started: the data directory's path may hold
-    what begins a comment or a variable, or be too long for a socket.
+    Its paths are relative to the `run` folder, in which supervisord is started. The data directory's path may
+    hold characters that begin a comment or a variable, or be too long for a socket.
     """
     sections = [
         "[unix_http_server]",
@@ -154,8 +154,8 @@ def _section(program: Program, settings: StackSettings) -> list[str]:
         f"command={_command(program)}",
         f"priority={program.priority}",
         "autorestart=true",
-        # Short of the time that a worker takes to claim a batch: one that poison images kill again and again
-        # must come back each time, and is given up only where it cannot even begin.
+        # Less than a worker needs to claim a batch: if poison images kill a worker again and again, it must
+        # be restarted each time. supervisord gives a process up only if it cannot start at all.
         "startsecs=1",
         "startretries=5",
         f"stopsignal={program.stop_signal}",
@@ -170,8 +170,8 @@ def _section(program: Program, settings: StackSettings) -> list[str]:
 
 
 def _command(program: Program) -> str:
-    """Return a command as supervisord's configuration takes it, whatever folder Python is installed in."""
-    # A percent sign begins a variable; a blank before one of these begins a comment, unless a quote stands
-    # between. An argument that holds them is in quotes already: two more change nothing.
+    """Return a command, escaped for supervisord's configuration: Python's own path may hold any character."""
+    # A percent sign begins a variable. `#` or `;` after a blank begins a comment, unless a quote is between
+    # them. An argument that holds one of them is in quotes already, so two more quotes change nothing.
     line = shlex.join(program.command).replace("%", "%%")
     return re.sub(r"(?<=\s)(?=[#;])", "''", line)

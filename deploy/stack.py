@@ -20,9 +20,9 @@ from deploy.processes import MARK, Marked, marked, stop_marked
 from deploy.settings import StackSettings
 from deploy.users import Users
 
-#: Seconds that the stack may take to come up: mostly torch and the model, from a cold disk.
+#: Seconds that the stack may take to start: most of them load torch and the model from a cold disk.
 _START_SECONDS = 180.0
-#: Seconds that supervisord takes to end when its processes have.
+#: Seconds that supervisord may take to end after its processes.
 _END_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 
@@ -34,7 +34,7 @@ class StackInUse(PneumoscreenError):
 
 
 class StackFailed(PneumoscreenError):
-    """The embedded stack did not come up. `pneumoscreen doctor` checks what commonly goes wrong."""
+    """The embedded stack did not start. `pneumoscreen doctor` checks the common causes."""
 
     code = "stack-failed"
 
@@ -44,18 +44,18 @@ class Process:
     """One process of the stack, as supervisord sees it."""
 
     name: str
-    #: `RUNNING`, `STARTING`, `BACKOFF`, `FATAL`, `STOPPED` and the like.
+    #: A state of supervisord: `RUNNING`, `STARTING`, `BACKOFF`, `FATAL`, `STOPPED` and others.
     state: str
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """What `Stack.stop` found and stopped."""
+    """The outcome of `Stack.stop`."""
 
     #: Whether supervisord ran.
     was_running: bool
-    #: The processes that it had left behind: somebody killed it.
+    #: The processes that a killed supervisord had left behind.
     left_over: list[Marked]
 
 
@@ -68,10 +68,10 @@ class Stack:
         self.logs = self.home / "logs"
         self._control = Control(self.run)
         self._users = Users(self.run)
-        # One data directory may have several names, by links.
+        # A data directory may have several names, by links.
         self._mark = str(self.home.resolve())
 
-    # -- looking
+    # -- state
 
     def processes(self) -> list[Process]:
         """Return the stack's processes. Raises StackNotRunning."""
@@ -79,7 +79,7 @@ class Stack:
         return [Process(info["name"], info["statename"], int(info["pid"])) for info in infos]
 
     def is_running(self) -> bool:
-        """Tell whether the stack is up, and not on its way down."""
+        """Tell whether the stack runs and is not being stopped."""
         try:
             self._control.call("getState")
         except StackNotRunning:
@@ -87,7 +87,7 @@ class Stack:
         return True
 
     def is_gone(self) -> bool:
-        """Tell whether supervisord has ended, and, unless it was killed, every process that it held."""
+        """Tell whether supervisord has ended. Unless it was killed, its processes have ended too."""
         return self._control.is_gone()
 
     def left_over(self) -> list[Marked]:
@@ -113,7 +113,7 @@ class Stack:
     # -- starting and stopping
 
     def start(self, prepare: Callable[[], None]) -> None:
-        """Start what is not running, after `prepare`, and let it run until `stop`.
+        """Call `prepare` and start the stack if it is not running, and let it run until `stop`.
 
         Returns once every process has been started. Raises StackFailed, StackBusy, StackNotOurs.
         """
@@ -123,9 +123,9 @@ class Stack:
 
     @contextmanager
     def use(self, prepare: Callable[[], None], *, keep: bool = False) -> Iterator[None]:
-        """Run the stack for as long as the block lasts, and longer if others use it or `keep` says so.
+        """Run the stack during the block, and longer if others use it or `keep` is set.
 
-        Starts it, after `prepare`, if it is not running; the last user stops it. Raises as `start`.
+        Calls `prepare` and starts the stack if it is not running; the last user stops it. Raises as `start`.
         """
         self._make_folders()
         user = self._users.enter()
@@ -140,15 +140,15 @@ class Stack:
 
     @contextmanager
     def emptied(self) -> Iterator[None]:
-        """Stop the stack and empty its data directory, for the one who uses it in the block.
+        """Stop the stack and empty its data directory; the caller is its only user during the block.
 
-        Raises StackInUse if somebody else does, StackFailed, StackBusy, StackNotOurs.
+        Raises StackInUse if another process uses it, StackFailed, StackBusy, StackNotOurs.
         """
         with self._alone():
             if self._users.are_there():
                 raise StackInUse
             self._stop()
-            # The locks stay.
+            # The locks in `run` stay.
             for path in set(self.home.iterdir()) - {self.run}:
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
@@ -161,9 +161,9 @@ class Stack:
             os.close(user)
 
     def stop(self) -> Stopped:
-        """Stop every process, each after it has finished what it holds; return what was found.
+        """Stop every process, each after it has finished its tasks; return what was running.
 
-        Raises StackFailed if one does not stop, StackBusy, StackNotOurs.
+        Raises StackFailed if a process does not stop, StackBusy, StackNotOurs.
         """
         if not self.run.is_dir() and not self.left_over():
             return Stopped(was_running=False, left_over=[])
@@ -173,7 +173,7 @@ class Stack:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         self._make_folders()
-        # Whoever has it may be waiting for every process to stop, and then for them to start.
+        # The holder of the lock may wait for every process to stop, and then for all of them to start.
         with self._users.alone(StackSettings.read().stop_seconds + 2 * _START_SECONDS):
             yield
 
@@ -198,13 +198,13 @@ class Stack:
         return Stopped(was_running, left_over)
 
     def _shut_down(self, seconds: float) -> None:
-        """Let supervisord stop its processes and end, at most for `seconds`. Raises StackHung."""
+        """Ask supervisord to stop its processes and end; wait at most `seconds`. Raises StackHung."""
         try:
             self._control.call("shutdown")
         except StackHung:
             raise
         except StackNotRunning:
-            pass  # on its way down already
+            pass  # it is stopping already
         with suppress(StackFailed):
             self._wait(self.is_gone, "a process does not stop", seconds)
             self._wait(lambda: not marked(self._mark), "supervisord does not end", _END_SECONDS)
@@ -227,13 +227,12 @@ class Stack:
             os.close(run)
 
     def _spawn(self) -> None:
-        # Its processes run in another folder than this command: what is relative here is not the same there.
+        # Its processes run in another folder than this command, where relative paths name other files.
         places = {"HOME": self.home, "CONFIG": config_file(), "SECRETS": secrets_folder()}
         environment = {ENV_PREFIX + name: str(path.absolute()) for name, path in places.items()}
-        # The second keeps Python's setproctitle, which Celery uses if it is installed, off the environment.
+        # SPT_NOENV: Celery uses setproctitle if it is installed, and that must not overwrite the environment.
         environment |= {MARK: self._mark, "SPT_NOENV": "1"}
         done = subprocess.run(
-            # Our own interpreter and configuration.
             [sys.executable, "-m", "supervisor.supervisord", "-c", "supervisord.conf"],
             cwd=self.run,
             env=os.environ | environment,
@@ -246,7 +245,7 @@ class Stack:
         self._wait(self.is_running, "supervisord does not answer")
 
     def wait_ready(self, ready: Callable[[], bool]) -> None:
-        """Wait until `ready` says so, at most three minutes. Raises StackFailed when a process gives up."""
+        """Wait until `ready` returns true, at most three minutes. Raises StackFailed if a process fails."""
 
         def checked() -> bool:
             self.check()
@@ -255,7 +254,7 @@ class Stack:
         self._wait(checked, "the workers do not answer")
 
     def check(self) -> None:
-        """Raise StackNotRunning or, where a process has been given up, StackFailed."""
+        """Raise StackNotRunning or, if supervisord has given a process up, StackFailed."""
         fatal = [process.name for process in self.processes() if process.state == "FATAL"]
         if fatal:
             raise StackFailed(f"{', '.join(fatal)}; see the logs folder of the data directory")

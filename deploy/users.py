@@ -1,7 +1,7 @@
-"""Who uses the embedded stack of a data directory, by locks that the kernel gives up with their process.
+"""The users of a data directory's embedded stack: file locks, which the kernel releases with their process.
 
-`lock` is held while the stack is started or stopped. `users` is locked, shared, by each command that needs
-the stack, for as long as it does. `kept` exists if the stack is to go on without users: `up` makes it.
+`lock` is held while the stack is started or stopped. Each command that needs the stack holds a shared lock on
+`users` meanwhile. `kept` exists if the stack is to run on without users: `up` makes it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _POLL_SECONDS = 0.1
 
 
 class StackBusy(PneumoscreenError):
-    """Another command is starting or stopping the embedded stack, and does not end. Try again later."""
+    """Another command is starting or stopping the embedded stack, and has not finished. Try again later."""
 
     code = "stack-busy"
 
@@ -34,7 +34,7 @@ class Users:
 
     @contextmanager
     def alone(self, seconds: float) -> Iterator[None]:
-        """Be the only one to start or stop the stack. Raises StackBusy after `seconds`."""
+        """Hold the lock for starting and stopping the stack. Raises StackBusy after `seconds`."""
         file = _open(self._lock)
         try:
             deadline = time.monotonic() + seconds
@@ -47,10 +47,10 @@ class Users:
             os.close(file)
 
     def enter(self) -> int:
-        """Become a user; return the file to close, which the end of the process closes, too."""
+        """Become a user; return the file descriptor to close. The end of the process closes it, too."""
         file = _open(self._users)
         try:
-            # Whoever holds it alone looks for users, and is done at once.
+            # An exclusive lock is held only by `are_there`, for a moment.
             fcntl.flock(file, fcntl.LOCK_SH)
         except BaseException:
             os.close(file)
@@ -66,11 +66,11 @@ class Users:
             os.close(file)
 
     def is_wanted(self) -> bool:
-        """Tell whether the stack is to go on."""
+        """Tell whether the stack is to run on."""
         return self._kept.exists() or self.are_there()
 
     def keep(self) -> None:
-        """Let the stack go on when nobody uses it."""
+        """Let the stack run on when nobody uses it."""
         os.close(_open(self._kept))
 
     def no_longer_keep(self) -> None:

@@ -1,6 +1,6 @@
-"""A process of the embedded stack that stops it when its last user has been killed.
+"""The watchdog, a process of the embedded stack that stops it when its last user has been killed.
 
-A command that ends by itself stops the stack that it started. One that is killed cannot: this does.
+A command that ends by itself stops the stack that it started. A killed command cannot, so the watchdog does.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ _LOOK_SECONDS = 1.0
 
 
 def watch(users: Users, supervisord: int) -> None:
-    """Stop supervisord, once nobody wants the stack, for as long as it is our parent."""
+    """Stop supervisord once the stack is not wanted; return when supervisord is no longer our parent."""
     while os.getppid() == supervisord:
         try:
             with users.alone(0):
                 if not users.is_wanted():
                     os.kill(supervisord, signal.SIGTERM)
-                    # Keep the lock until supervisord ends us: from then on it tells others that it stops.
+                    # Keep the lock until supervisord ends this process. From then on supervisord itself
+                    # reports that it stops.
                     while os.getppid() == supervisord:
                         time.sleep(_LOOK_SECONDS)
         except StackBusy:
-            pass  # somebody starts or stops it
+            pass  # another command starts or stops the stack
         time.sleep(_LOOK_SECONDS)
 
 
 if __name__ == "__main__":
-    # supervisord starts its processes in the `run` folder. If it was killed since, we have another parent,
-    # which is none of our business.
+    # supervisord starts its processes in the `run` folder. If it was killed since, this process has another
+    # parent, which must not be stopped.
     watch(Users(Path.cwd()), int(Path("supervisord.pid").read_text(encoding="ascii")))

@@ -1,4 +1,4 @@
-"""The reference pages, which `make docs` writes from the code: commands, settings, codes, states."""
+"""The generator of the reference pages: commands, settings, codes and states. `make docs` runs it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _commands() -> Iterator[list[str]]:
 
 
 def settings() -> str:
-    """Return every setting with its default and the comment that stands over it in the code."""
+    """Return every setting with its default and the comment above it in the code."""
     _import_everything()
     parts = [
         "# Settings\n",
@@ -58,7 +58,7 @@ def settings() -> str:
         "Each is read from the environment, else from a file of its name in the secrets folder (in lower\n"
         "case, as `pneumoscreen_broker_url`), else from `pneumoscreen.toml` (in lower case, without the\n"
         "prefix, as `lease_seconds = 30`).\n",
-        "These say where to look:\n",
+        "These settings name the places that are searched:\n",
         "| setting | default | meaning |\n| --- | --- | --- |\n"
         "| `PNEUMOSCREEN_HOME` | the platform's user data folder | The data directory. |\n"
         "| `PNEUMOSCREEN_CONFIG` | `pneumoscreen.toml` in the data directory | The file of settings. |\n"
@@ -78,7 +78,7 @@ def settings() -> str:
 
 
 def _comments(file: Path) -> dict[str, str]:
-    """Return the `#:` comment over each annotated name of a module."""
+    """Return the `#:` comment above each annotated name of a module."""
     found: dict[str, str] = {}
     waiting: list[str] = []
     for line in file.read_text(encoding="utf-8").splitlines():
@@ -93,7 +93,7 @@ def _comments(file: Path) -> dict[str, str]:
 
 
 def codes() -> str:
-    """Return every code that an image or a command may end with."""
+    """Return every code with which an image or a command may end."""
     _import_everything()
     parts = ["# Codes\n", _NOTE]
     for title, kind in (("Skipped images", ImageSkipped), ("Failed images", ImageFailed)):
@@ -118,7 +118,7 @@ def _command_errors(kind: type[PneumoscreenError]) -> Iterator[type[Pneumoscreen
 
 
 def _import_everything() -> None:
-    """Import every module, so that every class is known; not what only runs as a program."""
+    """Import every module, so that every class is known, but no module that only runs as a program."""
     for room in (db, worker, training, scheduler, deploy):
         for module in pkgutil.walk_packages(room.__path__, room.__name__ + "."):
             if ".migrations" not in module.name and not module.name.endswith(("__main__", "flowerconfig")):
@@ -130,8 +130,8 @@ def states() -> str:
     parts = [
         "# States\n",
         _NOTE,
-        "Code that changes a state passes one of these transitions (`db/transitions.py`): its states\n"
-        "stand in the condition of the UPDATE. An arrow from a state to itself is a renewal.\n",
+        "Code changes a state only by one of these transitions (`db/transitions.py`): the states of the\n"
+        "transition are the condition of the UPDATE. An arrow from a state to itself is a renewal.\n",
     ]
     for lifecycle in LIFECYCLES:
         table = transitions(lifecycle)
@@ -149,7 +149,7 @@ def states() -> str:
 
 
 def _node(state: str) -> str:
-    """Return a state as Mermaid takes it, which reads a hyphen as the beginning of an arrow."""
+    """Return the name of a state for Mermaid, which reads a hyphen as the beginning of an arrow."""
     return str(state).replace("-", "_")
 
 

@@ -1,4 +1,4 @@
-"""A job table as it is after many images: made in bulk, for tests of what grows with it."""
+"""Large job tables, filled in bulk, for tests of what grows with them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from db.engine import Database
 from db.upkeep.counters import fold
 from db.upkeep.ended_batches import count_ended
 
-#: Of each this many images, one is failed; of the rest, one is skipped.
+#: One of so many images has failed; one of so many of the others was skipped.
 _FAILED, _SKIPPED = 20, 19
 BATCH = 256
-#: Images of a study, of an archived cohort, and of a night; images for each sealed event and each label.
+#: Images for each study, archived cohort, night, sealed event and label.
 STUDY, COHORT, NIGHT, EVENT, LABEL = 4, 1_000, 1_000, 100, 10
-#: Images that wait in batches: the same in every table.
+#: Images that wait in batches, the same number in every table.
 WAITING = 512
 
 _MODEL = """
@@ -94,10 +94,10 @@ SELECT 100000 + n, '/data/finished/' || n, 0, 'done', 1 FROM ({numbers}) AS numb
 
 
 def grow(database: Database, images: int, *, finished: int = 1) -> None:
-    """Fill an empty job table with a finished cohort of so many images, and all that comes with so many.
+    """Fill an empty job table with a finished cohort of `images` images, and matching rows in other tables.
 
-    A second cohort waits in its batches, of which the broker has just been told. So many more of one image
-    each are `finished`.
+    A second cohort waits in its batches, for which messages have just been sent. `finished` more cohorts are
+    finished and have one image each.
     """
     batches = -(-images // BATCH)
     with database.write() as session:
@@ -143,7 +143,7 @@ def _run(session: Session, statement: str, *, rows: int = 0, **values: int) -> N
 def _reset_ids(session: Session, table: str) -> None:
     if session.get_bind().dialect.name == "postgresql":
         session.execute(
-            text(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT max(id) FROM {table}))")  # noqa: S608  (names of our own)
+            text(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), (SELECT max(id) FROM {table}))")  # noqa: S608  (our own names)
         )
 
 

@@ -17,7 +17,7 @@ from tests.waiting import wait_for
 
 _SCRIPT = Path(__file__).parent.parent / "deploy" / "make-secrets.sh"
 
-#: What the server's administrator may do and our user may not.
+#: Commands that the server's administrator may run and our user may not.
 ADMINISTRATION = (
     "FLUSHALL", "FLUSHDB", "CONFIG GET *", "CONFIG SET dir /tmp", "CONFIG REWRITE", "SHUTDOWN", "ACL LIST",
     "ACL SETUSER x", "MODULE LIST", "MODULE LOAD /tmp/x.so", "REPLICAOF 127.0.0.1 1", "DEBUG SLEEP 1", "SAVE",
@@ -26,17 +26,17 @@ ADMINISTRATION = (
     "EVAL 'return 1' 0", "EVAL_RO 'return 1' 0", "FUNCTION LIST", "FCALL f 0", "SCRIPT FLUSH",
 )  # fmt: skip
 
-#: Somebody who may do what our own user may not, as a line of a broker's configuration or ACL.
+#: A user who may run every command, as a line of a broker's configuration or ACL.
 ADMINISTRATOR = "user administrator on nopass ~* &* +@all"
 
 
 def administrator(port: int) -> Redis:
-    """Return a connection of that user."""
+    """Return a connection of the administrator."""
     return Redis(port=port, username="administrator", password="")
 
 
 def tls_proxy(port: int, certificate: Path, key: Path) -> Proxy:
-    """Put TLS in front of a plain port: the embedded Valkey was built without."""
+    """Put TLS in front of a plain port, because the embedded Valkey was built without TLS."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     return Proxy(port, tls=context)
@@ -81,11 +81,11 @@ class Valkey:
         return administrator(self._port)
 
     def forget(self) -> None:
-        """Drop all that it holds."""
+        """Delete all of its data."""
         self.administrator().flushall()
 
     def die_and_come_back(self) -> None:
-        """Kill it, with all that it knows, and start another."""
+        """Kill the server, which loses its data, and start it again."""
         self._process.kill()
         self._process.wait()
         self._start()

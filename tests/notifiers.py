@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ListNotifier:
-    """Notes the ids of notified rows. Its queue holds `messages` that no worker takes."""
+    """A notifier that records the ids of rows. Its queue holds `messages`, which no worker consumes."""
 
     notified: list[int] = field(default_factory=list)
     messages: int = 0

@@ -1,4 +1,4 @@
-"""Pictures of files that are decoded in the process of a test, and small files that the gate passes."""
+"""Pictures of files, decoded in the process of a test, and small files that the gate passes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import PIL.Image
 
 from worker.decoding.decode import decode_file
+from worker.decoding.reader import read_bytes
 from worker.files.roots import EVERYWHERE, Roots
 from worker.imaging.limits import DEFAULTS, Limits
 from worker.imaging.picture import Picture
-from worker.imaging.reader import read_bytes
 from worker.phantoms import draw_phantom
 
 

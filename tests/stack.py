@@ -1,4 +1,4 @@
-"""What only tests do to the embedded stack."""
+"""Changes of the embedded stack that only tests make."""
 
 from __future__ import annotations
 

@@ -50,12 +50,12 @@ def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 class Embedded:
-    """The broker of the embedded stack, which brings it back by itself."""
+    """The broker of the embedded stack, which restarts it by itself."""
 
     def forget(self) -> None:
-        """Drop all that it holds, as far as our own user may."""
+        """Delete all of its data, with the rights of our own user."""
         broker = Redis.from_url((secrets_folder() / "pneumoscreen_broker_url").read_text())
-        with suppress(ResponseError):  # there was nothing
+        with suppress(ResponseError):  # it was empty
             broker.delete(*broker.keys())
 
     def die_and_come_back(self) -> None:
@@ -77,7 +77,7 @@ def broker(request: pytest.FixtureRequest, home: Path, tmp_path: Path) -> Iterat
         yield valkey
 
 
-#: The suite runs on both; what takes longest does so on the second one where all tests are asked for.
+#: The tests run on both; the longest run on the second one only with `make test-all`.
 BOTH = pytest.mark.parametrize("broker", ["embedded", "installed"], indirect=True)
 BOTH_AT_LENGTH = pytest.mark.parametrize(
     "broker", ["embedded", pytest.param("installed", marks=pytest.mark.long)], indirect=True
@@ -88,7 +88,7 @@ BOTH_AT_LENGTH = pytest.mark.parametrize(
 def job_table(
     broker: Embedded | Valkey, artefact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
-    """Prepare a data directory whose champion is small, and a stack that notices a death within seconds."""
+    """Prepare a data directory with a small champion, and a stack that soon notices a dead worker."""
     monkeypatch.setenv("PNEUMOSCREEN_LEASE_SECONDS", "3")
     monkeypatch.setenv("PNEUMOSCREEN_SWEEP_SECONDS", "1")
     monkeypatch.setenv("PNEUMOSCREEN_RING_AGAIN_SECONDS", "3")
@@ -115,7 +115,7 @@ def done_images(database: Database) -> int:
 
 
 def write_copies(folder: Path, count: int) -> None:
-    """Write few phantoms under many names: pictures are drawn slowly, and screened alike."""
+    """Write copies of a few phantoms: drawing is slow, and screening treats copies like other images."""
     drawn = [path for path in write_phantoms(folder / "drawn", 10) if path.suffix != ""]
     for number in range(count - 10):
         path = drawn[number % len(drawn)]
@@ -127,13 +127,13 @@ def pid_of(name: str) -> int:
 
 
 @BOTH
-def test_200_images_are_predicted_once_each_through_a_killed_worker_and_a_flushed_broker(
+def test_200_images_are_predicted_once_despite_a_killed_worker_and_a_flushed_broker(
     job_table: Database, broker: Embedded | Valkey, tmp_path: Path
 ) -> None:
     write_copies(tmp_path / "x-rays", 200)
     run("up")
     run("submit", str(tmp_path / "x-rays"), "--cohort", "trial")
-    # It holds a batch at the moment of the kill; two batches may end together, and the next be claimed after.
+    # The worker must hold a batch when it is killed; two batches may end together before the next is claimed.
     wait_for(lambda: done_images(job_table) >= 20 and batches_held(job_table) > 0)
     killed = pid_of("worker")
     os.kill(killed, signal.SIGKILL)
@@ -152,7 +152,7 @@ def test_200_images_are_predicted_once_each_through_a_killed_worker_and_a_flushe
 
 
 @BOTH_AT_LENGTH
-def test_screen_starts_what_it_needs_writes_results_and_stops_it(
+def test_screen_starts_the_stack_writes_results_and_stops_the_stack(
     job_table: Database, phantoms: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "results.csv"
@@ -174,7 +174,7 @@ def test_screen_starts_what_it_needs_writes_results_and_stops_it(
 
 
 @BOTH_AT_LENGTH
-def test_two_who_screen_in_one_home_at_once_both_end_well(
+def test_two_concurrent_screens_in_one_home_both_succeed(
     job_table: Database, phantoms: Path, tmp_path: Path
 ) -> None:
     write_copies(tmp_path / "many", 200)
@@ -213,7 +213,7 @@ def test_the_stack_runs_in_a_home_of_any_name(
 
 
 @BOTH_AT_LENGTH
-def test_screen_ends_with_1_where_an_image_failed(job_table: Database, tmp_path: Path) -> None:
+def test_screen_ends_with_1_if_an_image_failed(job_table: Database, tmp_path: Path) -> None:
     write_phantoms(tmp_path / "x-rays", 2)
     (tmp_path / "x-rays" / "text.jpg").write_text("not an image")
     done = run("screen", str(tmp_path / "x-rays"), "--json", expect=1)
@@ -221,11 +221,11 @@ def test_screen_ends_with_1_where_an_image_failed(job_table: Database, tmp_path:
 
 
 @BOTH_AT_LENGTH
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(job_table: Database, tmp_path: Path) -> None:
+def test_ctrl_c_stops_cleanly_and_the_same_command_continues(job_table: Database, tmp_path: Path) -> None:
     write_copies(tmp_path / "x-rays", 250)
     out = tmp_path / "results.json"
     command = ["screen", str(tmp_path / "x-rays"), "--out", str(out)]
-    # Tests that run in the background of a shell would hand on that Ctrl-C is ignored.
+    # A shell ignores Ctrl-C for its background jobs, and the process would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*CLI, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -234,7 +234,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(job_table: Database, 
     process.send_signal(signal.SIGINT)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on" in complaint
+    assert "continues" in complaint
     assert "Traceback" not in complaint
     assert not Stack().is_running()
     first = done_images(job_table)
@@ -259,7 +259,7 @@ def ask(url: str, headers: dict[str, str], content: bytes | None = None) -> byte
 def test_a_worker_that_may_not_finish_gives_its_batches_back_at_once(
     job_table: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signals: list[signal.Signals]
 ) -> None:
-    # Were the lease to end by itself, it would be long after this test.
+    # The lease would expire only long after this test.
     monkeypatch.setenv("PNEUMOSCREEN_LEASE_SECONDS", "600")
     write_copies(tmp_path / "x-rays", 200)
     run("up")
@@ -276,7 +276,9 @@ def test_a_worker_that_may_not_finish_gives_its_batches_back_at_once(
         assert session.scalars(select(func.max(Batch.attempt))).one() == 1, "a batch given back was counted"
 
 
-def test_the_stack_is_closed_to_others_and_restarts_what_dies(job_table: Database, home: Path) -> None:
+def test_the_stack_refuses_access_without_a_login_and_restarts_dead_processes(
+    job_table: Database, home: Path
+) -> None:
     done = json.loads(run("up", "--json").stdout)
     again = run("up")
     assert "RUNNING" in again.stdout
@@ -332,7 +334,7 @@ def run_state(run_id: int) -> dict[str, Any]:
 
 
 def write_labelled(folder: Path) -> Path:
-    """Draw two classes that anything can tell apart."""
+    """Draw two classes that any model can tell apart."""
     random = np.random.default_rng(4)
     for label, level in (("NORMAL", 60), ("PNEUMONIA", 180)):
         (folder / label).mkdir(parents=True)
@@ -343,7 +345,7 @@ def write_labelled(folder: Path) -> Path:
 
 
 @BOTH_AT_LENGTH
-def test_retraining_through_the_queue_survives_its_worker_and_the_next_batch_uses_the_winner(
+def test_queued_retraining_survives_a_killed_worker_and_its_winner_screens_the_next_batch(
     job_table: Database, tmp_path: Path
 ) -> None:
     data = write_labelled(tmp_path / "labelled")

@@ -1,4 +1,4 @@
-"""Waiting for what other processes do."""
+"""Waiting for the work of other processes."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait until a condition holds, or fail."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.05)

@@ -1,1 +1,1 @@
-"""Builds, evaluates and promotes challengers."""
+"""Training, evaluation and promotion of challengers."""

@@ -31,7 +31,7 @@ def check_promote(name: str) -> Promote:
 class Plan(BaseModel):
     """A training run."""
 
-    # It holds for the recipe's fields, too.
+    # This holds for the recipe's fields too.
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recipe: Recipe

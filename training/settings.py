@@ -11,17 +11,17 @@ from db.settings import RoomSettings
 
 
 class TrainingSettings(RoomSettings):
-    """Retraining by itself."""
+    """Automatic retraining."""
 
-    #: Images newly labelled since the champion was registered that start a run; 0 means never. A fifth is
-    #: held out, so fewer than some hundreds cannot tell a challenger from the champion.
+    #: The number of images with new labels since the champion was registered that starts a run; 0 means
+    #: never. A fifth is held out: with less than a few hundred, a comparison with the champion shows nothing.
     retrain_new_labels: Annotated[int, Field(ge=0)] = 0
     #: Folder with labelled images that such a run uses beside the imported labels. Empty: none.
     retrain_data: str = ""
     #: Folder with the initial ImageNet weights. Empty: torchvision's cache.
     weights: str = ""
 
-    #: Seconds without a sign of life after which a run is given to another training worker.
+    #: Seconds without a heartbeat after which another training worker may claim a run.
     training_lease_seconds: Annotated[float, Field(gt=0)] = 60.0
 
     @property

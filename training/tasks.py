@@ -22,7 +22,7 @@ _stopping = threading.Event()
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop(**_: Any) -> None:
-    """Let the run go at its next step: waiting for its end would take hours."""
+    """Interrupt the run at its next step: its end may be hours away."""
     _stopping.set()
 
 
@@ -33,8 +33,8 @@ def _database() -> Database:
 
 @app.task(name=TRAIN)  # type: ignore[untyped-decorator]
 def train_run(run_id: int) -> None:
-    """Take a training run up, or do nothing where it is not there to be taken: doubled messages are."""
-    # Here, not above: an idle training worker holds no torch.
+    """Claim and finish a training run. Do nothing if it cannot be claimed: a message can come twice."""
+    # Imported here, so that an idle training worker has not loaded torch.
     from db.lease import LeaseLost
     from db.training.runs import RunNotOpen
     from training.run.lifecycle import train
@@ -47,34 +47,34 @@ def train_run(run_id: int) -> None:
     try:
         finished = train(_database(), run_id, on_step=go_on)
     except RunNotOpen:
-        log.info("run %d is not there to be taken up", run_id, extra={"run": run_id})
+        log.info("run %d cannot be claimed", run_id, extra={"run": run_id})
     except Interrupted:
         log.warning(
-            "run %d waits for another worker; it goes on from its last epoch", run_id, extra={"run": run_id}
+            "run %d waits for another worker; it resumes after its last epoch", run_id, extra={"run": run_id}
         )
     except LeaseLost:
         log.warning("lease of run %d was lost", run_id, extra={"run": run_id})
     except DatabaseFailed as error:
-        log.warning("run %d: %s; it goes on when its lease ends", run_id, error.code, extra={"run": run_id})
+        log.warning("run %d: %s; it resumes when its lease ends", run_id, error.code, extra={"run": run_id})
     else:
         log.info("run %d: %d backbones trained, winner %s", run_id, len(finished.outcomes), finished.winner)
 
 
 @app.task(name=TRIGGER)  # type: ignore[untyped-decorator]
 def trigger_run() -> None:
-    """Open a run once enough has been labelled; the next tick of dispatching rings for it."""
+    """Open a run if there are enough new labels. The next dispatch notifies a worker of it."""
     from training.settings import TrainingSettings
 
     settings = TrainingSettings.read()
     if settings.retrain_new_labels == 0:
         return
-    # Imports the recipes, and with them torch: only where retraining by itself is wanted.
+    # Imported here: without automatic retraining it is not needed.
     from training.trigger import trigger
 
     try:
         run_id = trigger(_database(), settings)
     except DatabaseFailed as error:
-        log.warning("labels: %s; the next tick counts them", error.code)
+        log.warning("new labels: %s; they are counted again later", error.code)
         return
     if run_id is not None:
         log.info("run %d: enough new labels", run_id, extra={"run": run_id})

@@ -1,4 +1,4 @@
-"""Retraining by itself, once enough has been labelled since the champion was registered."""
+"""Automatic retraining, once there are enough new labels since the champion was registered."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from training.plan import Plan
 from training.recipe import RECIPES, RecipeName
 from training.settings import TrainingSettings
 
-#: Seconds after a run on labels failed before another one is opened by itself: whatever it lacked would fail
-#: the next one, too, and somebody has to see to it.
+#: Seconds after a run on labels failed before another one is opened. The next one would fail for the same
+#: reason, until somebody has fixed the cause.
 _AFTER_FAILURE_SECONDS = 86_400.0
 
 
 def trigger(database: Database, settings: TrainingSettings) -> int | None:
-    """Open a run where there are enough new labels that no run has trained on; return its id.
+    """Open a run if there are enough labels that no run has trained on; return its id.
 
-    A run without labels has seen none, and one that failed has not used them. Safe to repeat: nothing is
-    opened while a run on labels waits or is under way.
+    Runs without labels and failed runs have not used any. Safe to repeat: nothing is opened while a run on
+    labels waits or runs.
     """
     if settings.retrain_new_labels == 0:
         return None
@@ -35,7 +35,7 @@ def trigger(database: Database, settings: TrainingSettings) -> int | None:
         if any(_holds_back(session, run) for run in runs):
             return None
         since = _trained_until(session, runs)
-        # Cheap, and all that most looks need: the files of all labels are found among all images.
+        # Cheap, and enough in most cases: `labelled_files` searches all images for the files of the labels.
         if added_since(session, since) < settings.retrain_new_labels:
             return None
         new = [
@@ -55,15 +55,15 @@ def trigger(database: Database, settings: TrainingSettings) -> int | None:
 
 
 def _holds_back(session: Session, run: TrainingRun) -> bool:
-    """Tell whether a run on labels is still to come to something, or failed not long ago."""
+    """Tell whether a run on labels waits for a worker, is running, or failed a short time ago."""
     if run.state is RunState.FAILED:
         return (run.finished_at or run.created_at) > now(session) - _AFTER_FAILURE_SECONDS
-    # One that a command opened and never took up waits for nobody.
+    # A queued run that a command opened and did not claim holds nothing back.
     return run.state is RunState.RUNNING or (run.state is RunState.QUEUED and run.for_worker)
 
 
 def _trained_until(session: Session, runs: Sequence[TrainingRun]) -> float:
-    """Return until when labels count as used: until the champion or the last run on labels that ended."""
+    """Return the time up to which labels count as used: that of the champion or of a later finished run."""
     champion = find_champion(session)
     done = [run.created_at for run in runs if run.state is RunState.DONE]
     return max([champion.created_at if champion is not None else 0.0, *done])

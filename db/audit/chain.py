@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from db.engine import on_postgresql
 from db.errors import PneumoscreenError
 from db.tables import Event
 
@@ -45,7 +46,7 @@ class Chain:
 
 def seal(session: Session) -> int:
     """Add the unsealed events to the chain and return how many. Safe to run twice at once."""
-    if session.get_bind().dialect.name == "postgresql":
+    if on_postgresql(session):
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SEAL_LOCK})
     # The index of the sequence finds them: this runs every few seconds, and the log only grows.
     new = session.scalars(select(Event).where(Event.sequence.is_(None)).order_by(Event.id)).all()

@@ -106,7 +106,7 @@ def break_off(session: Session, ingest: HeldIngest) -> None:
 
 
 def give_up_ingests(session: Session, cohort_id: int) -> None:
-    """End all ingests of a cohort, whose sources nobody will read to the end; it keeps its images."""
+    """End all ingests of a cohort: nobody will read its sources to the end. It keeps its images."""
     lock_cohort(session, cohort_id)
     change(session, Ingest, IngestChange.GIVE_UP, Ingest.cohort_id == cohort_id)
     mark_ready(session, cohort_id)

@@ -1,4 +1,4 @@
-"""Notifications: which waiting rows the broker must be told of.
+"""Notifications: the waiting rows that the broker must be told of.
 
 A message holds the id of one row and may be lost. A row that waits is therefore notified again if nobody
 claims it for a while.
@@ -35,7 +35,7 @@ def waiting(table: Notified) -> ColumnElement[bool]:
         return free(NightlyRun, NightChange.CLAIM)
     if table is TrainingRun:
         return and_(TrainingRun.state == RunState.QUEUED, TrainingRun.for_worker)
-    # Not before the pause ends that followed an error.
+    # After an error a batch is claimed only once its pause has ended.
     due = or_(Batch.claim_after.is_(None), Batch.claim_after <= database_now())
     return and_(Batch.state == BatchState.QUEUED, due)
 
@@ -46,7 +46,7 @@ def count_waiting(session: Session, table: Notified) -> int:
 
 
 def rows_to_notify(session: Session, table: Notified, *, again_seconds: float) -> list[int]:
-    """Return waiting rows that were not notified, or were notified so long ago and are not claimed."""
+    """Return waiting rows that were never notified, or were last notified at least so long ago."""
     stale = or_(table.notified_at.is_(None), table.notified_at < database_now() - again_seconds)
     query = select(table.id).where(waiting(table), stale)
     # Rows that were never notified come first, in case the broker needs fewer messages.

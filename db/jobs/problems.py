@@ -1,4 +1,4 @@
-"""Why an image was not screened: one class, one stable code and one sentence each."""
+"""The reasons why an image was not screened: for each, a class, a stable code and a message."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ class ImageSkipped(ImageProblem):
 
 
 class ImageFailed(ImageProblem):
-    """The image should have been screened and could not be."""
+    """The image should have been screened, but could not be."""
 
     code = "failed"
     state = ImageState.FAILED
 
 
 class EmptyFile(ImageFailed):
-    """The file has no bytes. Copy it again from where it came from, then `retry` the cohort."""
+    """The file is empty. Copy it again from its original place, then `retry` the cohort."""
 
     code = "empty-file"
 
 
 class FileVanished(ImageFailed):
-    """The file was there when the cohort was taken in and is gone. Bring it or its mount back; `retry`."""
+    """The file was there when it was added and is gone now. Restore it or its mount, then `retry`."""
 
     code = "file-vanished"
 
 
 class SourceAway(ImageFailed):
-    """The folder or server that the images lie in is unavailable. Bring it back: screening goes on by itself.
+    """The images' folder or server is unavailable. Restore it; screening then continues by itself.
 
-    Images that have waited for it for `PNEUMOSCREEN_WAIT_DAYS` fail; `retry` takes them up again.
+    Images that have waited for it for `PNEUMOSCREEN_WAIT_DAYS` fail; `retry` makes them pending again.
     """
 
     code = "source-away"
 
 
 class WaitedTooLong(ImageFailed):
-    """What screens this image was unavailable for `PNEUMOSCREEN_WAIT_DAYS`. See `doctor`, then `retry`."""
+    """The model, device or decoders were missing for `PNEUMOSCREEN_WAIT_DAYS`. See `doctor`, then `retry`."""
 
     code = "waited-too-long"
 
@@ -63,13 +63,13 @@ class FileUnreadable(ImageFailed):
 
 
 class PathTooLong(ImageFailed):
-    """The path or URL is longer than 2,600 bytes, or than the system opens. Move the file; `submit` again."""
+    """The path or URL is longer than 2,600 bytes or than the system allows. Move the file; `submit` again."""
 
     code = "path-too-long"
 
 
 class OutsideRoots(ImageFailed):
-    """The file, or what a link or a redirect leads to, is outside `PNEUMOSCREEN_SOURCE_ROOTS`. Copy it in."""
+    """The file, or a link's or redirect's target, is outside `PNEUMOSCREEN_SOURCE_ROOTS`. Copy it inside."""
 
     code = "outside-roots"
 
@@ -117,16 +117,16 @@ class NoDecoder(ImageFailed):
 
 
 class FileChanged(ImageFailed):
-    """The file is not what was taken in: its size, date or SOP Instance differs. `retry` takes it as it is.
+    """The file was changed after it was added: its size, date or SOP Instance differs. `retry` accepts it.
 
-    `retry` forgets size and date; another SOP Instance is another image, for a cohort of its own.
+    `retry` forgets the size and date. Another SOP Instance is another image: submit it to another cohort.
     """
 
     code = "file-changed"
 
 
 class DecoderCrashed(ImageFailed):
-    """Decoding the image ends the process that decodes, twice. It may be malicious: ask where it is from."""
+    """The decoder crashed twice on this image. It may be malicious: find out where it comes from."""
 
     code = "decoder-crashed"
 
@@ -156,7 +156,7 @@ class OutOfMemory(ImageFailed):
 
 
 class ScreeningFailed(ImageFailed):
-    """The image met an error that was not foreseen. The worker's log has it; please report it."""
+    """Screening this image failed with an unexpected error. The worker's log has it; please report it."""
 
     code = "screening-failed"
 
@@ -213,13 +213,13 @@ class NotChest(ImageSkipped):
 
 
 class LateralView(ImageSkipped):
-    """The header says that this is a lateral view; the models know frontal views (AP, PA)."""
+    """The header says that this is a lateral view. The models know frontal views (AP, PA) only."""
 
     code = "lateral-view"
 
 
 class ObliqueView(ImageSkipped):
-    """The header says that this is an oblique view; the models know frontal views (AP, PA)."""
+    """The header says that this is an oblique view. The models know frontal views (AP, PA) only."""
 
     code = "oblique-view"
 
@@ -237,7 +237,7 @@ class MultiFrame(ImageSkipped):
 
 
 class ColourImage(ImageSkipped):
-    """The DICOM image is in colour, which no radiograph is (a photograph, a screenshot or an overlay)."""
+    """The DICOM image is in colour, so it is no radiograph but a photograph, a screenshot or an overlay."""
 
     code = "colour-image"
 
@@ -249,7 +249,7 @@ class DuplicateInstance(ImageSkipped):
 
 
 class Cancelled(ImageSkipped):
-    """The cohort was cancelled before this image was screened. `pneumoscreen retry` takes it up again."""
+    """The cohort was cancelled before this image was screened. `retry` makes it pending again."""
 
     code = "cancelled"
 

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that `db.upkeep.migrate.upgrade` hands over."""
+"""Alembic's entry point: it runs the migrations on the connection that `db.upkeep.migrate` passes."""
 
 from alembic import context
 

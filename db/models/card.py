@@ -22,8 +22,8 @@ from db.errors import PneumoscreenError
 #: it. Classes are found by name, never by column.
 POSITIVE = "PNEUMONIA"
 
-#: The version of the way from a file to a picture, in `worker.imaging`. Every prediction and every model has
-#: it, and a model is used with its own version alone. Change it whenever the pixels of any picture change.
+#: The version of the preprocessing from a file to a picture, in `worker.imaging`. Every prediction and every
+#: model records it, and a model is used with its own version alone. Change it whenever any pixels change.
 PREPROCESSING = "squeeze-bilinear-224/1"
 
 

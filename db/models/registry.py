@@ -160,7 +160,7 @@ def promote(session: Session, name: str, *, actor: str | None = None) -> Model:
 
 
 def rollback(session: Session, *, actor: str | None = None) -> Model:
-    """Make the champion before the present one champion again. Repeated, it goes back one more each time.
+    """Make the previous champion champion again. Each further call goes back by one more.
 
     Raises NothingToRollBack, ModelInvalid, ModelPreprocessingMismatch.
     """

@@ -1,4 +1,4 @@
-"""What a nightly run came to: the figures of its summary."""
+"""The figures of a nightly run's summary."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LISTED = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of some images."""
+    """The results of some images."""
 
     #: Images that got a prediction.
     done: int
@@ -46,7 +46,7 @@ class Outcome:
 class NightFigures:
     """One night in numbers. Rows of the job table are given by id."""
 
-    #: Images that this run took in: `done`, `skipped`, `failed` and `left` add up to it.
+    #: Images that this run added: `done`, `skipped`, `failed` and `left` add up to it.
     new: int
     #: Those of them that got a prediction by the run's end.
     done: int
@@ -55,7 +55,7 @@ class NightFigures:
     failed: dict[str, int]
     #: Those that had not ended.
     left: int
-    #: What came since the run before of images that earlier runs had left.
+    #: The results, since the run before, of images that earlier runs had left unfinished.
     earlier: Outcome
     #: Of all that got a prediction, those labelled positive.
     positive: int
@@ -73,9 +73,9 @@ class NightFigures:
 
 
 def night_figures(session: Session, run: NightlyRun) -> NightFigures:
-    """Count what the run came to, and what came of what earlier runs had left.
+    """Count the results of a run, and those of images that earlier runs had left unfinished.
 
-    Each image counts as new in the run that took it in. If it ended later, it counts as an earlier one in the
+    Each image counts as new in the run that added it. If it ended later, it counts as an earlier one in the
     first run that ended after that.
     """
     own, earlier = _own_batches(run), _earlier_batches(session, run)
@@ -124,7 +124,7 @@ def _earlier_cohorts(run: NightlyRun) -> Select[int | None]:
 def _earlier_batches(session: Session, run: NightlyRun) -> ColumnElement[bool]:
     """Match the batches of earlier runs' images that were finished after the last of these had ended."""
     since = session.scalar(select(func.max(NightlyRun.finished_at)).where(_earlier_runs(run)))
-    # By the time first: the schedule has batches of all its nights.
+    # Not a join: the time has to select first, because the schedule has batches of all its nights.
     return and_(
         _earlier_cohorts(run).where(NightlyRun.cohort_id == Batch.cohort_id).exists(),
         Batch.finished_at > (since or 0.0),
@@ -133,7 +133,7 @@ def _earlier_batches(session: Session, run: NightlyRun) -> ColumnElement[bool]:
 
 
 def _own_outcome(session: Session, run: NightlyRun) -> Outcome:
-    """Say what came of the run's own images by its end."""
+    """Return the results of the run's own images by its end."""
     late = case((Batch.finished_at > run.finished_at, True), else_=False).label("late")
     rows = session.execute(
         select(Image.state, Image.problem, late, func.count())
@@ -146,7 +146,7 @@ def _own_outcome(session: Session, run: NightlyRun) -> Outcome:
 
 
 def _earlier_outcome(session: Session, run: NightlyRun, batches: ColumnElement[bool]) -> Outcome:
-    """Say what came of earlier runs' images in these batches, and how many have not ended yet."""
+    """Return the results of earlier runs' images in these batches, and how many have not ended yet."""
     rows = session.execute(
         select(Image.state, Image.problem, func.count())
         .where(Image.batch_id.in_(select(Batch.id).where(batches)), Image.state.in_(TERMINAL))

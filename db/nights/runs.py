@@ -91,7 +91,7 @@ def _extend_held(session: Session, name: str, window_ends: float | None) -> None
 def claim_night(session: Session, run_id: int, *, lease_seconds: float) -> Lease | None:
     """Claim a run whose source must be read; return the lease, or None if somebody else holds the run.
 
-    It is None, too, while somebody holds another run of the schedule: both would add the same files.
+    It is also None while somebody holds another run of the schedule: both would add the same files.
     """
     lease = new_lease(NightlyRun, run_id, seconds=lease_seconds)
     _lock_unread(session, run_id)
@@ -128,7 +128,7 @@ def fail_reading(session: Session, lease: Lease, problem: str, *, again: bool) -
         lease,
         NightChange.WAIT if again else NightChange.FAIL,
         problem=problem,
-        # As if it was notified now: the next try is as far away as the notification after a lost message.
+        # As if it was notified now: the next try comes when a lost message would be repeated.
         notified_at=database_now(),
         finished_at=None if again else database_now(),
     )
@@ -170,7 +170,7 @@ def _is_free(session: Session, cohort: Cohort, run: NightlyRun) -> bool:
 
 
 def conclude_nights(session: Session) -> list[int]:
-    """Finish runs whose images have ended, hold those whose window has; return which need a summary."""
+    """Finish runs whose images have ended, hold runs whose window has ended, return those to summarise."""
     has_ended = or_(
         NightlyRun.cohort_id.is_(None),
         ~select(Cohort.id).where(Cohort.id == NightlyRun.cohort_id, _unfinished()).exists(),

@@ -19,7 +19,7 @@ class Stamp(NamedTuple):
     modified: float | None
 
     def may_be(self, other: Stamp) -> bool:
-        """Tell whether no value differs that both have."""
+        """Tell whether the values that both stamps have are equal."""
         pairs = zip(self, other, strict=True)
         return all(ours is None or theirs is None or ours == theirs for ours, theirs in pairs)
 

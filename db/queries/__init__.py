@@ -1,1 +1,1 @@
-"""What status, exports, metrics and pages read. Nothing here writes."""
+"""Queries for status, exports, metrics and pages. None of them writes."""

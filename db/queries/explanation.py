@@ -1,4 +1,4 @@
-"""Everything that the job table knows of one image, and that explains its predictions."""
+"""All data of one image in the job table, with all that explains its predictions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PredictionExplained:
 
     probability: float
     label: str
-    #: Probability by type of pneumonia, from a model that tells types apart.
+    #: The probability of each type of pneumonia, if the model distinguishes types.
     types: dict[str, float] | None
     #: The threshold at that time: P(PNEUMONIA) at or above it is labelled PNEUMONIA.
     threshold: float
@@ -40,9 +40,9 @@ class PredictionExplained:
     software: str
     #: SHA-256 of the file's bytes.
     input_digest: str
-    #: In seconds since 1970 UTC.
+    #: Seconds since 1970-01-01 UTC.
     predicted_at: float
-    #: Whether it is the one in the results: that of the model which the image's batch was pinned to.
+    #: Whether the results show it: its model is the one that the image's batch was pinned to.
     is_current: bool
 
 
@@ -53,20 +53,20 @@ class ImageExplained:
     image_id: int
     cohort_id: int
     result: ResultRow
-    #: Counts from 0 within the file.
+    #: The frame within the file, counted from 0.
     frame: int
-    #: Bytes and time of the last change of the file when it was taken in; None if its source does not say.
+    #: The file's size in bytes and its time of change when it was added; None if the source does not tell.
     size: int | None
     modified: float | None
     #: SHA-256 of the file as it was screened.
     digest: str | None
-    #: How often a worker has started on it.
+    #: How often a worker has claimed it.
     attempts: int
     batch_id: int | None
     #: The worker that holds or held the batch, and when the batch was finished.
     worker: str | None
     finished_at: float | None
-    #: Of every model that has screened it, the oldest first.
+    #: One for each model that has screened it, the oldest first.
     predictions: tuple[PredictionExplained, ...]
 
 
@@ -75,7 +75,7 @@ def show_image(
 ) -> ImageExplained:
     """Return one image with all that explains its predictions. Raises ImageUnknown.
 
-    `pseudonym` is that of `cohort_results`.
+    `pseudonym` is as in `cohort_results`.
     """
     image = session.get(Image, image_id)
     if image is None:

@@ -1,4 +1,4 @@
-"""The job table in numbers, for monitoring. Everything is given by row id; no name, no path.
+"""Figures of the job table for monitoring. They hold no name of a cohort and no path.
 
 Images are counted in `db.queries.counts`, batches in `db.queries.totals`.
 """
@@ -13,12 +13,12 @@ from db.queries.counts import cohorts_with
 from db.states import UNFINISHED, CohortState, ModelState, NightState, RunState
 from db.tables import Batch, Cohort, Model, NightlyRun, TrainingRun
 
-#: Seconds after its slot at which a nightly run that has not begun is late.
+#: Seconds after its slot at which a nightly run is late if its source has not been read.
 LATE_SECONDS = 900.0
 
 
 def oldest_pending_seconds(session: Session) -> float:
-    """Return how long ago the oldest cohort was submitted that has images to screen and is not held."""
+    """Return the age in seconds of the oldest cohort that has images to screen and is not held."""
     handed_out = or_(Cohort.hold_at.is_(None), Cohort.hold_at > database_now())
     age = select(database_now() - func.min(Cohort.created_at)).where(
         Cohort.state != CohortState.CANCELLED, handed_out, Cohort.id.in_(cohorts_with(*UNFINISHED))
@@ -27,7 +27,7 @@ def oldest_pending_seconds(session: Session) -> float:
 
 
 def seconds_since_a_batch(session: Session) -> float | None:
-    """Return how long ago a batch was finished last; None where none ever was."""
+    """Return the seconds since the last batch was finished; None if none ever was."""
     return session.scalar(select(database_now() - func.max(Batch.finished_at)))
 
 
@@ -43,7 +43,7 @@ def gpu_memory(session: Session) -> dict[str, int]:
 
 
 def champion_name(session: Session) -> str | None:
-    """Return the model that screens."""
+    """Return the name of the champion; None if there is none."""
     return session.scalar(select(Model.name).where(Model.state == ModelState.CHAMPION))
 
 
@@ -55,7 +55,7 @@ def training_runs(session: Session) -> dict[str, int]:
 
 
 def nights_late(session: Session) -> int:
-    """Count nightly runs whose slot is long past and whose source has not been walked."""
+    """Count nightly runs that are late: their slot is long past and their source has not been read."""
     waiting = NightlyRun.state.in_((NightState.WAITING, NightState.INGESTING))
     late = and_(waiting, NightlyRun.slot < database_now() - LATE_SECONDS)
     return session.scalars(select(func.count()).select_from(NightlyRun).where(late)).one()

@@ -64,7 +64,7 @@ class ImageFilter:
 
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
-        """What an image of these states must meet besides."""
+        """The other conditions, which an image of these states must meet."""
         found = []
         if self.problem is not None:
             found.append(Image.problem == self.problem)
@@ -117,10 +117,10 @@ def list_images(
     wanted: ImageFilter | None = None,
     pseudonym: Callable[[str], str] | None = None,
 ) -> Page[ListedImage]:
-    """Return a page of a cohort's images in the order in which they were taken in.
+    """Return a page of a cohort's images in the order in which they were added.
 
     A page with a filter can hold fewer rows than `limit`, or none, and still have a next one: it examines at
-    most `EXAMINED` images. `pseudonym` is that of `cohort_results`.
+    most `EXAMINED` images. `pseudonym` is as in `cohort_results`.
     """
     wanted = wanted or ImageFilter()
     if not wanted.states:

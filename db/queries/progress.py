@@ -41,7 +41,7 @@ class Progress:
     failed: int
     #: Number of images per problem code.
     problems: dict[str, int]
-    #: Why its batches have to wait: the code of an error, such as `source-away` or `model-missing`.
+    #: Why its batches must wait: the code of an error, such as `source-away` or `model-missing`.
     waits_for: str | None = None
     #: Since when, in seconds since 1970 UTC. None if it does not wait, or an earlier version wrote why.
     waits_since: float | None = None
@@ -57,12 +57,12 @@ class Progress:
 
     @property
     def finished(self) -> bool:
-        """Whether every image has been taken in and has ended."""
+        """Whether every image has been added and has ended."""
         return self.state is not CohortState.INGESTING and self.ended == self.total
 
     @property
     def stands_still(self) -> bool:
-        """Whether it cannot go on by itself: it is finished, or `submit` must repeat its ingest."""
+        """Whether it cannot continue by itself: it is finished, or `submit` must repeat its ingest."""
         return self.finished or (self.ingest_broke_off and self.ended == self.total)
 
 
@@ -105,7 +105,7 @@ def _waiting_sources(session: Session, cohort_ids: Sequence[int]) -> dict[int, _
 
 
 def _with_running_ingest(session: Session, cohort_ids: Sequence[int]) -> set[int]:
-    """Return those of these cohorts that a command with a live lease takes a source into."""
+    """Return those of these cohorts that a command with a valid lease reads a source into."""
     if not cohort_ids:
         return set()
     query = select(Ingest.cohort_id).where(

@@ -1,4 +1,4 @@
-"""Results of a cohort: a row per image, in the order in which the images were taken in."""
+"""Results of a cohort: a row per image, in the order in which the images were added."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class ResultRow:
     threshold: float | None
     #: Backbone and digest of the model.
     model: str | None
-    #: The code of the problem; null if there is a prediction.
+    #: The code of the problem; None if there is a prediction.
     error: str | None
-    #: The most probable type of pneumonia and its probability, from a model that tells types apart.
+    #: The most probable type of pneumonia and its probability, if the model distinguishes types.
     type: str | None
     type_probability: float | None
 

@@ -1,4 +1,4 @@
-"""Moving finished cohorts out of the job table: what goes into an archive, and what stays behind."""
+"""Archiving of finished cohorts: the rows of an archive, and their removal from the job table."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from db.upkeep.ended_batches import remove_batches
 
 
 class CohortNotFinished(PneumoscreenError):
-    """Something of the cohort is to be screened again. It stays where it is."""
+    """Images of the cohort are still to be screened, so it is not archived. Wait until it is finished."""
 
     code = "cohort-not-finished"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """How a cohort stands: nothing of it can be retried, screened or added without another one."""
+    """The state of a finished cohort. It differs as soon as an image is retried, screened or added."""
 
     counts: Progress
-    #: One per image and prediction, as an archive has them.
+    #: Rows in an archive: one per image and prediction.
     rows: int
-    #: How often workers have taken its images up.
+    #: How often workers have claimed its images, summed up.
     attempts: int
     newest_prediction: int
 
 
 def cohorts_to_archive(session: Session, *, older_than_seconds: float) -> Sequence[Cohort]:
-    """Return cohorts that were submitted so long ago, that are finished, and whose rows are still here."""
+    """Return the finished cohorts that were submitted at least so long ago and are not archived."""
     query = select(Cohort).where(
         Cohort.created_at < database_now() - older_than_seconds,
         Cohort.archived.is_(None),
@@ -53,7 +53,7 @@ def cohorts_to_archive(session: Session, *, older_than_seconds: float) -> Sequen
 
 
 def archive_rows(session: Session, cohort_id: int) -> Iterator[dict[str, Any]]:
-    """Yield everything that is known of a cohort's images: a row per image and prediction."""
+    """Yield all data of a cohort's images: a row per image and prediction."""
     for image_ids in image_chunks(session, cohort_id):
         for row in session.execute(_archive_rows(image_ids)).mappings():
             yield dict(row)
@@ -94,12 +94,12 @@ def _archive_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
 
 
 def stamp(session: Session, cohort_id: int) -> Stamp:
-    """Say how a finished cohort stands. Raises CohortNotFinished, CohortArchived."""
+    """Return the stamp of a finished cohort. Raises CohortNotFinished, CohortArchived."""
     (counts,) = progress(session, [session.get_one(Cohort, cohort_id).name])
     if counts.archived:
         raise CohortArchived
     left = select(Image.id).where(Image.cohort_id == cohort_id, Image.state.in_(UNFINISHED)).limit(1)
-    # Its rows are to be deleted: the images themselves are asked, too.
+    # Its rows will be deleted: the images themselves are checked too, not the counters alone.
     if not counts.finished or session.scalar(left) is not None:
         raise CohortNotFinished
     query = (
@@ -119,10 +119,10 @@ def stamp(session: Session, cohort_id: int) -> Stamp:
 def remove_rows(session: Session, cohort_id: int, stamped: Stamp, *, file: str, digest: str) -> None:
     """Delete the rows of a cohort that is in an archive; its name and its counts stay.
 
-    `stamped` is how it stood when the archive was written, `file` the archive's name without its folder, and
-    `digest` its SHA-256: the audit log keeps both. What a nightly schedule has taken in stays known to it,
-    and training still finds the images that have labels. Raises CohortNotFinished if something was retried,
-    screened or added since, CohortArchived.
+    `stamped` is its stamp when the archive was written. `file` is the archive's name without its folder, and
+    `digest` the archive's SHA-256; the audit log keeps both. A nightly schedule still knows the cohort's
+    files, and training still finds the images that have labels. Raises CohortNotFinished if the stamp has
+    changed, CohortArchived.
     """
     cohort = lock_cohort(session, cohort_id)
     if stamp(session, cohort_id) != stamped:

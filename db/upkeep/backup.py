@@ -1,7 +1,7 @@
-"""Backup and restore: the job table, the models and the site's key in one file, from and to any database.
+"""Backup and restore of the job table, the models and the site's key, in one file.
 
-The file is a tar archive: `manifest.json`, `tables/NAME.jsonl.gz` with a row a line, `models/`, and
-`site.key`. It is not tied to a kind of database: a backup of SQLite is restored into PostgreSQL.
+The file is a tar archive: `manifest.json`, `tables/NAME.jsonl.gz` with one row per line, `models/` and
+`site.key`. It does not depend on the kind of database: a backup of SQLite can be restored into PostgreSQL.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from db.atomic import needs_room, remove_partials, write_whole
 from db.audit.chain import head
 from db.audit.events import record
-from db.engine import Database
+from db.engine import Database, on_postgresql
 from db.errors import PneumoscreenError
 from db.models.store import CARD_FILE, WEIGHTS_FILE
 from db.settings import home
@@ -37,7 +37,7 @@ from db.upkeep.migrate import DatabaseTooNew, current_revision, head_revision, u
 
 MANIFEST, _KEY = "manifest.json", "site.key"
 
-#: In the audit log; its newest event as long as nothing was done since.
+#: An action in the audit log. Its event is the newest one until something else is done.
 _RESTORE = "database.restore"
 
 #: Rows in memory at a time.
@@ -57,7 +57,7 @@ class BackupUnreadable(PneumoscreenError):
 
 
 class DatabaseNotEmpty(PneumoscreenError):
-    """The job table holds something already. Restore into an empty one, and an empty data directory."""
+    """The job table is not empty. Restore into an empty job table and an empty data directory."""
 
     code = "database-not-empty"
 
@@ -70,7 +70,7 @@ class RestoreKeyDiffers(PneumoscreenError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What a backup holds."""
+    """The contents of a backup."""
 
     revision: str
     software: str
@@ -79,12 +79,12 @@ class Contents:
     models: list[str]
     #: Whether the key of the patients' pseudonyms is in it.
     has_key: bool
-    #: The newest digest of its audit log, by which `audit --verify --against` tells what came after.
+    #: The newest digest of its audit log. `audit --verify --against` checks that a later log still has it.
     audit_head: str | None = None
 
 
 def backup(database: Database, file: Path, *, with_key: bool = True) -> Contents:
-    """Write a backup of one moment while the system runs; whole or not at all, readable by its owner alone.
+    """Write a backup of one moment, also while the system runs. The file is whole or absent, and private.
 
     Raises BackupUnwritable, DiskFull.
     """
@@ -135,9 +135,9 @@ def _write(database: Database, out: BinaryIO, *, with_key: bool) -> Contents:
 
 
 def _tables(session: Session) -> list[Table]:
-    """Return the tables that the database has, those that others refer to first.
+    """Return the database's tables. A table comes after those that it refers to.
 
-    Without those that it fills by itself: its triggers count images that are restored.
+    Alembic's table and the counters of images are left out: a restore fills them by upgrade and triggers.
     """
     metadata = MetaData()
     metadata.reflect(session.connection())
@@ -166,18 +166,18 @@ def _add(archive: tarfile.TarFile, name: str, file: Any) -> None:
 
 
 def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Leave out who owned a file and when it was made."""
+    """Remove the file's owner and its time of change."""
     info.uid = info.gid = info.mtime = 0
     info.uname = info.gname = ""
     return info
 
 
 def restore(database: Database, file: Path) -> Contents:
-    """Fill an empty job table and data directory from a backup, and upgrade it to this version.
+    """Fill an empty job table and data directory from a backup, and upgrade the table to this version.
 
-    Killed at any moment, it can be run again, with the same outcome: the key comes first and then the models,
-    each file whole, and the job table last, in one transaction. A restore that was finished and is repeated
-    before anything else was done changes nothing.
+    If it is killed at any moment, it can be run again with the same result: the key comes first, then the
+    models, each file whole, and last the job table, in one transaction. If a finished restore is repeated
+    before anything else is done, it changes nothing.
     Raises BackupUnreadable, DatabaseNotEmpty, RestoreKeyDiffers, DatabaseTooNew, DiskFull.
     """
     try:
@@ -205,7 +205,7 @@ def _digest(file: Path) -> str:
 
 
 def _was_restored(database: Database, backup_digest: str) -> bool:
-    """Tell whether the job table holds this backup, and nothing was done since."""
+    """Tell whether the job table holds this backup, and nothing was done after the restore."""
     if current_revision(database) != head_revision():
         return False
     with database.read() as session:
@@ -220,10 +220,10 @@ def _check_empty(session: Session) -> None:
 
 
 def _fill(archive: tarfile.TarFile, database: Database, contents: Contents, backup_digest: str) -> None:
-    """Make the tables as the backup has them, fill and upgrade them: all of it, or nothing."""
+    """Create the tables of the backup's revision, fill them and upgrade them, in one transaction."""
     with database.write() as session:
         connection = session.connection()
-        _check_empty(session)  # somebody else may have begun to work meanwhile
+        _check_empty(session)  # another process may have written to it meanwhile
         metadata = MetaData()
         metadata.reflect(connection)
         metadata.drop_all(connection)  # they may be of another revision
@@ -240,7 +240,7 @@ def _read_manifest(archive: tarfile.TarFile) -> Contents:
 
 
 def _member(archive: tarfile.TarFile, name: str) -> Any:
-    """Return a member's content by its name alone: nothing is unpacked to where an archive says."""
+    """Return a member's content. Nothing is unpacked: an archive could name a path outside our folders."""
     member = archive.extractfile(name)
     if member is None:
         raise KeyError(name)
@@ -256,7 +256,7 @@ def _fill_table(archive: tarfile.TarFile, session: Session, table: Table, expect
             count += len(chunk)
     if count != expected:
         raise ValueError(f"{table.name} has {count} rows of {expected}")
-    if session.get_bind().dialect.name == "postgresql" and count and "id" in table.c:
+    if on_postgresql(session) and count and "id" in table.c:
         name = session.get_bind().dialect.identifier_preparer.quote(table.name)
         session.execute(
             text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), (SELECT max(id) FROM {name}))")  # noqa: S608  (a reflected name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, func, select, text
 from sqlalchemy.orm import Session
 
+from db.engine import on_postgresql
 from db.queries.counts import count_images
 from db.states import ImageState
 from db.tables import Image, ImageCount
@@ -57,8 +58,8 @@ class Difference:
 
 
 def fold(session: Session) -> None:
-    """Add up the rows that were appended, and delete those of zero. Of two at once, one does it."""
-    if session.get_bind().dialect.name != "postgresql":
+    """Add up the rows that were appended, and delete those of zero. If two run at once, one does it."""
+    if not on_postgresql(session):
         session.execute(text(_DROP))
     elif session.scalar(select(func.pg_try_advisory_xact_lock(_FOLD_LOCK))):
         session.execute(text(_FOLD))
@@ -89,7 +90,7 @@ def compare(session: Session) -> list[Difference]:
 
 def recount(session: Session) -> None:
     """Count all images again. Safe while others change images: it replaces the counters of one moment."""
-    if session.get_bind().dialect.name != "postgresql":
+    if not on_postgresql(session):
         session.execute(delete(ImageCount))
         session.execute(text(_COUNTED.format(shard=0)))
         return

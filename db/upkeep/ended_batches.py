@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sqlalchemy import ColumnElement, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from db.engine import upsert
 from db.queries.totals import sum_batches
 from db.states import BatchState
 from db.tables import Batch, BatchTotal
@@ -50,9 +50,8 @@ def _count(session: Session, which: ColumnElement[bool], *, skip_locked: bool = 
     session.execute(
         update(Batch).where(of_these).values(counted=True).execution_options(synchronize_session=False)
     )
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     for row in rows:
-        insert = dialect.insert(BatchTotal).values(**row, pruned=0)
+        insert = upsert(session, BatchTotal).values(**row, pruned=0)
         grown = {name: getattr(BatchTotal, name) + insert.excluded[name] for name in row if name != "state"}
         session.execute(insert.on_conflict_do_update(index_elements=["state"], set_=grown))
     return len(batch_ids)

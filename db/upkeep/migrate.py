@@ -1,4 +1,4 @@
-"""Creating and upgrading the tables with Alembic."""
+"""Creation and upgrade of the tables with Alembic."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
-#: PostgreSQL's advisory lock that one upgrade at a time holds; the number is arbitrary, and ours.
+#: The number of PostgreSQL's advisory lock for upgrades: one runs at a time.
 _UPGRADE_LOCK = 70_110_224
 
 
@@ -39,7 +39,7 @@ def current_revision(database: Database) -> str | None:
 
 
 def upgrade(database: Database, *, to: str | None = None) -> None:
-    """Create or upgrade the tables where they are behind; safe to run from several processes at once.
+    """Create the tables, or upgrade older ones. Safe to run in several processes at once.
 
     Raises DatabaseTooNew, DatabaseFailed.
     """
@@ -53,13 +53,13 @@ def upgrade(database: Database, *, to: str | None = None) -> None:
 
 
 def upgrade_on(connection: Connection, *, to: str | None = None) -> None:
-    """Create or upgrade the tables in a connection's transaction, which becomes the only one to do it."""
+    """Create or upgrade the tables in a connection's transaction. Other upgrades wait until it ends."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
-    # SQLite's write lock is held from BEGIN IMMEDIATE on; whoever waited finds nothing left to do.
+    # SQLite holds its write lock from BEGIN IMMEDIATE on. An upgrade that waited finds nothing left to do.
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _UPGRADE_LOCK})
     config.attributes["connection"] = connection

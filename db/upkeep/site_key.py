@@ -1,4 +1,4 @@
-"""The key of the pseudonyms, as far as the job table knows it: its fingerprint."""
+"""The fingerprint of the key that pseudonyms are made with, in the job table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from db.audit.events import record
 from db.engine import insert_new
 from db.tables import Label, Site, Study
 
-#: The id of the one row.
+#: The id of the only row.
 _ONLY = 1
 
 
@@ -19,7 +19,7 @@ def key_fingerprint(session: Session) -> str | None:
 
 
 def holds_pseudonyms(session: Session) -> bool:
-    """Tell whether the job table holds a patient's pseudonym, noted or not what key it was made with."""
+    """Tell whether the job table holds a patient's pseudonym, even if no key is noted."""
     return any(
         session.scalar(select(table.id).where(table.patient_key.is_not(None)).limit(1)) is not None
         for table in (Study, Label)
@@ -27,14 +27,14 @@ def holds_pseudonyms(session: Session) -> bool:
 
 
 def note_key(session: Session, fingerprint: str) -> str:
-    """Note the key that is in use unless one is noted; return the one that is. Safe to repeat."""
+    """Note the fingerprint of the key in use if none is noted; return the noted one. Safe to repeat."""
     values = {"id": _ONLY, "key_fingerprint": fingerprint}
     session.execute(insert_new(session, Site).values(values))
     return session.scalars(select(Site.key_fingerprint).where(Site.id == _ONLY)).one()
 
 
 def replace_key(session: Session, fingerprint: str) -> None:
-    """Note that another key is in use from now on; the audit log tells of it. Safe to repeat."""
+    """Note that this key is used from now on, and record it in the audit log. Safe to repeat."""
     if note_key(session, fingerprint) != fingerprint:
         session.get_one(Site, _ONLY).key_fingerprint = fingerprint
     record(session, "site-key.replace", "database", fingerprint=fingerprint)

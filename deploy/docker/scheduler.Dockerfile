@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# Scheduler, housekeeping, beat, Flower and metrics: no torch in it. Build from the project's root:
+# Scheduler, housekeeping, beat, Flower and metrics, without torch. Build from the project's root:
 #   docker build -f deploy/docker/scheduler.Dockerfile -t pneumoscreen-scheduler .
 FROM python:3.11-slim AS build
 WORKDIR /src

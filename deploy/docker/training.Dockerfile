@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
-# Training worker: one run at a time, resumed from its last epoch when it is stopped. Torch's own wheel brings
-# CUDA, the host brings the driver (NVIDIA Container Toolkit). Build from the project's root:
+# Training worker: one run at a time; if it is stopped, another worker resumes it from its last epoch. Torch's wheel
+# contains CUDA; the host provides the driver (NVIDIA Container Toolkit). Build from the project's root:
 #   docker build -f deploy/docker/training.Dockerfile -t pneumoscreen-training .
 FROM python:3.11-slim AS build
 WORKDIR /src
@@ -29,7 +29,7 @@ ENV PATH=/opt/pneumoscreen/bin:$PATH \
 USER 10001
 WORKDIR /data
 VOLUME /data
-# TERM hands the run to another worker at its next step; its checkpoints must lie on a shared volume.
+# At TERM the worker gives the run back at its next step. Checkpoints must be on a shared volume, for the next worker.
 STOPSIGNAL SIGTERM
 CMD ["celery", "-A", "training.tasks", "worker", "-Q", "training", "-n", "training@%h", "--pool=threads", "--concurrency=1", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
 HEALTHCHECK --interval=60s --timeout=20s --start-period=60s --retries=3 \

@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
-# Screening worker, one process for each GPU; runs on the CPU where there is none. Torch's own wheel brings
-# CUDA, the host brings the driver (NVIDIA Container Toolkit). Build from the project's root:
+# Screening worker, one process for each GPU; without a GPU it runs on the CPU. Torch's wheel contains CUDA; the
+# host provides the driver (NVIDIA Container Toolkit). Build from the project's root:
 #   docker build -f deploy/docker/worker.Dockerfile -t pneumoscreen-worker .
 FROM python:3.11-slim AS build
 WORKDIR /src
@@ -29,7 +29,7 @@ ENV PATH=/opt/pneumoscreen/bin:$PATH \
 USER 10001
 WORKDIR /data
 VOLUME /data
-# TERM lets it finish its batches, a second one or QUIT gives them back at once.
+# At TERM it finishes its batches; at a second TERM, or QUIT, it gives them back at once.
 STOPSIGNAL SIGTERM
 CMD ["celery", "-A", "worker.tasks", "worker", "-Q", "screen", "-n", "screen@%h", "--pool=threads", "--concurrency=2", "--loglevel=INFO", "--without-gossip", "--without-mingle"]
 HEALTHCHECK --interval=60s --timeout=20s --start-period=120s --retries=3 \

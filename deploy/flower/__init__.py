@@ -1,1 +1,1 @@
-"""Flower, which shows workers, tasks and queues: its settings and its limits."""
+"""The settings, restrictions and state of Flower, which shows workers, tasks and queues."""

@@ -1,6 +1,6 @@
 """Flower's configuration: `celery -A scheduler.tasks flower --conf=deploy/flower/flowerconfig.py`.
 
-Everything that differs from site to site is in the settings.
+Everything that a site may change is in the settings.
 """
 
 from db.atomic import keep_private
@@ -22,9 +22,9 @@ read_only = _settings.flower_read_only
 format_task = redact
 tasks_columns = "name,args,state,received,started,runtime,worker"
 natural_time = True
-# A worker that has gone stays in view for a day.
+# A worker that has ended stays visible for a day.
 purge_offline_workers = 86_400
-# Five million images' batches; each takes about 5 kB of its memory.
+# The batches of five million images; each task takes about 5 kB of memory.
 max_tasks = 20_000
 persistent = _settings.flower_persistent and is_ours_alone(home() / "flower")
 db = str(home() / "flower" / "state")

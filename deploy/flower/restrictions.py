@@ -1,8 +1,7 @@
-"""What Flower leaves open, closed. `deploy/flower/flowerconfig.py` calls it before Flower starts.
+"""Restrictions and corrections of Flower; `deploy/flower/flowerconfig.py` applies them before Flower starts.
 
-Flower (2.2) lets read-only users send tasks over its API, answers `/metrics` without a login, lists the
-queues of those workers alone that were up before it, and counts as a queue's length what waits in it, not
-what workers have taken.
+Flower 2.2 lets read-only users send tasks over its API and answers `/metrics` without a login. It lists only
+the queues of workers that ran before it, and its queue lengths leave out messages that workers have taken.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from worker.broker.app import QUEUES
 
 
 def close(*, metrics: bool) -> None:
-    """Refuse what changes anything in read-only mode, and `/metrics` unless it is wanted."""
+    """Refuse requests that change anything in read-only mode, and `/metrics` unless `metrics` is set."""
     from flower.api import BaseApiHandler
     from flower.urls import handlers
     from flower.utils.broker import Redis
@@ -36,7 +35,7 @@ def close(*, metrics: bool) -> None:
             (one[0], NotFoundErrorHandler) if isinstance(one, tuple) and one[0] == r"/metrics" else one
             for one in handlers
         ]
-    # Flower lists the queues of the workers that answered it when it started.
+    # Flower would list only the queues of the workers that answered when it started.
     BaseHandler.get_active_queue_names = lambda _: sorted(QUEUES)
     waiting = Redis.queues
 
@@ -49,7 +48,7 @@ def close(*, metrics: bool) -> None:
 
 
 def redact(task: Any) -> Any:
-    """Show a task's arguments where they are one row id, the kind of an error, and nothing else of them."""
+    """Reduce a task to its arguments, if they are one row id, and the kind of its error."""
     args = str(getattr(task, "args", None) or "").strip("()[], ")
     task.args = f"({args},)" if args.isdigit() else "(redacted)" if args else ""
     task.exception = str(getattr(task, "exception", None) or "").partition("(")[0]

@@ -14,19 +14,20 @@ class FlowerSettings(RoomSettings):
 
     #: Address that Flower listens on.
     flower_host: str = "127.0.0.1"
-    #: Port of Flower; the embedded stack takes a free one where this is 0.
+    #: Port of Flower. If it is 0, the embedded stack takes a free one.
     flower_port: Annotated[int, Field(ge=0, le=65535)] = 0
-    #: User that logs in to Flower.
+    #: User name for Flower.
     flower_user: str = "pneumoscreen"
-    #: Flower's password. The embedded stack makes one at first start and keeps it in the secrets folder;
-    #: without one Flower does not start.
+    #: Flower's password; without one Flower does not start. The embedded stack makes one at its first start
+    #: and keeps it in the secrets folder.
     flower_password: SecretStr = SecretStr("")
-    #: Key of its cookies, so that they outlive a restart; made like the password.
+    #: Key of Flower's cookies, so that they stay valid after a restart; made like the password.
     flower_cookie_secret: SecretStr = SecretStr("")
-    #: Whether it only shows. Otherwise whoever logs in can send tasks; workers take no commands from anybody.
+    #: Whether Flower is read-only. If not, every user who logs in can send tasks. Workers take no commands
+    #: from Flower in either case.
     flower_read_only: bool = True
-    #: Whether it answers `/metrics`, which it does without a login.
+    #: Whether Flower answers `/metrics`, which needs no login.
     flower_metrics: bool = False
-    #: Whether it remembers tasks over a restart, in `flower` in the data directory. The file is a shelf, and
-    #: reading it runs what is in it: one that others than Flower's user could have written is not read.
+    #: Whether Flower keeps its tasks over a restart, in `flower` in the data directory. The file is a shelf,
+    #: and reading a shelf can run code: if another user could have written it, it is not read.
     flower_persistent: bool = True

@@ -1,4 +1,4 @@
-"""What Flower remembers over a restart, and whether it may be read."""
+"""The check whether Flower may read the state that it kept over a restart."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ log = logging.getLogger(__name__)
 
 
 def is_ours_alone(folder: Path) -> bool:
-    """Make the folder of Flower's state, or tell whether nobody else can have written what is in it.
+    """Make the folder of Flower's state if needed, and tell whether only our user can have written its files.
 
-    The state is a shelf, and reading it runs what is in it. Flower starts without it where it is not ours.
+    The state is a shelf, and reading a shelf can run code. If the check fails, Flower starts without it.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if all(_is_ours(path) for path in (folder, *folder.iterdir())):
         return True
-    log.error("others may have written Flower's state, which is left unread: remove it, with its folder")
+    log.error("Flower's state is not read: another user may have written it; remove it, with its folder")
     return False
 
 

@@ -1,6 +1,6 @@
 """The `pneumoscreen` command line: parse, call one function, print.
 
-What a command needs beyond that is imported inside it, so that `status` does not wait for it.
+Each command imports what it needs inside its function, so that `status` does not wait for it.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from worker.files.silence import silence_libraries
 #: Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration.
 EXIT_FAILED_IMAGES = 1
 EXIT_USAGE = 2
-#: As shells have it, with the signal's number.
+#: The signal's number is added, as shells do.
 EXIT_SIGNALLED = 128
 
 
 class PackageMissing(PneumoscreenError):
-    """A package is missing. Install `pneumoscreen[worker]` for a worker, `pneumoscreen[local]` for it all."""
+    """A package is missing. Install `pneumoscreen[worker]` for a worker, `pneumoscreen[local]` for all."""
 
     code = "package-missing"
 
 
 class FileTrouble(PneumoscreenError):
-    """A file or folder cannot be used. Check that those named exist, and may be read and written to."""
+    """A file or folder cannot be used. Check that the paths exist, and may be read and written."""
 
     code = "file-trouble"
 
 
 class Unforeseen(PneumoscreenError):
-    """An error that was not foreseen. Please report it with the lines above, which hold no patient data."""
+    """An unexpected error. Please report it with the lines above, which hold no patient data."""
 
     code = "unforeseen"
 
@@ -60,14 +60,14 @@ for room in (screening, stack, cohorts, evaluate, nightly, training, registry, l
 
 
 def main() -> NoReturn:
-    """Run the command line; an error that was foreseen is one line, never a traceback.
+    """Run the command line. An expected error prints one line, never a traceback.
 
-    Of one that was not, where it arose is printed and not what it says: libraries quote headers and paths.
+    For an unexpected error, lines of code are printed and not its text: libraries quote headers and paths.
     """
     keep_private()
     silence_libraries()
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # the bytes of a path may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold bytes that are no text
     try:
         app()
     except PneumoscreenError as error:
@@ -75,7 +75,7 @@ def main() -> NoReturn:
     except ModuleNotFoundError as error:
         _complain(PackageMissing(f"no {error.name}"))
     except OSError as error:
-        # Without the file's name, which may be a patient's.
+        # Without the file's name, which may hold a patient's name.
         _complain(DiskFull() if is_full(error) else FileTrouble(os.strerror(error.errno or 0)))
     except KeyboardInterrupt:
         sys.exit(EXIT_SIGNALLED + signal.SIGINT)

@@ -1,4 +1,4 @@
-"""What goes to the terminal."""
+"""Output to the terminal: tables and sentences, JSON, progress and warnings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-#: Categories of characters that are not seen and change what is seen: controls, formats, line separators.
+#: Categories of invisible characters that a terminal obeys: controls, formats, line separators.
 _OBEYED = ("Cc", "Cf", "Zl", "Zp")
 
 #: Tables and sentences for people.
@@ -27,14 +27,14 @@ def print_json(value: Any) -> None:
 
 
 def say(text: str) -> None:
-    """Print a sentence that may hold a name; the name is text, whatever it says."""
+    """Print a sentence that may hold a name; markup in the name is printed as it is."""
     console.print(printable(text), markup=False)
 
 
 def print_table(
     columns: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None
 ) -> None:
-    """Print a table; None prints as nothing. Cells are text, whatever a file's name or a card holds."""
+    """Print a table; None is an empty cell. Markup in a file's name or a card is printed as it is."""
     from rich.text import Text
 
     table = Table(
@@ -54,15 +54,15 @@ def print_table(
 
 
 def print_audit_head(digest: str | None) -> None:
-    """Print the digest that stands for the audit log so far, to be kept with what was written."""
+    """Print the newest digest of the audit log, which the user keeps with the file that was written."""
     if digest is not None:
         errors.print(f"audit head: {digest}", soft_wrap=True)
 
 
 def printable(text: str) -> str:
-    """Return text without what a terminal obeys (colours, titles, its clipboard, the direction of writing).
+    """Return text without characters that set a terminal's colours, title, clipboard or writing direction.
 
-    What is no text at all, as the bytes of a file's name may be, becomes a question mark.
+    Bytes of a file's name that are no text become question marks.
     """
     kept = (one for one in text if one == "\n" or unicodedata.category(one) not in _OBEYED)
     return "".join(kept).encode("utf-8", "replace").decode()

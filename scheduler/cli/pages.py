@@ -1,4 +1,4 @@
-"""Where the embedded stack shows itself."""
+"""The addresses of the embedded stack's pages: Flower and the metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scheduler.cli.console import console, errors
 def print_pages() -> None:
     """Print the addresses of Flower and of the metrics, and Flower's login, while the stack runs.
 
-    If it does not, say what it has left.
+    If supervisord was killed, print how many processes it has left.
     """
     from deploy.control import StackNotOurs
     from deploy.stack import Stack
@@ -18,7 +18,7 @@ def print_pages() -> None:
         return
     try:
         is_gone = stack.is_gone()
-    except StackNotOurs:  # its login is not for us
+    except StackNotOurs:  # another user's stack: its login is not for this user
         return
     if is_gone:
         if left_over := stack.left_over():

@@ -8,9 +8,9 @@ from db.upkeep.migrate import upgrade
 
 
 def ready_database(*, with_champion: bool = False) -> Database:
-    """Return the job table, created or upgraded where needed.
+    """Return the job table, created or upgraded if needed.
 
-    Where images are taken in, with a champion and the key of the pseudonyms. Raises DatabaseFailed,
+    With `with_champion`, it also has a champion and the key of the pseudonyms. Raises DatabaseFailed,
     DatabaseTooNew, DefaultModelMissing, SiteKeyMissing, SiteKeyDiffers, SiteKeyUnusable.
     """
     try:

@@ -1,4 +1,4 @@
-"""The signals that ask a command to end, beside that of Ctrl-C."""
+"""The signals that end a command, other than that of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: What `kill` sends, and what a terminal or a session sends that ends.
+#: `kill` sends TERM; a terminal or a session that ends sends HUP.
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class Ended(BaseException):
-    """The command was asked to end. No Exception: whoever foresees errors must not go on."""
+    """A signal asked the command to end. It is no Exception, so that handlers of errors do not catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -20,7 +20,7 @@ class Ended(BaseException):
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Let TERM and HUP end the block as Ctrl-C does, by Ended. One that is ignored, as by nohup, stays so."""
+    """Let TERM and HUP end the block by raising Ended. An ignored signal, as by nohup, stays ignored."""
 
     def end(number: int, _: object) -> None:
         raise Ended(number)

@@ -12,7 +12,7 @@ from scheduler.ingest.dicom import DICOMDIR, Identity
 from worker.files.dicom_header import MAGIC, PREAMBLE
 from worker.files.url import shorten
 
-#: Endings of names that make a file an image, whatever its bytes are: a damaged one gets a row.
+#: Suffixes that make a file an image, whatever its bytes are: a damaged image gets a row.
 RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp"})
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
@@ -56,9 +56,9 @@ def recognise(
 def not_readable(uri: str, problem: ImageProblem, *, expected: bool) -> NewImage | None:
     """Return the row of an image that cannot be read; None for a damaged or empty file that is no image.
 
-    Raises FileVanished and FileUnreadable for a file that was not expected to be an image: nobody can tell.
+    Raises FileVanished and FileUnreadable for a file that was not expected to be an image, but may be one.
     """
-    # A file outside the roots, or too deep, is never opened: nobody can tell that it is no image.
+    # A file outside the roots, or too deep, is never opened: it may be an image.
     if expected or isinstance(problem, OutsideRoots | PathTooLong):
         return NewImage(uri=shorten(uri), state=problem.state, problem=problem.code)
     if isinstance(problem, FileVanished | FileUnreadable):

@@ -20,7 +20,7 @@ _COMPARED = 1000
 #: Groups of entries that wait for each thread while the walk waits for the first of them.
 _AHEAD = 4
 
-#: What an inspection found: an image, no image, or a file of which nobody can tell.
+#: What an inspection found: an image, no image, or the problem that prevents an answer.
 Finding = NewImage | ImageProblem | None
 
 

@@ -1,6 +1,6 @@
-"""What the job table costs as it grows, on both databases: `make growth` prints tables and draws docs/images.
+"""The cost of a growing job table, on both databases: `make growth` prints tables and draws docs/images.
 
-`GROWTH` is the largest number of images. Everything is timed as commands and ticks do it, in CPU time.
+`GROWTH` is the largest number of images. Times are CPU times of the work of commands and ticks.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from tests.notifiers import ListNotifier
 
 LARGEST = int(os.environ.get("GROWTH", "100000"))
 SIZES = [size for size in (1_000, 10_000, 100_000, 1_000_000, 10_000_000) if size <= LARGEST]
-#: Where the picture goes, if it is wanted.
+#: The folder of the picture, if one is wanted.
 PICTURE = os.environ.get("GROWTH_PICTURE")
 ROUNDS = 7
-#: Rows of a page of results, of the cohort that is pruned, and files of the night's source.
+#: Rows of a page of results, images of a pruned cohort, and files of the night's source.
 PAGE, PRUNED, FILES = 1_000, 2_000, 1_000
-#: A time may be so many times that of a table a hundred times smaller: index depth, caches and noise.
+#: The largest allowed factor from the smallest table to the largest: index depth, caches and noise.
 GROWS = 4.0
 #: Seconds below which a time is noise.
 NOISE = 0.003
@@ -58,7 +58,7 @@ NOISE = 0.003
 
 @dataclass
 class Timed:
-    """Milliseconds by what was done, for each size."""
+    """Milliseconds of each operation, for each size."""
 
     database: str
     milliseconds: dict[str, list[float]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Timed:
 
 
 class Clock:
-    """CPU time of this process and of PostgreSQL's sessions: other work on the machine does not count."""
+    """The CPU time of this process and of PostgreSQL's sessions; other work on the machine does not count."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -81,7 +81,7 @@ class Clock:
                 "SELECT pid FROM pg_stat_activity"
                 " WHERE datname = current_database() AND backend_type = 'client backend'"
             )
-            with self._database.read() as session, self._database.read() as other:  # opens both that are kept
+            with self._database.read() as session, self._database.read() as other:  # opens the pool's two
                 other.execute(text("SELECT 1"))
                 self._sessions = [Path(f"/proc/{pid}/schedstat") for pid in session.scalars(text(sessions))]
         # The kernel's time on a CPU in nanoseconds (proc-schedstat).
@@ -89,7 +89,7 @@ class Clock:
         return time.process_time() + servers
 
     def least(self, do: Callable[[], object]) -> float:
-        """Do something a few times and return the least seconds that it took."""
+        """Call a function a few times and return its least time in seconds."""
         times = []
         for _ in range(ROUNDS):
             start = self.now()
@@ -134,7 +134,7 @@ def page(database: Database, after: int) -> None:
 
 
 def night(database: Database) -> None:
-    """Do all that a night does in the job table whose files are known."""
+    """Do the work of a night in the job table, if all its files are known."""
     listed = {f"/data/{number}.dcm": Stamp(None, None) for number in range(1, FILES + 1)}
     with database.write() as session:
         run_id = open_now(session, "ward", plan={}, window_ends=None)
@@ -151,7 +151,7 @@ def night(database: Database) -> None:
 
 
 def prune_one(database: Database, clock: Clock, folder: Path, number: int) -> float:
-    """Archive a cohort of a fixed size, with studies, and return seconds a row."""
+    """Archive a cohort of a fixed size, with studies, and return the seconds for each row."""
     with database.write() as session:
         cohort = open_cohort(session, f"old-{number}", source="/data")
         images = [
@@ -170,7 +170,7 @@ def prune_one(database: Database, clock: Clock, folder: Path, number: int) -> fl
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Database]]:
-    """Give new empty job tables of a kind."""
+    """Give a function that makes a new empty job table of a kind."""
     opened: list[Database] = []
 
     def make() -> Database:
@@ -200,7 +200,9 @@ def measure(timed: Timed, database: Database, size: int, folder: Path) -> None:
 
 
 @pytest.mark.bench
-def test_nothing_on_a_tick_or_a_poll_grows(databases: Callable[[], Database], tmp_path: Path) -> None:
+def test_times_of_ticks_and_polls_do_not_grow_with_the_job_table(
+    databases: Callable[[], Database], tmp_path: Path
+) -> None:
     timed = Timed("")
     for size in SIZES:
         database = databases()
@@ -209,7 +211,7 @@ def test_nothing_on_a_tick_or_a_poll_grows(databases: Callable[[], Database], tm
         measure(timed, database, size, tmp_path / "archive")
     report(timed)
     for what, milliseconds in timed.milliseconds.items():
-        if what != "status":  # it lists the cohorts, of which there are more
+        if what != "status":  # it lists the cohorts, whose number grows
             assert milliseconds[-1] <= GROWS * milliseconds[0] + 1000 * NOISE, f"{what} grows"
 
 
@@ -247,13 +249,13 @@ def draw(timed: Timed, folder: Path) -> None:
     pyplot.close(figure)
 
 
-# -- what counting costs those who screen
+# -- the cost of counters for screening
 
 IMAGES, BATCHES = 256, 12
 
 
 def stop_counting(database: Database) -> None:
-    """Take the triggers away."""
+    """Drop the triggers that count."""
     with database.write() as session:
         table = " ON images" if database.engine.dialect.name == "postgresql" else ""
         for change in ("insert", "update", "delete"):
@@ -261,7 +263,7 @@ def stop_counting(database: Database) -> None:
 
 
 def screen_batches(database: Database, clock: Clock) -> float:
-    """Take in, claim and complete images; return microseconds for each, of claim and complete alone."""
+    """Add, claim and complete images; return microseconds of claim and complete for each image."""
     with database.write() as session:
         for table in reversed(Table.metadata.sorted_tables):
             if table.name not in ("models", ImageCount.__tablename__):
@@ -296,7 +298,7 @@ def screen_batches(database: Database, clock: Clock) -> float:
 
 
 @pytest.mark.bench
-def test_counting_costs_screening_little(databases: Callable[[], Database]) -> None:
+def test_counters_add_little_to_the_cost_of_screening(databases: Callable[[], Database]) -> None:
     counted, plain = databases(), databases()
     for database in (counted, plain):
         grow(database, 1_000)

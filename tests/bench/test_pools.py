@@ -1,8 +1,8 @@
 """Celery's pools for the screening worker: images per second, and whether it answers while it works.
 
-Flower and `doctor` ask a worker over Celery's remote control; a pool that does not answer while it
-screens looks dead to both. Prefork is left out: it forks a process in which torch has run, whose
-threads and CUDA context do not survive that.
+Flower and `doctor` ask a worker over Celery's remote control; a worker that does not answer while it
+screens looks dead to both. Prefork is left out: it forks a process in which torch has run, and torch's
+threads and CUDA context do not survive a fork.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.shared]
 
 @contextmanager
 def screening_worker(options: list[str], log: Path) -> Iterator[None]:
-    """Run a screening worker with a pool, beside the stack whose own has been stopped."""
+    """Run a screening worker with a pool, beside the stack, whose own screening worker is stopped."""
     command = [
         sys.executable, "-m", "celery", "-A", "worker.tasks", "worker", "-Q", "screen", "-n", "screen@%h",
         "--without-gossip", "--without-mingle", *options,
@@ -72,7 +72,7 @@ def screen(database: Database, folder: Path, name: str) -> tuple[float, list[flo
     done = 0
     while done < cohort.found:
         asked = time.perf_counter()
-        # Whoever answers first ends the wait, so only the screening worker is asked.
+        # The first answer ends the wait, so only the screening worker is asked.
         app.control.ping(destination=[f"screen@{socket.gethostname()}"], timeout=SILENT_SECONDS, limit=1)
         answers.append(time.perf_counter() - asked)
         time.sleep(0.5)
@@ -85,7 +85,7 @@ def screen(database: Database, folder: Path, name: str) -> tuple[float, list[flo
     return done / (time.perf_counter() - start), answers
 
 
-def test_pools(shared: Path, home: Path, tmp_path: Path) -> None:
+def test_a_pool_of_two_threads_answers_while_it_screens(shared: Path, home: Path, tmp_path: Path) -> None:
     folder = shared / "chest_xray_original"
     database = Database()
     upgrade(database)

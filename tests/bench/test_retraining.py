@@ -14,9 +14,9 @@ import pytest
 #: Images of each class, all of them by default, which takes plain fastai half an hour on two cores. After one
 #: epoch on a few hundred, accuracy says nothing: three seeds gave 0.82, 0.95 and 0.91 on 600.
 IMAGES = int(os.environ.get("BENCH_IMAGES", "10000")) // 2
-#: What is promised.
+#: The promised factor.
 TARGET = 3.0
-#: How far the two accuracies may lie apart: chance does as much.
+#: The largest allowed difference of the two accuracies; chance alone causes as much.
 TOLERANCE = 0.03
 
 pytestmark = [pytest.mark.bench, pytest.mark.shared]

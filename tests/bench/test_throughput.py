@@ -27,14 +27,14 @@ from scheduler.submit import submit
 
 #: Pairs of runs; the median counts.
 ROUNDS = 3
-#: What is promised.
+#: The promised factor.
 TARGET = 2.5
 
 pytestmark = [pytest.mark.bench, pytest.mark.shared]
 
 
 def fastai_learner(folder: Path, files: list[Path]) -> tuple[object, object]:
-    """Build what a fastai user has after `load_learner`: nothing tuned."""
+    """Build the learner and loaders that a fastai user has after `load_learner`, without tuning."""
     from worker.runtime.torch import build_network
     from worker.runtime.weights import unpack_weights
     from worker.torchvision_pair import import_torchvision
@@ -78,7 +78,7 @@ def fastai_run(
 
 
 def screen_run(database: Database, folder: Path, name: str) -> float:
-    """Take a cohort in, wait until it is screened, and return images per second of all of it."""
+    """Submit a cohort, wait until it is screened, and return images per second over the whole time."""
     start = time.perf_counter()
     submitted = submit(database, FolderSource(folder), name=name)
     while True:
@@ -107,7 +107,7 @@ def working_seconds(database: Database, name: str) -> float:
 
 @contextmanager
 def warm_stack(database: Database, folder: Path, name: str) -> Iterator[None]:
-    """Run the embedded stack, once it has screened something."""
+    """Run the embedded stack, which has already screened a cohort."""
     stack = Stack()
     try:
         start_stack(database, stack)
@@ -129,7 +129,7 @@ def test_screening_is_faster_than_plain_fastai_with_the_same_labels(shared: Path
     ensure_champion(database, model)
     plain, ours, working, probability = [], [], [], np.empty(0)
     for number in range(ROUNDS):
-        # With nothing else running: an idle stack beside it would cost fastai's loaders dearly.
+        # Nothing else runs meanwhile: even an idle stack would slow down fastai's loaders a lot.
         rate, probability = fastai_run(learner, loaders, files, card)
         plain.append(rate)
         with warm_stack(database, folder, f"warm-up-{number}"):

@@ -1,4 +1,4 @@
-"""The audit log tells what was done to it."""
+"""The audit log: every change of its events is detected."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_events(database: Database, count: int) -> str:
         return verify(session).head
 
 
-def test_a_chain_that_nobody_touched_holds_and_goes_on(database: Database) -> None:
+def test_an_untouched_chain_is_valid_and_can_be_extended(database: Database) -> None:
     first = write_events(database, 3)
     second = write_events(database, 2)
     assert first != second
@@ -49,7 +49,7 @@ def test_a_chain_that_nobody_touched_holds_and_goes_on(database: Database) -> No
         "UPDATE events SET digest = NULL, sequence = NULL WHERE sequence = 3",
     ],
 )
-def test_what_is_changed_or_removed_breaks_the_chain(database: Database, crime: str) -> None:
+def test_a_changed_or_deleted_event_breaks_the_chain(database: Database, crime: str) -> None:
     write_events(database, 4)
     with database.write() as session:
         session.execute(text(crime))
@@ -57,7 +57,7 @@ def test_what_is_changed_or_removed_breaks_the_chain(database: Database, crime: 
         verify(session)
 
 
-def test_a_chain_made_anew_does_not_hold_the_digest_that_was_noted(database: Database) -> None:
+def test_a_rebuilt_chain_does_not_contain_the_noted_digest(database: Database) -> None:
     noted = write_events(database, 4)
     with database.write() as session:
         session.execute(text("DELETE FROM events WHERE sequence = 2"))
@@ -69,7 +69,7 @@ def test_a_chain_made_anew_does_not_hold_the_digest_that_was_noted(database: Dat
             verify(session, noted={noted})
 
 
-def test_the_end_cut_off_is_told_by_the_digest_that_was_noted(database: Database) -> None:
+def test_a_truncated_chain_is_detected_by_the_noted_digest(database: Database) -> None:
     noted = write_events(database, 4)
     with database.write() as session:
         session.execute(text("DELETE FROM events WHERE sequence = 4"))
@@ -108,7 +108,7 @@ def actor(database: Database) -> str:
         return newest(session, limit=1)[0].actor
 
 
-def test_the_real_user_is_named_and_whoever_the_environment_names_is_on_whose_behalf(
+def test_an_event_names_the_real_user_and_the_user_in_the_environment(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = pwd.getpwuid(os.getuid()).pw_name
@@ -133,14 +133,14 @@ def test_the_real_user_is_named_and_whoever_the_environment_names_is_on_whose_be
         ("\udcff\u202e", "??"),
     ],
 )
-def test_nothing_but_a_name_gets_into_the_audit_log_by_the_environment(
+def test_the_environment_can_put_only_a_name_into_the_audit_log(
     database: Database, monkeypatch: pytest.MonkeyPatch, said: str, kept: str
 ) -> None:
     monkeypatch.setattr("os.environ", {"LOGNAME": said})
     assert actor(database).endswith(f" on behalf of {kept}")
 
 
-def test_a_user_without_a_name_is_known_by_number(
+def test_a_user_without_a_name_is_recorded_by_uid(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.environ", {})
@@ -148,7 +148,7 @@ def test_a_user_without_a_name_is_known_by_number(
     assert actor(database) == "uid 4000123"
 
 
-def test_an_actor_that_is_given_stands_in_the_event_without_what_no_name_holds(database: Database) -> None:
+def test_a_given_actor_is_recorded_with_unsafe_characters_replaced(database: Database) -> None:
     with database.write() as session:
         cohort = open_cohort(session, "trial", source="/data", actor="maria@ward 7\n")
         retry(session, cohort, actor="maria")

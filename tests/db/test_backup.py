@@ -1,4 +1,4 @@
-"""Backup and restore, within and across kinds of database; archives."""
+"""Backup and restore within and across kinds of database; archives of cohorts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from scheduler.ingest.pseudonym import ensure_site_key
 
 
 def screen(session: Session, batch_id: int, *, bad: int) -> None:
-    """Claim a batch and predict its images but the last few, which are bad."""
+    """Claim a batch and predict its images, except the last `bad` ones, which fail."""
     claimed = claim(session, batch_id, owner="tester", lease_seconds=60)
     assert claimed is not None
     ids = [item.image_id for item in claimed.images]
@@ -64,7 +64,7 @@ def screen(session: Session, batch_id: int, *, bad: int) -> None:
 
 @pytest.fixture
 def filled(database: Database, artefact: Path) -> Database:
-    """Fill a job table with two cohorts, of which one is finished."""
+    """Fill a job table with a finished and an unfinished cohort."""
     ensure_champion(database, artefact)
     ensure_site_key(database)
     with database.write() as session:
@@ -82,7 +82,7 @@ def filled(database: Database, artefact: Path) -> Database:
 
 
 def rows(database: Database) -> dict[str, list[tuple[object, ...]]]:
-    """Return everything that a database holds; of its counters, what they say."""
+    """Return all rows of a database, but of the counters only their sums."""
     with database.read() as session:
         found = {
             table.name: [tuple(row) for row in session.execute(select(table).order_by(*table.primary_key))]
@@ -95,7 +95,7 @@ def rows(database: Database) -> dict[str, list[tuple[object, ...]]]:
 def elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Callable[[str], Database]:
-    """Give an empty data directory and database of a kind."""
+    """Return a function that makes an empty data directory with a database of a kind."""
 
     def make(kind: str) -> Database:
         from tests.conftest import postgres_url
@@ -126,7 +126,7 @@ def test_a_backup_is_restored_into_either_kind_of_database(
     restored = rows(other)
     assert restored["events"][-1][3] == "database.restore"
     assert restored | {"events": restored["events"][:-1]} == before
-    restore(other, file)  # once more, before anything else was done
+    restore(other, file)  # again, before any other change
     assert rows(other) == restored
     assert current_revision(other) == head_revision()
     assert (tmp_path / "elsewhere" / "site.key").read_bytes() == (home / "site.key").read_bytes()
@@ -135,7 +135,7 @@ def test_a_backup_is_restored_into_either_kind_of_database(
         champion = find_champion(session)
         assert champion is not None
         assert (other.models_folder / champion.name / "model.safetensors").is_file()
-    with other.write() as session:  # new rows get ids of their own
+    with other.write() as session:  # new rows get new ids
         cohort = open_cohort(session, "later", source="/data")
         assert cohort.id == 3
         assert add_images(session, cohort.id, [NewImage(uri="/new.png")]) == 1
@@ -162,7 +162,7 @@ def test_a_backup_of_an_older_version_is_upgraded(
         assert find_cohort(session, "c").nightly is None
 
 
-def test_what_is_no_backup_is_refused_and_nothing_is_overwritten(
+def test_an_invalid_backup_is_refused_and_no_file_is_overwritten(
     filled: Database, elsewhere: Callable[[str], Database], tmp_path: Path
 ) -> None:
     file = tmp_path / "b.tar"
@@ -214,7 +214,7 @@ def test_finished_cohorts_move_to_an_archive_and_stay_known(filled: Database, tm
 
 
 def after_reading(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
-    """Do something once, when the rows were read and before they are deleted."""
+    """Call a function once, after the rows were read and before they are deleted."""
     import scheduler.exports.archive as module
 
     real = module._write
@@ -258,7 +258,7 @@ def test_a_cohort_that_is_retried_while_it_is_archived_stays(
         assert session.scalars(select(func.count()).select_from(Prediction)).one() == predictions
 
 
-def test_of_two_who_archive_a_cohort_at_once_one_does_and_its_file_stays(
+def test_only_one_of_two_concurrent_prunes_archives_a_cohort(
     filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with filled.write() as session:
@@ -271,13 +271,13 @@ def test_of_two_who_archive_a_cohort_at_once_one_does_and_its_file_stays(
     assert pq.read_table(moved.file).num_rows == 3
 
 
-def test_an_archive_would_outlast_a_power_cut_before_its_rows_are_deleted(
+def test_an_archive_is_synced_to_disk_before_its_rows_are_deleted(
     filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with filled.write() as session:
         session.execute(update(Cohort).values(created_at=1.0))
     real = os.fsync
-    #: Whether it was a folder, and whether the rows were there for others.
+    #: For each fsync: whether it was of a folder, and whether other sessions still saw the rows.
     synced: list[tuple[bool, bool]] = []
 
     def fsync(opened: int) -> None:
@@ -309,7 +309,7 @@ def _export(database: Database, folder: Path, *, name: str) -> Path:
         *((name, partial(_export, name=name)) for name in ("r.csv", "r.json", "r.parquet")),
     ],
 )
-def test_what_was_planted_where_a_file_is_written_gets_nothing_of_it(
+def test_a_file_or_link_planted_at_an_output_path_receives_no_data(
     filled: Database,
     tmp_path: Path,
     name: str,
@@ -328,7 +328,7 @@ def test_what_was_planted_where_a_file_is_written_gets_nothing_of_it(
             os.link(elsewhere, there)
 
     plant(tmp_path / name)
-    if name == "b.tar":  # it replaces nothing
+    if name == "b.tar":  # a backup replaces no file
         with pytest.raises(BackupUnwritable):
             write(filled, tmp_path)
         (tmp_path / name).unlink()
@@ -336,7 +336,7 @@ def test_what_was_planted_where_a_file_is_written_gets_nothing_of_it(
     assert elsewhere.read_bytes() == b""
     assert not written.is_symlink()
     assert written.stat().st_mode & 0o777 == 0o600
-    # Whoever could guess the name that it has until it is whole gains nothing either.
+    # A guess of the temporary name gives an attacker nothing either.
     written.unlink()
     monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
     plant(tmp_path / ".guessed.partial")

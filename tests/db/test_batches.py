@@ -1,4 +1,4 @@
-"""The job table's promises about batches, on SQLite and on PostgreSQL."""
+"""Batches in the job table, on SQLite and on PostgreSQL: cut, claim, complete, expire and notify."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 
 PROVENANCE = Provenance(threshold=0.5, runtime="test", preprocessing="test", software="test")
-#: As a worker waits whose model is missing.
+#: The backoff of a worker whose model is missing.
 WAIT = Backoff(code="model-missing", first_seconds=30, limit_seconds=1e6)
 EFFORT = Effort(decode_seconds=0.5, forward_seconds=1.5, gpu_memory_bytes=None)
 
@@ -67,7 +67,7 @@ def finish(database: Database, claimed: Claim, *, bad: int = 0) -> None:
 
 
 def lose(database: Database, batch_id: int) -> Claim:
-    """Claim a batch under a lease that has ended already, and sweep."""
+    """Claim a batch with a lease that has already expired, and requeue it."""
     claimed = held(database, batch_id, lease_seconds=-1)
     with database.write() as session:
         assert expire_batches(session) == 1
@@ -189,7 +189,7 @@ def test_a_refused_result_leaves_no_trace(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_a_kept_lease_is_not_swept(database: Database) -> None:
+def test_a_renewed_lease_does_not_expire(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     claimed = held(database, batch_id, lease_seconds=-1)
     with database.write() as session:
@@ -220,12 +220,12 @@ def test_a_poison_image_fails_alone_and_its_neighbours_are_predicted(database: D
         ).all()
         assert [tuple(row) for row in failed] == [(poison, "worker-lost")]
         assert progress(session)[0].done == 99
-    # 16 images, 2, 1: each is lost as often as is allowed before it is taken apart.
+    # Batches of 16, 2 and 1 images: each is lost as often as is allowed before it is split.
     assert deaths == 3 * ATTEMPTS
 
 
 @pytest.mark.usefixtures("model")
-def test_a_batch_that_was_given_back_can_be_claimed_and_is_not_counted_as_lost(database: Database) -> None:
+def test_a_requeued_batch_can_be_claimed_and_is_not_counted_as_lost(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     for _ in range(ATTEMPTS + 1):
         claimed = held(database, batch_id)
@@ -236,7 +236,7 @@ def test_a_batch_that_was_given_back_can_be_claimed_and_is_not_counted_as_lost(d
 
 
 @pytest.mark.usefixtures("model")
-def test_a_batch_is_notified_once_and_again_if_nobody_claims_it(database: Database) -> None:
+def test_a_batch_is_notified_once_and_again_if_it_is_not_claimed(database: Database) -> None:
     batch_ids = cut(database, submit(database, 32))
     with database.write() as session:
         assert rows_to_notify(session, Batch, again_seconds=60) == batch_ids
@@ -251,7 +251,7 @@ def test_a_batch_is_notified_once_and_again_if_nobody_claims_it(database: Databa
 
 
 @pytest.mark.usefixtures("model")
-def test_only_the_highest_priority_is_handed_out(database: Database) -> None:
+def test_only_cohorts_of_the_highest_priority_are_dispatched(database: Database) -> None:
     low = submit(database, 40, name="low")
     high = submit(database, 40, name="high", priority=5)
     also_high = submit(database, 40, name="also high", priority=5)
@@ -264,7 +264,7 @@ def test_only_the_highest_priority_is_handed_out(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_a_cohort_that_waits_for_its_model_is_tried_again_and_holds_up_no_other(database: Database) -> None:
+def test_a_cohort_that_waits_for_its_model_is_tried_again_and_delays_no_other(database: Database) -> None:
     high = submit(database, 40, name="high", priority=5)
     low = submit(database, 40, name="low")
     (batch_id,) = cut(database, high, in_flight=1)
@@ -279,7 +279,7 @@ def test_a_cohort_that_waits_for_its_model_is_tried_again_and_holds_up_no_other(
 
 
 @pytest.mark.usefixtures("model")
-def test_where_every_cohort_waits_all_are_tried_again(database: Database) -> None:
+def test_if_every_cohort_waits_all_are_tried_again(database: Database) -> None:
     cohort_ids = [submit(database, 40, name=str(priority), priority=priority) for priority in (5, 0)]
     for cohort_id in cohort_ids:
         (batch_id,) = cut(database, cohort_id, in_flight=1)
@@ -291,7 +291,7 @@ def test_where_every_cohort_waits_all_are_tried_again(database: Database) -> Non
 
 
 @pytest.mark.usefixtures("model")
-def test_cancelling_spares_what_nobody_holds_and_lets_the_rest_finish(database: Database) -> None:
+def test_cancelling_skips_unclaimed_images_and_lets_claimed_batches_finish(database: Database) -> None:
     cohort_id = submit(database, 60)
     batch_ids = cut(database, cohort_id, in_flight=2)
     claimed = held(database, batch_ids[0])
@@ -306,7 +306,7 @@ def test_cancelling_spares_what_nobody_holds_and_lets_the_rest_finish(database: 
 
 
 @pytest.mark.usefixtures("model")
-def test_a_batch_lost_after_its_cohort_was_cancelled_is_not_handed_out_again(database: Database) -> None:
+def test_a_batch_lost_after_its_cohort_was_cancelled_is_not_requeued(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     held(database, batch_id, lease_seconds=-1)
     with database.write() as session:
@@ -319,7 +319,7 @@ def test_a_batch_lost_after_its_cohort_was_cancelled_is_not_handed_out_again(dat
 
 
 @pytest.mark.usefixtures("model")
-def test_retry_takes_up_failed_and_cancelled_images_alone(database: Database) -> None:
+def test_retry_repeats_only_failed_and_cancelled_images(database: Database) -> None:
     cohort_id = submit(database, 60)
     first = cut(database, cohort_id, in_flight=1)
     finish(database, held(database, first[0]), bad=2)

@@ -1,4 +1,4 @@
-"""Two transactions on one cohort at once, on SQLite and on PostgreSQL: both see what the other has done."""
+"""Concurrent transactions on one cohort, on SQLite and on PostgreSQL: each sees the changes of the other."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from db.upkeep.archive import CohortNotFinished, remove_rows, stamp
 from tests.db.test_batches import cut, finish, held, lose, submit
 from tests.faults.invariant import check
 
-#: Long enough for a transaction that waits for nobody.
+#: Seconds that are enough for a transaction that waits for no lock.
 MOMENT = 1.0
 
 Work = Callable[[Session], object]
@@ -42,7 +42,7 @@ def in_transaction(database: Database, work: Work) -> object:
 
 
 def before_the_commit(database: Database, first: Work, second: Work) -> object:
-    """Let the second begin when the first has done all it does and not committed; return what comes of it."""
+    """Start `second` after `first` has done its work and before it commits; return the result of `second`."""
     with ThreadPoolExecutor() as pool:
         with database.write() as session:
             first(session)
@@ -60,7 +60,7 @@ def retry_it(session: Session) -> int:
 
 
 def lose_what_is_left(database: Database) -> None:
-    """Let every lease end, as often as a batch may be lost."""
+    """Expire every lease, more often than a batch may be lost."""
     for _ in range(ATTEMPTS + 1):
         with database.write() as session:
             session.execute(update(Batch).where(Batch.lease_until.is_not(None)).values(lease_until=0.0))
@@ -128,7 +128,7 @@ def test_a_batch_without_images_does_not_stop_the_sweeper(database: Database) ->
 
 @pytest.mark.parametrize(("first", "second"), [(retry_it, cancel_it), (cancel_it, retry_it)])
 @pytest.mark.usefixtures("model")
-def test_of_a_cancel_and_a_retry_at_once_the_later_holds(
+def test_the_later_of_a_concurrent_cancel_and_retry_wins(
     database: Database, first: Work, second: Work
 ) -> None:
     cohort_id = submit(database, 16)
@@ -149,7 +149,7 @@ def archive_it(session: Session) -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_what_is_retried_at_this_moment_is_not_archived(database: Database) -> None:
+def test_a_cohort_that_is_being_retried_is_not_archived(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     finish(database, held(database, batch_id), bad=4)
     with pytest.raises(CohortNotFinished):
@@ -159,7 +159,7 @@ def test_what_is_retried_at_this_moment_is_not_archived(database: Database) -> N
 
 
 @pytest.mark.usefixtures("model")
-def test_a_cohort_that_is_archived_at_this_moment_takes_nothing_in(database: Database) -> None:
+def test_a_cohort_that_is_being_archived_accepts_no_images(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     finish(database, held(database, batch_id))
     with pytest.raises(CohortArchived):
@@ -170,7 +170,7 @@ def open_it(session: Session) -> int:
     return open_cohort(session, "new", source="/data").id
 
 
-def test_two_first_submits_of_one_cohort_at_once_share_it(database: Database) -> None:
+def test_two_concurrent_first_submits_of_one_cohort_share_it(database: Database) -> None:
     first: list[int] = []
     second = before_the_commit(database, lambda session: first.append(open_it(session)), open_it)
     assert first == [second]
@@ -185,7 +185,7 @@ def test_a_cohort_keeps_its_priority_unless_another_one_is_given(database: Datab
 
 
 @pytest.mark.parametrize("priority", [2**31, -(2**31) - 1, 10**30])
-def test_a_priority_that_no_column_holds_is_refused(database: Database, priority: int) -> None:
+def test_a_priority_outside_the_range_of_the_column_is_refused(database: Database, priority: int) -> None:
     with pytest.raises(PriorityOutOfRange), database.write() as session:
         open_cohort(session, "trial", source="/data", priority=priority)
     for at_the_edge in (PRIORITIES.start, PRIORITIES.stop - 1):
@@ -209,7 +209,7 @@ def test_a_priority_that_no_column_holds_is_refused(database: Database, priority
         "x" * 201,
     ],
 )
-def test_a_name_that_is_not_shown_as_it_is_is_refused(database: Database, name: str) -> None:
+def test_a_name_that_cannot_be_displayed_exactly_is_refused(database: Database, name: str) -> None:
     with pytest.raises(CohortNameInvalid), database.write() as session:
         open_cohort(session, name, source="/data")
     with pytest.raises(CohortUnknown), database.read() as session:
@@ -219,12 +219,12 @@ def test_a_name_that_is_not_shown_as_it_is_is_refused(database: Database, name: 
 
 
 @pytest.mark.parametrize("name", ["trial 7", "[bold]", "Überprüfung", "\u80ba\u708e", "x" * 200, "-", "a/b"])
-def test_a_name_that_is_shown_as_it_is_is_taken(database: Database, name: str) -> None:
+def test_a_name_that_can_be_displayed_exactly_is_accepted(database: Database, name: str) -> None:
     with database.write() as session:
         assert open_cohort(session, name, source="/data").name == name
 
 
-def test_a_cohort_with_a_name_of_an_earlier_version_goes_on(database: Database) -> None:
+def test_a_cohort_with_an_invalid_name_of_an_earlier_version_still_works(database: Database) -> None:
     with database.write() as session:
         session.add(Cohort(name="a\x1b[31m", source="/data", state=CohortState.READY))
     with database.write() as session:

@@ -1,4 +1,4 @@
-"""Counters that the database keeps, against the images and batches that they count."""
+"""The counters of the database, compared with the images and batches that they count."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IMAGES = 20
 
 @pytest.fixture
 def cohort_id(database: Database, model: Model) -> int:
-    """Take a cohort in."""
+    """Submit a cohort and return its id."""
     with database.write() as session:
         cohort = open_cohort(session, "trial", source="/data")
         add_images(session, cohort.id, [NewImage(uri=f"/data/{number}.png") for number in range(IMAGES)])
@@ -66,7 +66,7 @@ def screen(database: Database, batch_id: int, *, bad: int = 0) -> None:
 
 
 def lose(database: Database, batch_id: int) -> None:
-    """Claim a batch and let its lease end."""
+    """Claim a batch and expire its lease."""
     with database.write() as session:
         assert claim(session, batch_id, owner="tester", lease_seconds=60) is not None
         session.execute(update(Batch).where(Batch.id == batch_id).values(lease_until=database_now() - 1))
@@ -116,11 +116,13 @@ def test_counters_follow_an_image_from_its_ingest_to_its_archive(
     assert (trial.total, trial.done, trial.problems) == (20, 13, {"cancelled": 7})
 
 
-def test_counters_follow_whatever_code_changes_an_image(database: Database, cohort_id: int) -> None:
+def test_counters_are_right_after_any_statement_that_changes_images(
+    database: Database, cohort_id: int
+) -> None:
     with database.write() as session:
         other = open_cohort(session, "other", source="/data")
         ids = session.scalars(select(Image.id).order_by(Image.id)).all()
-        session.execute(  # image by image, as the worker of an earlier version writes
+        session.execute(  # image by image, as a worker of an earlier version writes
             update(Image), [{"id": one, "state": ImageState.FAILED, "problem": "x"} for one in ids[:5]]
         )
         session.execute(update(Image).where(Image.id == ids[0]).values(problem="y"))
@@ -144,7 +146,7 @@ def fold_and_compare(database: Database) -> None:
     assert shards(database) <= {0}
 
 
-def test_what_is_rolled_back_was_not_counted(database: Database, cohort_id: int) -> None:
+def test_a_rolled_back_change_is_not_counted(database: Database, cohort_id: int) -> None:
     with pytest.raises(ZeroDivisionError), database.write() as session:
         session.execute(delete(Image))
         raise ZeroDivisionError
@@ -154,7 +156,7 @@ def test_what_is_rolled_back_was_not_counted(database: Database, cohort_id: int)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_transactions_side_by_side_wait_for_no_counter(database: Database, cohort_id: int) -> None:
+def test_concurrent_transactions_wait_for_no_counter(database: Database, cohort_id: int) -> None:
     """Two workers finish batches of one cohort while a third holds the cohort's own row."""
     with database.read() as session:
         first, second, *_ = session.scalars(select(Image.id).order_by(Image.id)).all()
@@ -218,9 +220,7 @@ def test_counters_are_right_at_every_moment_while_others_write_and_fold(
     fold_and_compare(database)
 
 
-def test_a_counter_that_was_tampered_with_is_found_and_counted_again(
-    database: Database, cohort_id: int
-) -> None:
+def test_a_counter_that_was_tampered_with_is_found_and_recounted(database: Database, cohort_id: int) -> None:
     with database.write() as session:
         fold(session)
         session.execute(update(ImageCount).values(images=7))
@@ -249,7 +249,7 @@ def lost_and_effort(database: Database) -> tuple[int, int, int, float]:
     return sum(total.lost for total in totals.values()), done.batches, done.images, done.decode_seconds
 
 
-def test_totals_of_batches_are_the_same_before_and_after_they_are_added_up_and_never_go_down(
+def test_batch_totals_do_not_change_when_batches_are_added_up_or_archived(
     database: Database, cohort_id: int, tmp_path: Path
 ) -> None:
     lost = cut(database, cohort_id, 4)
@@ -259,7 +259,7 @@ def test_totals_of_batches_are_the_same_before_and_after_they_are_added_up_and_n
         claimed = claim(session, lost, owner="tester", lease_seconds=60)
         assert claimed is not None
         requeue(session, claimed.lease)
-    assert lost_and_effort(database) == (1, 0, 0, 0.0), "a batch that was given back is no lost lease"
+    assert lost_and_effort(database) == (1, 0, 0, 0.0), "a requeued batch counts as a lost lease"
     lose(database, lost)
     with database.write() as session:
         assert session.get_one(Batch, lost).state is BatchState.SPLIT
@@ -279,7 +279,7 @@ def test_totals_of_batches_are_the_same_before_and_after_they_are_added_up_and_n
     assert lost_and_effort(database) == before
 
 
-def test_an_archived_cohort_whose_batches_no_sweep_has_seen_stays_in_the_totals(
+def test_a_cohort_archived_before_its_batches_were_added_up_stays_in_the_totals(
     database: Database, cohort_id: int, tmp_path: Path
 ) -> None:
     screen(database, cut(database, cohort_id, 16))
@@ -292,7 +292,7 @@ def test_an_archived_cohort_whose_batches_no_sweep_has_seen_stays_in_the_totals(
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_of_two_sweeps_at_once_one_adds_a_batch_up(database: Database, cohort_id: int) -> None:
+def test_only_one_of_two_concurrent_sweeps_adds_a_batch_up(database: Database, cohort_id: int) -> None:
     screen(database, cut(database, cohort_id, 16))
     with database.write() as one:
         assert count_ended(one) == 1
@@ -301,9 +301,7 @@ def test_of_two_sweeps_at_once_one_adds_a_batch_up(database: Database, cohort_id
     assert lost_and_effort(database)[1] == 1
 
 
-def test_a_cohort_that_is_cancelled_hands_nothing_out_by_its_counters(
-    database: Database, cohort_id: int
-) -> None:
+def test_a_cancelled_or_finished_cohort_is_not_dispatched(database: Database, cohort_id: int) -> None:
     from db.jobs.batches import cohorts_to_dispatch
 
     with database.write() as session:

@@ -1,4 +1,4 @@
-"""Copies of one SOP Instance: one at a time is screened, and when it fails the next one is."""
+"""Copies of one SOP Instance: one is screened at a time; if it fails, the next one is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.faults.invariant import check
 
 pytestmark = pytest.mark.usefixtures("model")
 
-#: Long enough for a transaction that waits for nobody.
+#: Seconds that are enough for a transaction that waits for no lock.
 MOMENT = 1.0
 
 
@@ -49,7 +49,7 @@ def fail(database: Database, claimed: Claim, problem: ImageProblem) -> None:
 
 
 def screen_next(database: Database, cohort_id: int, problem: ImageProblem | None = None) -> None:
-    """Screen what is pending: without a problem, all is well."""
+    """Screen what is pending: successfully, or with a problem."""
     for batch_id in cut(database, cohort_id):
         claimed = held(database, batch_id)
         if problem is None:
@@ -76,14 +76,14 @@ def test_a_duplicate_takes_over_when_its_twin_fails_and_the_next_one_when_that_f
 @pytest.mark.parametrize(
     ("problem", "expected"), [(NoPixels(), "pending"), (LateralView(), "duplicate-instance")]
 )
-def test_a_duplicate_takes_over_from_what_was_skipped_for_its_file_and_not_for_its_instance(
+def test_a_duplicate_takes_over_if_the_file_was_at_fault_but_not_if_the_instance_was(
     database: Database, problem: ImageProblem, expected: str
 ) -> None:
     screen_next(database, take_in(database, "a", "b"), problem)
     assert found(database) == [problem.code, expected]
 
 
-def test_other_instances_and_images_without_one_take_over_from_nobody(database: Database) -> None:
+def test_images_without_instance_or_of_another_instance_never_take_over(database: Database) -> None:
     cohort_id = take_in(database, "a", "b")
     take_in(database, "c", "d", instance="4.5.6")
     with database.write() as session:
@@ -109,14 +109,16 @@ def test_a_duplicate_takes_over_from_an_image_that_kills_workers(database: Datab
     assert found(database) == ["worker-lost", "pending"]
 
 
-def test_cancelled_is_no_reason_to_take_over_and_retry_gives_the_place_back(database: Database) -> None:
+def test_no_duplicate_takes_over_in_a_cancelled_cohort_and_retry_starts_with_the_first_copy(
+    database: Database,
+) -> None:
     cohort_id = take_in(database, "a", "b")
     (batch_id,) = cut(database, cohort_id)
     claimed = held(database, batch_id)
     with database.write() as session:
         cancel(session, find_cohort(session, "trial"))
     fail(database, claimed, CorruptImage())
-    assert found(database) == ["corrupt-image", "duplicate-instance"], "a cancelled cohort went on"
+    assert found(database) == ["corrupt-image", "duplicate-instance"], "the cancelled cohort continued"
     with database.write() as session:
         assert retry(session, find_cohort(session, "trial")) == 1
     assert found(database) == ["pending", "duplicate-instance"]
@@ -126,7 +128,7 @@ def test_cancelled_is_no_reason_to_take_over_and_retry_gives_the_place_back(data
     assert found(database) == ["cancelled", "duplicate-instance", "duplicate-instance"]
 
 
-def test_retry_makes_what_another_copy_was_screened_for_its_duplicate(database: Database) -> None:
+def test_retry_marks_a_failed_image_as_duplicate_if_another_copy_was_screened(database: Database) -> None:
     cohort_id = take_in(database, "a", "b")
     screen_next(database, cohort_id, CorruptImage())
     screen_next(database, cohort_id)
@@ -136,7 +138,7 @@ def test_retry_makes_what_another_copy_was_screened_for_its_duplicate(database: 
     check(database, ended=True)
 
 
-def test_of_several_that_failed_retry_tries_one_after_the_other(database: Database) -> None:
+def test_retry_tries_several_failed_copies_one_after_the_other(database: Database) -> None:
     cohort_id = take_in(database, "a", "b")
     for _ in range(2):
         screen_next(database, cohort_id, CorruptImage())
@@ -156,10 +158,10 @@ def test_a_copy_that_comes_after_the_first_has_failed_is_screened(database: Data
     assert found(database) == ["file-vanished", "pending", "duplicate-instance"]
 
 
-def test_a_new_submit_and_retry_find_duplicates_that_nobody_screens(database: Database) -> None:
+def test_a_new_submit_or_a_retry_screens_a_duplicate_without_a_screened_copy(database: Database) -> None:
     cohort_id = take_in(database, "a", "b", "c")
     for way in ("submit", "retry"):
-        with database.write() as session:  # as a worker of an earlier version left it
+        with database.write() as session:  # the state that a worker of an earlier version leaves
             session.execute(update(Image).values(state=ImageState.SKIPPED, problem="duplicate-instance"))
             session.execute(update(Image).where(Image.uri == "/data/a").values(problem="no-pixels"))
         if way == "submit":
@@ -174,7 +176,7 @@ def test_a_new_submit_and_retry_find_duplicates_that_nobody_screens(database: Da
 
 
 @pytest.mark.parametrize("first", ["complete", "ingest"])
-def test_a_copy_that_is_taken_in_while_the_first_one_fails_is_screened(
+def test_a_copy_that_is_ingested_while_the_first_one_fails_is_screened(
     database: Database, first: str
 ) -> None:
     cohort_id = take_in(database, "a")

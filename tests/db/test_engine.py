@@ -1,4 +1,4 @@
-"""What a transaction sees and may do, on SQLite and on PostgreSQL."""
+"""Transactions on SQLite and on PostgreSQL: what they see and what they may write."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def open_one(database: Database, name: str) -> None:
         open_cohort(session, name, source="/data")
 
 
-def test_what_reads_sees_one_state_whatever_is_committed_meanwhile(database: Database) -> None:
+def test_a_read_transaction_sees_one_snapshot(database: Database) -> None:
     names = select(Cohort.name).order_by(Cohort.id)
     open_one(database, "before")
     with database.read() as session:
@@ -27,13 +27,13 @@ def test_what_reads_sees_one_state_whatever_is_committed_meanwhile(database: Dat
         assert session.scalars(names).all() == ["before", "meanwhile"]
 
 
-# SQLite has no transactions that cannot write.
+# SQLite has no read-only transactions.
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_what_reads_cannot_write_and_the_connection_can_afterwards(database: Database) -> None:
+def test_a_read_transaction_cannot_write_and_its_connection_can_write_afterwards(database: Database) -> None:
     with pytest.raises(DatabaseReadOnly), database.read() as session:
         session.add(Event(actor="a", action="a", subject="s", detail={}))
         session.flush()
-    # One connection at a time: the pool gives the same one to both.
+    # One connection at a time, so the pool gives the same one to both.
     with database.write() as session:
         open_cohort(session, "written", source="/data")
         assert session.scalar(text("SHOW transaction_isolation")) == "read committed"

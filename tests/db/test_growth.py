@@ -1,4 +1,4 @@
-"""What runs on a tick, a poll or a page does the same work among 20,000 images as among 1,000."""
+"""The work of ticks, polls and pages: the same among 20,000 images as among 1,000."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ from training.settings import TrainingSettings
 from training.trigger import trigger
 
 SMALL, LARGE = 1_000, 20_000
-#: An index of twenty times the rows is a level deeper; a look at every row would be twenty times the work.
+#: The largest allowed factor. An index of twenty times the rows is one level deeper; a scan of all rows
+#: would be twenty times the work.
 DEEPER = 1.25
 
 
@@ -130,7 +131,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Databa
 
 
 def steps(database: Database, do: Callable[[Database], None]) -> int:
-    """Return how many instructions of SQLite's machine something takes, once it has been done before."""
+    """Return how many instructions of SQLite's virtual machine a second call of `do` takes."""
     count = 0
 
     def step() -> int:
@@ -156,7 +157,7 @@ def steps(database: Database, do: Callable[[Database], None]) -> int:
         page_of_cohorts, shown_image,
     ],
 )  # fmt: skip
-def test_what_is_done_again_and_again_takes_no_longer_with_many_images(
+def test_periodic_work_does_not_grow_with_the_number_of_images(
     grown: dict[str, Database], do: Callable[[Database], None]
 ) -> None:
     small, large = steps(grown["small"], do), steps(grown["many images"], do)
@@ -164,14 +165,14 @@ def test_what_is_done_again_and_again_takes_no_longer_with_many_images(
 
 
 @pytest.mark.parametrize("do", [poll, tick, sweep, nights, first_rows, page, page_of_cohorts])
-def test_what_is_done_again_and_again_takes_no_longer_with_many_finished_cohorts(
+def test_periodic_work_does_not_grow_with_the_number_of_finished_cohorts(
     grown: dict[str, Database], do: Callable[[Database], None]
 ) -> None:
     small, large = steps(grown["small"], do), steps(grown["many cohorts"], do)
     assert 0 < large <= DEEPER * small
 
 
-def test_a_page_of_results_reads_its_own_rows_alone(grown: dict[str, Database]) -> None:
+def test_a_page_of_results_reads_only_its_own_rows(grown: dict[str, Database]) -> None:
     few, many = (steps(grown["many images"], partial(rows, limit=limit)) for limit in (20, 400))
     assert few * 5 < many
 
@@ -181,7 +182,7 @@ def rows(database: Database, *, limit: int) -> None:
         assert len(list(cohort_results(session, find_cohort(session, "large"), limit=limit))) == limit
 
 
-def test_folding_touches_the_counters_that_have_changed_alone(database: Database) -> None:
+def test_folding_writes_only_the_counters_that_have_changed(database: Database) -> None:
     grow(database, SMALL)
     with database.write() as session:
         session.execute(update(Image).where(Image.cohort_id == 2).values(state=ImageState.DONE))

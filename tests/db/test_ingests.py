@@ -57,7 +57,7 @@ def screen_all(database: Database, cohort_id: int) -> None:
         finish(database, held(database, batch_id))
 
 
-def test_of_two_feeders_the_last_one_closes_the_cohort(database: Database) -> None:
+def test_the_last_of_two_feeders_closes_the_cohort(database: Database) -> None:
     one, other = begin(database, "/a"), begin(database, "/b")
     add(database, one, "/a/1")
     end(database, one)
@@ -71,7 +71,7 @@ def test_of_two_feeders_the_last_one_closes_the_cohort(database: Database) -> No
     assert state(database) == ("ready", False)
 
 
-def test_a_closed_cohort_takes_nothing_in(database: Database) -> None:
+def test_a_closed_cohort_accepts_no_images(database: Database) -> None:
     ingest = begin(database)
     end(database, ingest)
     with pytest.raises(CohortClosed):
@@ -80,7 +80,7 @@ def test_a_closed_cohort_takes_nothing_in(database: Database) -> None:
         add_images(session, ingest.cohort_id, [NewImage(uri="/a/1")])
 
 
-def test_an_archived_cohort_takes_nothing_in(database: Database) -> None:
+def test_an_archived_cohort_accepts_no_images(database: Database) -> None:
     ingest = begin(database)
     add(database, ingest, "/a/1")
     end(database, ingest)
@@ -95,7 +95,7 @@ def test_an_archived_cohort_takes_nothing_in(database: Database) -> None:
         assert session.scalars(select(Image.id)).all() == []
 
 
-def test_a_cancelled_cohort_takes_nothing_in_and_has_no_ingest_left(database: Database) -> None:
+def test_a_cancelled_cohort_accepts_no_images_and_has_no_open_ingest(database: Database) -> None:
     ingest = begin(database)
     with database.write() as session:
         cancel(session, find_cohort(session, "trial"))
@@ -110,17 +110,17 @@ def test_a_cancelled_cohort_takes_nothing_in_and_has_no_ingest_left(database: Da
         add(database, ingest, "/a/1")
 
 
-def test_an_ingest_whose_lease_ended_has_broken_off_and_keeps_the_cohort_open(database: Database) -> None:
+def test_an_ingest_whose_lease_expired_is_broken_off_and_keeps_the_cohort_open(database: Database) -> None:
     dead, alive = begin(database, "/a", lease_seconds=-1), begin(database, "/b")
     with database.write() as session:
         assert expire_ingests(session) == 1
         assert expire_ingests(session) == 0
-    assert state(database) == ("ingesting", False), "the other one goes on"
+    assert state(database) == ("ingesting", False), "the cohort was closed while another ingest runs"
     end(database, alive)
     assert state(database) == ("ingesting", True)
     with database.write() as session:
         mark_ready(session, dead.cohort_id)
-    assert state(database) == ("ingesting", True), "half a source was taken for a whole one"
+    assert state(database) == ("ingesting", True), "a partly read source counts as read"
     end(database, begin(database, "/a"))
     assert state(database) == ("ready", False)
 
@@ -130,7 +130,7 @@ def test_an_ingest_long_dead_shows_as_broken_off_without_a_sweeper(database: Dat
     assert state(database) == ("ingesting", True)
 
 
-def test_a_command_that_was_taken_for_dead_goes_on_while_the_cohort_is_open(database: Database) -> None:
+def test_a_feeder_whose_lease_expired_can_continue_while_the_cohort_is_open(database: Database) -> None:
     ingest = begin(database, lease_seconds=-1)
     with database.write() as session:
         expire_ingests(session)
@@ -140,7 +140,7 @@ def test_a_command_that_was_taken_for_dead_goes_on_while_the_cohort_is_open(data
     assert state(database) == ("ready", False)
 
 
-def test_the_same_source_submitted_again_takes_the_ingest_over(database: Database) -> None:
+def test_the_same_source_submitted_again_takes_over_the_ingest(database: Database) -> None:
     first, second = begin(database), begin(database)
     with pytest.raises(IngestTakenOver):
         add(database, first, "/a/1")
@@ -148,7 +148,7 @@ def test_the_same_source_submitted_again_takes_the_ingest_over(database: Databas
         renew(session, first.lease)
     with database.write() as session:
         break_off(session, first)
-    assert state(database) == ("ingesting", False), "the first one broke the second one's ingest off"
+    assert state(database) == ("ingesting", False), "the first feeder broke off the second feeder's ingest"
     add(database, second, "/a/1")
     end(database, second)
     with pytest.raises(IngestTakenOver):
@@ -165,7 +165,7 @@ def test_an_ingest_under_lease_opens_a_cohort_that_an_earlier_version_closed(dat
     assert state(database) == ("ingesting", False)
 
 
-def test_heartbeats_keep_an_ingest(database: Database) -> None:
+def test_heartbeats_renew_the_lease_of_an_ingest(database: Database) -> None:
     ingest = begin(database)
     with database.write() as session:
         session.execute(update(Ingest).values(lease_until=1.0))

@@ -1,4 +1,4 @@
-"""What readers found, and which of it holds."""
+"""Labels by readers: their import, their conflicts and the training runs that they open."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_readers_agree_or_contradict(
         assert file.class_name == settled
 
 
-def test_a_readers_later_word_replaces_the_earlier(database: Database) -> None:
+def test_a_later_reading_replaces_the_earlier_one_of_the_same_reader(database: Database) -> None:
     with database.write() as session:
         add_readings(session, [reading("NORMAL", "A", "2026-02-01"), reading("PNEUMONIA", "A", "2026-01-01")])
         add_readings(session, [reading("NORMAL", "B", "2026-01-15")])
@@ -93,7 +93,9 @@ def test_enough_new_labels_open_one_training_run(database: Database) -> None:
         add_images(session, cohort.id, [NewImage(uri="/data/a.dcm", instance_uid="1.2.3")])
         session.execute(update(Image).values(digest=DIGEST))
         add_readings(session, [reading("NORMAL", "A", "2026-01-01"), reading("VIRAL", "A", "2026-01-02")])
-    assert trigger(database, TrainingSettings(retrain_new_labels=2)) is None, "two readings of one image"
+    assert trigger(database, TrainingSettings(retrain_new_labels=2)) is None, (
+        "two readings counted as two images"
+    )
     run_id = trigger(database, TrainingSettings(retrain_new_labels=1))
     assert run_id is not None
     assert trigger(database, TrainingSettings(retrain_new_labels=1)) is None
@@ -121,7 +123,9 @@ def test_bad_rows_are_listed_and_nothing_is_imported(database: Database, tmp_pat
         import_labels(database, write(tmp_path / "s.csv", ("a", "b"), ("1", "2")))
 
 
-def test_an_instance_and_a_digest_of_one_image_meet(database: Database, tmp_path: Path) -> None:
+def test_labels_by_instance_and_by_digest_of_one_image_are_combined(
+    database: Database, tmp_path: Path
+) -> None:
     with database.write() as session:
         cohort = open_cohort(session, "trial", source="/data")
         add_images(session, cohort.id, [NewImage(uri="/data/a.dcm", study_uid="1.2", instance_uid="1.2.3")])
@@ -138,7 +142,7 @@ def test_an_instance_and_a_digest_of_one_image_meet(database: Database, tmp_path
     assert file.uri == "/data/a.dcm"
 
 
-def test_labels_by_path_are_trained_on_with_their_patients(
+def test_labels_by_path_are_used_for_training_and_grouped_by_patient(
     database: Database, home: Path, tmp_path: Path
 ) -> None:
     for name in ("a.png", "b.png", "c.png"):
@@ -154,7 +158,7 @@ def test_labels_by_path_are_trained_on_with_their_patients(
     assert (a.group.told_by, c.group.told_by) == ("label", "nothing")
 
 
-def test_labels_without_a_patient_group_by_the_folders_below_the_one_that_holds_them_all(
+def test_labels_without_a_patient_are_grouped_by_folder(
     database: Database, home: Path, tmp_path: Path
 ) -> None:
     names = ("p1/1.png", "p1/late/2.png", "p2/1.png", "3.png", "p2/person7_virus_1.png")
@@ -171,7 +175,7 @@ def test_labels_without_a_patient_group_by_the_folders_below_the_one_that_holds_
 
 
 def archive(database: Database, tmp_path: Path) -> None:
-    """Move every cohort out of the job table."""
+    """End every image and archive every cohort."""
     with database.write() as session:
         session.execute(update(Image).values(state=ImageState.SKIPPED, problem="not-chest"))
         session.execute(update(Cohort).values(state=CohortState.READY))
@@ -209,7 +213,7 @@ def test_labels_keep_their_file_when_its_cohort_is_archived(
     with database.read() as session:
         after = labelled_files(session)
     assert after == before
-    assert len(after) == 3, "readings of one image came apart"
+    assert len(after) == 3, "readings of one image were separated"
     assert [file.digest for file in after if file.contradicts] == [DIGEST]
     plan = Plan(recipe=find_recipe("clinical"), data=None, use_labels=True)
     assert {image.path.name for image in labelled_images(database, plan)} == {"b.dcm", "c.dcm"}
@@ -217,7 +221,7 @@ def test_labels_keep_their_file_when_its_cohort_is_archived(
     assert import_labels(database, write(tmp_path / "l.csv", *later)).new == 1
 
 
-def test_a_cohort_that_holds_the_file_now_is_believed_before_an_archive(
+def test_the_path_of_a_labelled_file_comes_from_a_current_cohort_before_an_archived_one(
     database: Database, home: Path, tmp_path: Path
 ) -> None:
     for name in ("old", "new"):
@@ -232,7 +236,7 @@ def test_a_cohort_that_holds_the_file_now_is_believed_before_an_archive(
     assert file.uri == "/new/a.dcm"
 
 
-def test_labels_without_a_file_are_said(database: Database, home: Path, tmp_path: Path) -> None:
+def test_labels_without_a_file_are_counted(database: Database, home: Path, tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"image")
     import_labels(database, write(tmp_path / "r.csv", ("path", "class"), ("x.png", "NORMAL")))
     with database.write() as session:
@@ -245,7 +249,7 @@ def test_labels_without_a_file_are_said(database: Database, home: Path, tmp_path
 def open_and_end(
     database: Database, state: RunState, *, use_labels: bool, moment: float | None = None
 ) -> int:
-    """Open a training run, as a command or the trigger does, and let it end."""
+    """Open a training run as a command or the trigger does, and end it with a state."""
     plan = Plan(recipe=find_recipe("clinical"), data=Path("/data"), use_labels=use_labels)
     with database.write() as session:
         run = open_run(session, plan.model_dump(mode="json"), for_worker=False)
@@ -254,7 +258,7 @@ def open_and_end(
 
 
 def enough(database: Database, tmp_path: Path) -> TrainingSettings:
-    """Label an image, and want a run for each."""
+    """Label one image, and return settings that want a run for each new label."""
     (tmp_path / "x.png").write_bytes(b"image")
     import_labels(database, write(tmp_path / "r.csv", ("path", "class"), ("x.png", "NORMAL")))
     return TrainingSettings(retrain_new_labels=1)
@@ -269,22 +273,22 @@ def enough(database: Database, tmp_path: Path) -> TrainingSettings:
         (RunState.DONE, True, False),
     ],
 )
-def test_only_a_run_that_used_the_labels_counts_as_having_used_them(
+def test_only_a_finished_run_that_used_the_labels_counts_as_having_used_them(
     database: Database, home: Path, tmp_path: Path, state: RunState, use_labels: bool, opens: bool
 ) -> None:
     settings = enough(database, tmp_path)
     open_and_end(database, state, use_labels=use_labels)
     run_id = trigger(database, settings)
     assert (run_id is not None) is opens
-    assert trigger(database, settings) is None, "a second one was opened beside the first"
+    assert trigger(database, settings) is None, "a second run was opened beside the first"
 
 
-def test_a_run_on_labels_that_failed_is_tried_again_a_day_later(
+def test_a_failed_run_on_labels_is_tried_again_a_day_later(
     database: Database, home: Path, tmp_path: Path
 ) -> None:
     settings = enough(database, tmp_path)
     failed = open_and_end(database, RunState.FAILED, use_labels=True)
-    assert trigger(database, settings) is None, "whatever it lacked, the next one would lack"
+    assert trigger(database, settings) is None, "a failed run was repeated within a day"
     with database.write() as session:
         find_run(session, failed).finished_at = now(session) - 86_401
     assert trigger(database, settings) is not None

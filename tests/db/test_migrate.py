@@ -64,7 +64,7 @@ def test_a_database_of_a_newer_version_is_left_alone(database: Database) -> None
         upgrade(database)
 
 
-#: A job table of the first version, with a cohort half screened.
+#: Rows of a job table of the first version, with a partly screened cohort.
 FIRST_VERSION: dict[str, list[dict[str, object]]] = {
     "models": [
         {"id": 1, "name": "resnet50-1", "backbone": "resnet50", "weights_digest": "a" * 64, "threshold": 0.5,
@@ -118,7 +118,7 @@ def test_an_upgrade_keeps_every_row_of_a_full_table(empty_database: Database) ->
             kept = session.execute(select(*columns).order_by(columns[0])).mappings().all()
             assert [dict(row) for row in kept] == rows, name
     with empty_database.write() as session:
-        assert expire_batches(session) == 1, "the batch whose worker died in the upgrade is handed out again"
+        assert expire_batches(session) == 1, "the batch of a worker that died in the upgrade was not requeued"
         (trial,) = progress(session, ["trial"])
         assert compare(session) == []
         totals = batch_totals(session)

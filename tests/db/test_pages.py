@@ -1,4 +1,4 @@
-"""Pages of cohorts and images, and all that explains one image, on both databases."""
+"""Pages of cohorts and images, and the explanation of one image, on both databases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUERIES = Path(pages.__file__).parent
 
 @pytest.fixture
 def grown(database: Database) -> Database:
-    """Fill a job table with a finished cohort, one that waits, and twelve of one image each."""
+    """Fill a job table with a finished cohort, a waiting one, and twelve of one image each."""
     grow(database, IMAGES, finished=12)
     return database
 
@@ -143,7 +143,7 @@ def test_a_prediction_of_another_model_than_the_batch_s_is_not_current(grown: Da
     assert shown.result.probability is None
 
 
-def test_an_image_that_is_not_there_is_an_error(grown: Database) -> None:
+def test_an_unknown_image_is_an_error(grown: Database) -> None:
     with grown.read() as session, pytest.raises(ImageUnknown):
         show_image(session, 10**9)
 

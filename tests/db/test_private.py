@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def test_a_file_appears_when_it_is_whole_and_for_its_owner_alone(folder: Path) -> None:
+def test_a_file_appears_when_it_is_complete_and_only_its_owner_can_read_it(folder: Path) -> None:
     with write_whole(folder / "a") as file:
         file.write(b"whole")
         assert not (folder / "a").exists()
@@ -28,7 +28,7 @@ def test_a_file_appears_when_it_is_whole_and_for_its_owner_alone(folder: Path) -
 
 
 @pytest.mark.parametrize("replace", [True, False])
-def test_what_breaks_off_leaves_the_earlier_file_and_nothing_else(folder: Path, replace: bool) -> None:
+def test_an_interrupted_write_leaves_the_earlier_file_and_nothing_else(folder: Path, replace: bool) -> None:
     (folder / "a").write_bytes(b"earlier")
     with pytest.raises(KeyError), write_whole(folder / "a", replace=replace) as file:
         file.write(b"part")
@@ -37,7 +37,7 @@ def test_what_breaks_off_leaves_the_earlier_file_and_nothing_else(folder: Path, 
     assert [one.name for one in folder.iterdir()] == ["a"]
 
 
-def test_of_two_who_write_one_file_at_once_each_writes_its_own_and_the_last_ones_stays(
+def test_of_two_concurrent_writes_of_one_file_the_last_one_stays(
     folder: Path,
 ) -> None:
     with write_whole(folder / "a") as last:
@@ -51,7 +51,7 @@ def test_of_two_who_write_one_file_at_once_each_writes_its_own_and_the_last_ones
 
 
 @pytest.mark.parametrize("has_links", [True, False])
-def test_without_replacing_the_first_files_name_is_its_own(
+def test_without_replace_the_second_of_two_concurrent_writes_fails(
     folder: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
 ) -> None:
     def link(*_: object) -> None:

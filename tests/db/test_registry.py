@@ -1,4 +1,4 @@
-"""Which model screens."""
+"""The model registry: import, promotion and rollback."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_database_itself_allows_one_champion(database: Database, other_artef
         session.get_one(Model, other.id).state = ModelState.CHAMPION
 
 
-def test_weights_that_are_not_the_cards_are_not_imported(
+def test_weights_that_do_not_match_their_card_are_not_imported(
     database: Database, artefact: Path, tmp_path: Path
 ) -> None:
     for file in artefact.iterdir():
@@ -101,7 +101,7 @@ def test_rolling_back_goes_back_one_champion_at_a_time(
 
 @pytest.fixture
 def changed(artefact: Path, tmp_path: Path) -> Path:
-    """Copy the small model, to be changed."""
+    """Copy the small model, so that a test can change it."""
     return Path(shutil.copytree(artefact, tmp_path / "changed" / artefact.name))
 
 
@@ -128,7 +128,7 @@ def test_other_weights_under_the_champions_id_touch_neither_its_files_nor_its_ro
     change_card(changed, weights_digest=digest)
     with pytest.raises(ModelInvalid):
         import_model(database, changed)
-    # Nor do weights whose digest happens to begin with the same digits.
+    # Weights whose digest only begins with the same digits are refused as well.
     with database.write() as session:
         session.get_one(Model, model.id).card = model.card | {"weights_digest": "0" * 64}
     with pytest.raises(ModelDiffers) as refused:
@@ -173,7 +173,7 @@ def test_the_same_weights_as_another_backbone_are_refused(job_table: Database, c
     assert len([*job_table.models_folder.iterdir()]) == 1
 
 
-def test_a_repair_is_in_the_audit_log_and_needs_no_other_provenance(
+def test_a_repair_restores_the_files_and_is_in_the_audit_log(
     database: Database, model: Model, changed: Path
 ) -> None:
     before = files_of(database, model.name)
@@ -181,14 +181,14 @@ def test_a_repair_is_in_the_audit_log_and_needs_no_other_provenance(
     (folder / WEIGHTS_FILE).write_bytes(b"damaged")
     change_card(folder, threshold=0.1)
     (folder / ".0123456789abcdef.partial").write_bytes(b"of an import that was killed")
-    change_card(changed, training={"epochs": []}, metrics={})  # of how it was trained nothing is repaired
+    change_card(changed, training={"epochs": []}, metrics={})  # the training history is not repaired
     for _ in range(2):
         assert import_model(database, changed).id == model.id
     assert files_of(database, model.name) == before
     assert actions(database, model) == ["model.import", "model.promote", "model.repair"]
 
 
-def test_of_two_who_import_a_model_at_once_one_registers_it(database: Database, artefact: Path) -> None:
+def test_concurrent_imports_register_a_model_once(database: Database, artefact: Path) -> None:
     at_once, found = threading.Barrier(4), []
 
     def bring() -> None:
@@ -206,7 +206,7 @@ def test_of_two_who_import_a_model_at_once_one_registers_it(database: Database, 
         assert [event.action for event in session.scalars(select(Event))] == ["model.import"]
 
 
-#: Imports a model, and dies when the files are in place and the row is not.
+#: A program that imports a model and is killed after its files are written and before its row is committed.
 DIES = """
 import os, signal, sys
 from pathlib import Path
@@ -221,7 +221,7 @@ import_model(database, Path(sys.argv[2]))
 """
 
 
-def test_an_import_that_is_killed_before_its_row_is_there_is_repeated(
+def test_an_import_that_is_killed_before_its_row_is_committed_can_be_repeated(
     database: Database, database_url: str, artefact: Path
 ) -> None:
     killed = subprocess.run([sys.executable, "-c", DIES, database_url, str(artefact)], check=False)
@@ -233,7 +233,7 @@ def test_an_import_that_is_killed_before_its_row_is_there_is_repeated(
     assert actions(database, model) == ["model.import"]
 
 
-def test_what_was_refused_does_not_stand_in_the_way_of_a_rollback(
+def test_a_refused_import_does_not_prevent_a_rollback(
     database: Database, model: Model, other_artefact: Path, tmp_path: Path
 ) -> None:
     other = import_model(database, other_artefact)

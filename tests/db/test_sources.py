@@ -1,4 +1,4 @@
-"""How long a source or a model is waited for, on SQLite and on PostgreSQL."""
+"""Waits for unavailable sources and models, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_MODEL = Backoff(code="model-missing", first_seconds=30, limit_seconds=WEEK)
 
 
 def submit_from(database: Database, source: str, images: int) -> int:
-    """Take images of a source into the cohort; return the source's id."""
+    """Add images of a source to the cohort; return the source's id."""
     with database.write() as session:
         cohort = open_cohort(session, "trial", source=source)
         source_id = ensure_source(session, cohort.id, source)
@@ -45,7 +45,7 @@ def trial(database: Database) -> int:
 
 
 @pytest.mark.usefixtures("model")
-def test_batches_hold_images_of_one_source_and_one_at_a_time_tries_what_is_unavailable(
+def test_a_batch_has_images_of_one_source_and_one_batch_at_a_time_tries_an_unavailable_source(
     database: Database,
 ) -> None:
     first, second = submit_from(database, "/first", 100), submit_from(database, "/second", 100)
@@ -56,10 +56,10 @@ def test_batches_hold_images_of_one_source_and_one_at_a_time_tries_what_is_unava
     cut(database, trial(database), in_flight=3)
     with database.write() as session:
         sources = session.scalars(select(Batch.source_id).where(Batch.state == "queued")).all()
-        assert sources == [second] * 3, "the places of what is unavailable were not freed"
+        assert sources == [second] * 3, "batches of the unavailable source still count as in flight"
         session.execute(update(Source).where(Source.id == first).values(try_at=1.0))
     (trying,) = cut(database, trial(database), in_flight=3)
-    assert cut(database, trial(database), in_flight=3) == [], "one try at a time"
+    assert cut(database, trial(database), in_flight=3) == [], "a second batch tries the unavailable source"
     finish(database, held(database, trying))
     with database.read() as session:
         assert session.get_one(Source, first).waits_for is None
@@ -67,7 +67,9 @@ def test_batches_hold_images_of_one_source_and_one_at_a_time_tries_what_is_unava
 
 
 @pytest.mark.usefixtures("model")
-def test_what_is_unavailable_is_tried_more_and_more_rarely_and_at_last_fails(database: Database) -> None:
+def test_an_unavailable_source_is_tried_less_and_less_often_and_fails_at_the_limit(
+    database: Database,
+) -> None:
     source_id = submit_from(database, "/gone", 100)
     pauses = []
     for waited in (0.0, 100.0, 1e5):
@@ -89,11 +91,11 @@ def test_what_is_unavailable_is_tried_more_and_more_rarely_and_at_last_fails(dat
         assert retry(session, find_cohort(session, "trial")) == 100
     wait(database, cut(database, trial(database))[0], AWAY)
     with database.read() as session:
-        assert progress(session)[0].pending == 100, "a retry waits anew"
+        assert progress(session)[0].pending == 100, "the wait did not start again after a retry"
 
 
 @pytest.mark.usefixtures("model")
-def test_a_model_that_stays_unavailable_fails_what_waited_for_it(database: Database) -> None:
+def test_a_model_that_stays_unavailable_fails_the_images_that_wait_for_it(database: Database) -> None:
     (batch_id,) = cut(database, submit(database, 16))
     wait(database, batch_id, NO_MODEL)
     assert queued_batches(database) == [batch_id]
@@ -122,11 +124,11 @@ def test_a_cancelled_cohort_waits_for_nothing(database: Database) -> None:
 
 
 @pytest.mark.usefixtures("model")
-def test_a_message_brings_the_most_urgent_batch_whatever_it_names(database: Database) -> None:
+def test_a_message_leads_to_the_most_urgent_batch_whichever_batch_it_names(database: Database) -> None:
     low = cut(database, submit(database, 48, name="low"))
     with database.read() as session:
-        assert most_urgent(session, low[1]) == low[1], "among equals the one that is named"
-        assert most_urgent(session, 10**9) == low[0], "a message of the past brings the oldest"
+        assert most_urgent(session, low[1]) == low[1], "the named batch was not the first of its priority"
+        assert most_urgent(session, 10**9) == low[0], "an unknown batch did not lead to the oldest one"
     (high,) = cut(database, submit(database, 16, name="high", priority=9))
     with database.write() as session:
         assert most_urgent(session, low[1]) == high
@@ -148,7 +150,7 @@ def test_a_message_brings_the_most_urgent_batch_whatever_it_names(database: Data
         ("22003", "database-failed"), ("XX002", "database-damaged"),
     ],
 )  # fmt: skip
-def test_what_postgresql_says_is_told_apart(postgres: object, code: str, kind: str) -> None:
+def test_postgresql_errors_are_told_apart_by_their_codes(postgres: object, code: str, kind: str) -> None:
     from pydantic import SecretStr
     from sqlalchemy import text
 

@@ -1,4 +1,4 @@
-"""What the tables themselves refuse."""
+"""Constraints of the tables: rows that the database refuses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from db.jobs.images import NewImage, add_images
     ],
 )
 @pytest.mark.usefixtures("model")
-def test_a_row_that_makes_no_sense_is_refused(database: Database, nonsense: str) -> None:
+def test_an_inconsistent_row_is_refused(database: Database, nonsense: str) -> None:
     with database.write() as session:
         cohort = open_cohort(session, "trial", source="/data")
         add_images(session, cohort.id, [NewImage(uri="/data/1.png")])

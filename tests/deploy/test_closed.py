@@ -1,4 +1,4 @@
-"""The embedded stack as somebody on the network, and a Flower user, see it."""
+"""The embedded stack, as seen from the network and by a Flower user."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from deploy.stack import Stack
 from scheduler.cli.system.running import start_stack, workers_answer
 from tests.waiting import wait_for
 
-#: A connection that listens, and an address on this machine alone, in the kernel's words.
+#: The state of a listening socket, and the loopback addresses, as the kernel writes them in /proc/net.
 _LISTENS = "0A"
 _LOOPBACK = {"0100007F", "00000000000000000000000001000000"}
 
 
 @dataclass(frozen=True)
 class Running:
-    """A stack that runs."""
+    """A running stack: its addresses, its processes and its secrets."""
 
     flower: str
     metrics: str
@@ -42,7 +42,7 @@ class Running:
     secrets: list[str]
 
 
-#: One stack is for all tests here: they stay in one process.
+#: All tests here share one stack, so they run in one process.
 pytestmark = pytest.mark.xdist_group("closed")
 
 
@@ -77,7 +77,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artefact: Path) -> Iterator[
 
 
 def ask(stack: Running, path: str, *, login: bool = True, post: bool = False) -> tuple[int, str]:
-    """Return Flower's status and page."""
+    """Return the status and the page of a path of Flower."""
     headers = {}
     if login:
         headers["Authorization"] = "Basic " + base64.b64encode(":".join(stack.login).encode()).decode()
@@ -90,7 +90,7 @@ def ask(stack: Running, path: str, *, login: bool = True, post: bool = False) ->
 
 
 def handlers() -> list[tuple[str, type]]:
-    """Return every path of Flower's, with an example for what it asks for, and what answers there."""
+    """Return every path of Flower, with an example for each parameter, and its handler."""
     found = []
     for one in flower.urls.handlers:
         pattern, handler = (
@@ -103,16 +103,16 @@ def handlers() -> list[tuple[str, type]]:
     return found
 
 
-#: What shows nothing: that Flower lives, and the ways in and out.
+#: Paths that show no data: the health check, login and logout.
 OPEN = ("/healthcheck", "/login", "/logout")
 
 
 def changing() -> list[str]:
-    """Return the paths that take orders; the table of tasks takes questions that way."""
+    """Return the paths that accept POST, except the table of tasks, which only reads."""
     return [path for path, handler in handlers() if "post" in vars(handler) and path != "/tasks/datatable"]
 
 
-def test_every_process_listens_on_this_machine_alone(stack: Running) -> None:
+def test_every_process_listens_on_this_machine_only(stack: Running) -> None:
     listening = []
     for pid in stack.pids:
         inodes = {
@@ -141,7 +141,7 @@ def test_the_embedded_broker_does_nothing_without_its_password(stack: Running) -
                 Redis(port=port, password=password, retry=Retry(NoBackoff(), 0)).execute_command(command)
 
 
-def test_the_metrics_server_answers_its_own_paths_alone(stack: Running) -> None:
+def test_the_metrics_server_answers_only_its_own_paths(stack: Running) -> None:
     for path in (
         "/",
         "/metrics/",
@@ -171,7 +171,7 @@ def test_flower_changes_nothing(stack: Running, path: str) -> None:
         assert ask(stack, path)[0] == 405
 
 
-def test_there_is_much_in_flower_that_would_change_something() -> None:
+def test_the_tests_know_all_kinds_of_paths_by_which_flower_changes_something() -> None:
     assert len(changing()) >= 13
     for what in (
         "shutdown",

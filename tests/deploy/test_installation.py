@@ -1,4 +1,4 @@
-"""The installation of docs/operate.md, its commands run as processes: PostgreSQL, Valkey with TLS and ACL."""
+"""The installation of docs/operate.md, its commands run as processes; PostgreSQL, Valkey with TLS and ACL."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl
 
 
 def image_command(role: str) -> list[str]:
-    """Return what a role's Dockerfile runs."""
+    """Return the command of a role's Dockerfile."""
     text = (DEPLOY / "docker" / f"{role}.Dockerfile").read_text()
     found = re.search(r"^CMD (\[.*\])$", text, re.MULTILINE)
     assert found is not None
@@ -44,7 +44,7 @@ def image_command(role: str) -> list[str]:
 
 
 def service_command(name: str) -> list[str]:
-    """Return what a service of compose.yaml runs."""
+    """Return the command of a service of compose.yaml."""
     service = COMPOSE["services"][name]
     dockerfile = Path(service["build"]["dockerfile"]).stem
     command = service.get("command") or image_command(dockerfile)
@@ -53,7 +53,7 @@ def service_command(name: str) -> list[str]:
 
 @pytest.fixture
 def secrets(tmp_path: Path) -> Path:
-    """Make the secrets as an administrator does, twice: the second time changes nothing."""
+    """Make the secrets twice, as an administrator does, and check that the second time changes nothing."""
     folder = make_secrets(tmp_path)
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     make_secrets(tmp_path)
@@ -89,7 +89,7 @@ def installed(
 
 @pytest.fixture
 def start(home: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Run services as processes, and stop them as containers are stopped."""
+    """Return a function that runs a service as a process with the secrets of its container."""
     home.mkdir(exist_ok=True)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     running: list[subprocess.Popen[bytes]] = []
@@ -166,11 +166,11 @@ def test_the_services_of_compose_screen_a_cohort(
     for kind in ("screen", "training", "housekeeping"):
         cli("alive", kind)
     worker.terminate()
-    assert worker.wait(60) == 0, "TERM is a clean end"
+    assert worker.wait(60) == 0, "the worker did not end cleanly after SIGTERM"
     cli("alive", "screen", expect=2)
 
 
-def test_flower_works_with_the_few_secrets_and_the_folder_that_it_is_given(
+def test_flower_works_with_only_its_own_secrets_and_folder(
     installed: dict[str, str],
     start: Callable[..., subprocess.Popen[bytes]],
     secrets: Path,
@@ -186,15 +186,15 @@ def test_flower_works_with_the_few_secrets_and_the_folder_that_it_is_given(
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
         assert {queue["name"] for queue in json.load(answer)["active_queues"]} >= {"screen", "housekeeping"}
-    assert [path.name for path in folder.iterdir()] == ["flower"], "it opened a job table"
+    assert [path.name for path in folder.iterdir()] == ["flower"], "Flower opened a job table"
 
 
-def test_a_secrets_folder_that_was_open_is_closed(tmp_path: Path) -> None:
+def test_an_existing_secrets_folder_is_made_private(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir(mode=0o755)
     assert make_secrets(tmp_path).stat().st_mode & 0o777 == 0o700
 
 
-def test_the_broker_is_closed_to_those_without_password_certificate_or_right(
+def test_the_broker_refuses_clients_without_password_certificate_or_permission(
     installed: dict[str, str], valkey: Valkey, secrets: Path
 ) -> None:
     url, ca = installed["broker"], str(secrets / "ca.crt")
@@ -212,7 +212,7 @@ def test_the_broker_is_closed_to_those_without_password_certificate_or_right(
     with pytest.raises(Exception, match=r"(?i)certificate"):
         Redis.from_url(url).ping()
     plain = url.replace("rediss://", "redis://")
-    # The processes themselves, by the settings: neither another CA's certificate nor another host's will do.
+    # Our own processes refuse a certificate of another CA or of another host.
     ours_too = BrokerSettings(broker_url=SecretStr(url), broker_ca_file=ca)
     with make_app(ours_too).connection_for_write() as connection:
         connection.connect()

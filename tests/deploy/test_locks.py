@@ -1,4 +1,4 @@
-"""The locks: what is installed, package by package, with its hashes and its licence."""
+"""The lock files: every package with its version, its hashes and its licence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = sorted(file.stem for file in (ROOT / "deploy" / "locks").glob("*.txt"))
 
-#: The extras that each kind of machine is installed with.
+#: The extras of each kind of machine.
 MACHINES = {
     "scheduler": ("remote",),
     "worker": ("worker", "remote"),
@@ -26,7 +26,7 @@ MACHINES = {
     "dev": ("dev",),
 }
 
-#: What users get. Copyleft of the whole work is for none of them.
+#: Licences of packages that users install; none of them puts the whole work under copyleft.
 LICENCES = {
     "0BSD", "2-clause BSD", "Apache", "Apache 2.0", "Apache License 2.0", "Apache Software License",
     "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD", "BSD 3-Clause License", "BSD License",
@@ -35,18 +35,18 @@ LICENCES = {
     "Mozilla Public License 2.0 (MPL 2.0)", "PSF-2.0", "Python Software Foundation License", "Zlib",
 }  # fmt: skip
 
-#: Others, each with its reason.
+#: Packages with other licences, each with the reason why it is permitted.
 EXCEPTIONS = {
     "psycopg": "LGPL: a library of its own, which we import and do not change",
     "psycopg-binary": "the same, with libpq (PostgreSQL's licence) and OpenSSL (Apache) inside",
-    "paramiko": "LGPL: for the tests alone; users of sftp:// install it themselves",
+    "paramiko": "LGPL: only for the tests; users of sftp:// install it themselves",
 }
 FOR_TESTS_ALONE = {"paramiko"}
 
 
 @cache
 def pins(lock: str) -> list[tuple[Requirement, list[str]]]:
-    """Return a lock's pins, each with its hashes; one package has several where Pythons or systems differ."""
+    """Return a lock's pins with their hashes; one package has several if Pythons or systems differ."""
     text = (ROOT / "deploy" / "locks" / f"{lock}.txt").read_text().replace("\\\n", " ")
     lines = [line.split("--hash=") for line in text.splitlines() if not line.startswith("#")]
     return [(Requirement(pin.strip()), [one.strip() for one in hashes]) for pin, *hashes in lines]
@@ -66,7 +66,7 @@ def version(pin: Requirement) -> Version:
 
 
 def of(requirement: Requirement) -> Iterator[Requirement]:
-    """Yield what a package of ours or of others requires on this machine, with the extras it is asked for."""
+    """Yield the requirements of a package on this machine, with the extras that are asked for."""
     if requirement.name == "pneumoscreen":
         project = PYPROJECT["project"]
         texts = list(project["dependencies"]) + PYPROJECT["build-system"]["requires"]
@@ -89,7 +89,7 @@ def test_every_pin_is_one_version_and_has_hashes(lock: str) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_a_lock_has_all_that_its_machine_needs(machine: str) -> None:
+def test_a_lock_has_every_package_that_its_machine_needs(machine: str) -> None:
     have = pinned("torch") | pinned(machine)
     to_do = [Requirement(f"pneumoscreen[{','.join(MACHINES[machine])}]")]
     done = set()
@@ -106,13 +106,13 @@ def test_a_lock_has_all_that_its_machine_needs(machine: str) -> None:
 
 
 @pytest.mark.parametrize("machine", [*MACHINES, "torch"])
-def test_the_locks_agree(machine: str) -> None:
+def test_the_locks_pin_the_same_versions(machine: str) -> None:
     everything = pinned("torch") | pinned("dev")
     for name, here in pinned(machine).items():
         assert {version(pin) for pin in here} == {version(pin) for pin in everything[name]}, name
 
 
-def test_the_build_of_torch_is_in_no_lock_but_its_own() -> None:
+def test_the_build_of_torch_is_only_in_its_own_lock() -> None:
     cuda = {name for name in pinned("torch") if name.startswith(("torch", "triton", "nvidia", "cuda"))}
     assert len(cuda) > 10
     for machine in MACHINES:
@@ -121,7 +121,7 @@ def test_the_build_of_torch_is_in_no_lock_but_its_own() -> None:
 
 
 def licences(name: str) -> set[str]:
-    """Return what a package declares: an expression, or classifiers, or a line of text."""
+    """Return the licences that a package declares: as an expression, as classifiers or as a line of text."""
     metadata = distribution(name).metadata
     if expression := metadata.get("License-Expression"):
         return set(re.split(r" (?:AND|OR) |[()]", expression)) - {""}
@@ -132,12 +132,12 @@ def licences(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-def test_every_licence_is_one_that_we_may_pass_on(machine: str) -> None:
+def test_every_licence_permits_redistribution(machine: str) -> None:
     seen = 0
     for name in pinned(machine):
         try:
             declared = licences(name)
-        except PackageNotFoundError:  # of another system or Python
+        except PackageNotFoundError:  # for another system or Python
             assert all(pin.marker is not None for pin in pinned(machine)[name]), f"{name} is not installed"
             continue
         seen += 1
@@ -147,7 +147,7 @@ def test_every_licence_is_one_that_we_may_pass_on(machine: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["scheduler", "worker", "training"])
-def test_images_install_nothing_but_what_is_locked(role: str) -> None:
+def test_container_images_install_only_locked_packages(role: str) -> None:
     text = (ROOT / "deploy" / "docker" / f"{role}.Dockerfile").read_text().replace("\\\n", " ")
     installs = re.findall(r"pip install (.*)", text)
     assert len(installs) == 2

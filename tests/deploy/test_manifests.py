@@ -1,4 +1,4 @@
-"""What runs pneumoscreen elsewhere is valid where it is read, and closed."""
+"""Files for Compose, Kubernetes and systemd: they are valid, and their services have few rights."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def pod(name: str) -> dict[str, Any]:
     return dict(DEPLOYMENTS[name]["spec"]["template"]["spec"])
 
 
-def test_both_run_the_same_roles() -> None:
+def test_compose_and_kubernetes_run_the_same_roles() -> None:
     assert sorted(DEPLOYMENTS) == OURS
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_service_of_compose_is_closed(name: str) -> None:
+def test_a_service_of_compose_runs_without_privileges(name: str) -> None:
     service = COMPOSE["services"][name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -54,7 +54,7 @@ def test_a_service_of_compose_is_closed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(DEPLOYMENTS))
-def test_a_pod_is_closed(name: str) -> None:
+def test_a_pod_runs_without_privileges(name: str) -> None:
     spec = pod(name)
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["automountServiceAccountToken"] is False
@@ -69,7 +69,7 @@ def test_a_pod_is_closed(name: str) -> None:
         assert not re.search(r"password|://[^/]+@", str(variable.get("value")), re.IGNORECASE)
 
 
-#: The files that Flower is given: its broker's, its own, and nothing of the job table's.
+#: The secrets of Flower: those of the broker and its own, none of the job table.
 FLOWERS = {
     "pneumoscreen_broker_url", "pneumoscreen_flower_password", "pneumoscreen_flower_cookie_secret", "ca.crt",
 }  # fmt: skip
@@ -89,14 +89,14 @@ def test_flower_is_given_no_job_table_no_images_and_no_models() -> None:
         )
 
 
-def test_those_who_compute_ask_for_a_gpu_and_have_time_to_finish() -> None:
+def test_workers_request_a_gpu_and_have_time_to_finish() -> None:
     for name in ("worker", "training"):
         (container,) = pod(name)["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert pod("worker")["terminationGracePeriodSeconds"] >= 120
 
 
-def test_scaling_follows_what_waits_in_the_job_table() -> None:
+def test_scaling_follows_the_number_of_waiting_images() -> None:
     scaled = yaml.safe_load((DEPLOY / "kubernetes" / "keda.yaml").read_text())["spec"]
     assert scaled["scaleTargetRef"]["name"] in DEPLOYMENTS
     query = scaled["triggers"][0]["metadata"]["query"]

@@ -1,4 +1,4 @@
-"""Alert rules and dashboard ask for metrics that there are, and do what they say."""
+"""The alert rules and the dashboard: their metrics exist, and the rules pass their own tests."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DASHBOARD = DEPLOY / "grafana" / "pneumoscreen.json"
 
 @pytest.fixture
 def exported(database: Database) -> set[str]:
-    """Name every metric, as samples are named."""
+    """Return the names of the samples of every metric."""
     collector = JobTableCollector(database, lambda: BrokerFigures(up=True), 60)
     names = {
         family.name + {"counter": "_total", "info": "_info"}.get(family.type, "")
         for family in collector.collect()
     }
-    # Is not there before the first batch.
+    # This metric does not exist before the first batch.
     return names | {"pneumoscreen_seconds_since_batch"}
 
 
@@ -36,18 +36,18 @@ def asked_for(expression: str) -> set[str]:
     return set(re.findall(r"pneumoscreen_\w+", expression))
 
 
-def test_alerts_ask_for_metrics_that_there_are(exported: set[str]) -> None:
+def test_alerts_use_only_existing_metrics(exported: set[str]) -> None:
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     for rule in group["rules"]:
         assert asked_for(rule["expr"]) <= exported, rule["alert"]
         assert set(rule["annotations"]) == {"summary", "action"}
 
 
-def test_the_dashboard_shows_metrics_that_there_are(exported: set[str]) -> None:
+def test_the_dashboard_shows_only_existing_metrics(exported: set[str]) -> None:
     panels = json.loads(DASHBOARD.read_text())["panels"]
     shown = set().union(*(asked_for(target["expr"]) for panel in panels for target in panel["targets"]))
     assert shown <= exported
-    # What an alert speaks of can be looked at.
+    # The dashboard shows the metrics of the alerts.
     (group,) = yaml.safe_load(RULES.read_text())["groups"]
     alerted = set().union(*(asked_for(rule["expr"]) for rule in group["rules"]))
     assert alerted - shown <= {"pneumoscreen_seconds_since_batch", "pneumoscreen_broker_up"}
@@ -59,7 +59,7 @@ def test_the_dashboard_shows_metrics_that_there_are(exported: set[str]) -> None:
 @pytest.mark.parametrize(
     "command", ["check rules alerts.yml", "test rules alerts.test.yml", "check config prometheus.yml"]
 )
-def test_promtool_agrees(command: str) -> None:
+def test_promtool_accepts_the_rules_and_the_configuration(command: str) -> None:
     done = subprocess.run(
         ["promtool", *command.split()], cwd=RULES.parent, capture_output=True, text=True, check=False
     )

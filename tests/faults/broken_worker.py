@@ -1,4 +1,4 @@
-"""A screening worker that breaks where `FAULT` says: `celery -A tests.faults.broken_worker worker`.
+"""A screening worker with the fault that `FAULT` names: `celery -A tests.faults.broken_worker worker`.
 
 Without a fault it is a worker like any other.
 """
@@ -21,7 +21,7 @@ from worker.tasks import app, load_champion
 __all__ = ["app"]
 
 FAULT = os.environ.get("FAULT", "")
-#: Seconds that a forward pass takes longer.
+#: Extra seconds of each forward pass.
 SLOWLY = float(os.environ.get("SLOWLY", "0"))
 
 
@@ -31,7 +31,7 @@ def die(*_: Any) -> None:
 
 
 def die_at_the_write_back(moment: str) -> None:
-    """Die when everything has been written and not yet committed, or right after the commit."""
+    """Die after everything was written: right before the commit, or right after it."""
     import worker.screening.batch
 
     really = worker.screening.batch.complete
@@ -46,7 +46,7 @@ def die_at_the_write_back(moment: str) -> None:
 
 
 def die_between_pop_and_bookkeeping() -> None:
-    """Die when a message has left its queue and is not yet among those that wait for an acknowledgement."""
+    """Die after a message has left its queue and before kombu notes that it is not acknowledged."""
     from kombu.transport.redis import QoS
 
     note = QoS.append
@@ -57,7 +57,7 @@ def die_between_pop_and_bookkeeping() -> None:
         note(self, message, delivery_tag)
 
     QoS.append = append
-    # It never gets as far as screening: it need not wait for torch and the model.
+    # This worker never screens, so it does not wait for torch and the model.
     worker_init.disconnect(load_champion)
 
 
@@ -74,7 +74,7 @@ def predict_slowly() -> None:
 
 
 def predict_nothing() -> None:
-    """Take no time for forward passes: every probability is the same."""
+    """Skip forward passes: every probability is the same."""
     import numpy as np
 
     from worker.runtime.torch import TorchRuntime

@@ -1,4 +1,4 @@
-"""Values that stand for what must not get out: planted wherever patient data may lie, and looked for."""
+"""Canaries: values planted wherever patient data may lie, and the search for them in output."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from tests.pictures import save_film, small_film
 from worker.phantoms import write_phantoms
 
-#: What every word that is planted begins with.
+#: The beginning of every planted word.
 WORD = "qzcanary"
-#: What is planted and is no word: a date of birth, and the beginning of UIDs.
+#: Planted values that are no words: a date of birth, and the beginning of UIDs.
 BIRTH_DATE, UID = "18730419", "1.2.826.0.1.7750121"
 
 
 def word(where: str) -> str:
-    """Return the canary of a place, in capitals: some elements hold nothing else."""
+    """Return the canary of a place, in capitals, because some DICOM elements allow nothing else."""
     return f"{WORD}{where}".upper()
 
 
 def find(content: bytes, *wanted: str) -> set[str]:
-    """Return where canaries, or values that are wanted, are: as text, hexadecimal, UTF-16 and base64."""
+    """Return the surroundings of canaries, or of `wanted` values: as text, hexadecimal, UTF-16 and base64."""
     found = set()
     values = [value.lower().encode() for value in wanted or (WORD, BIRTH_DATE, UID)]
     for text in (content, *_unwrapped(content)):
@@ -53,7 +53,7 @@ def _around(content: bytes, at: int) -> str:
 
 
 def _unwrapped(content: bytes) -> Iterator[bytes]:
-    """Yield what is in base64, as the bodies of Celery's messages are."""
+    """Yield the decoded base64 of the content: the bodies of Celery's messages are encoded so."""
     for run in re.findall(rb"[A-Za-z0-9+/]{12,}={0,2}", content):
         try:
             yield base64.b64decode(run + b"=" * (-len(run) % 4))
@@ -62,7 +62,7 @@ def _unwrapped(content: bytes) -> Iterator[bytes]:
 
 
 def plant(folder: Path) -> None:
-    """Write images good and bad whose headers, file names and folders hold canaries."""
+    """Write good and bad images with canaries in their headers, file names and folders."""
     folder = folder / word("folder") / f"{word('doe')}^JANE"
     folder.mkdir(parents=True)
     _plant_dicom(folder)
@@ -79,7 +79,7 @@ def film(path: Path, seed: int = 0) -> Path:
     return save_film(path, seed)
 
 
-#: Damage to a DICOM file that leads a reader to quote what it found.
+#: Damage to a DICOM file that makes a reader quote the damaged value.
 _DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "birth": lambda file: file.replace(BIRTH_DATE.encode(), b"QZCANARY"),
     "window": lambda file: file.replace(b"20482048.5", b"QZCANARYWC"),

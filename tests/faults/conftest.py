@@ -1,4 +1,4 @@
-"""A system to do faults to."""
+"""The fixture of a running system for tests of faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small disk, to be filled."""
+"""A small disk that a test can fill or make read-only."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 
 
 class Disk:
-    """A tmpfs of its own."""
+    """A mounted tmpfs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._ballast = folder / "ballast"
 
     def fill(self) -> None:
-        """Leave no room at all."""
+        """Fill the disk to the last byte."""
         with self._ballast.open("ab", buffering=0) as file:
             for size in (1_000_000, 4096, 1):
                 try:
@@ -32,14 +32,14 @@ class Disk:
         self._ballast.unlink()
 
     def lock(self, *, locked: bool) -> None:
-        """Let nobody write to it, or everybody again; nothing of it may be open for writing."""
+        """Make the disk read-only, or writable again; no file on it may be open for writing."""
         how = "ro" if locked else "rw"
         subprocess.run(["mount", "-o", f"remount,{how}", str(self.folder)], check=True)
 
 
 @contextmanager
 def small_disk(folder: Path, *, mebibytes: int) -> Iterator[Disk]:
-    """Mount one; skips the test where that is not allowed."""
+    """Mount a small disk; skip the test if that is not allowed."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small disk; SQLite's own limit is tested everywhere")
     folder.mkdir(parents=True)
@@ -47,5 +47,5 @@ def small_disk(folder: Path, *, mebibytes: int) -> Iterator[Disk]:
     try:
         yield Disk(folder)
     finally:
-        # Lazily: what a failed test has left running must not keep it.
+        # Lazily: processes that a failed test left running must not prevent the unmounting.
         subprocess.run(["umount", "--lazy", str(folder)], check=True)

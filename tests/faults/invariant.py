@@ -1,4 +1,4 @@
-"""What holds of a job table at any moment, and once everything has ended."""
+"""Invariants of a job table: at any moment, and after everything has ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROBLEMS = every_problem()
 
 
 def check(database: Database, *, ended: bool = False) -> None:
-    """Assert that nothing is lost, twice or half written; with `ended`, that nothing is under way either."""
+    """Assert that nothing is lost, duplicated or half written; with `ended`, also that all has ended."""
     with database.read() as session:
         images = session.execute(
             select(
@@ -61,8 +61,8 @@ def check(database: Database, *, ended: bool = False) -> None:
         assert (image.problem is not None) == (image.state in (ImageState.SKIPPED, ImageState.FAILED))
         if image.state in IN_FLIGHT:
             expected = BatchState.RUNNING if image.state is ImageState.RUNNING else BatchState.QUEUED
-            assert batches[image.batch_id].state is expected, "an image waits in a batch that does not"
-    assert wrong == [], "a counter is not what it counts"
+            assert batches[image.batch_id].state is expected, "an image and its batch differ in state"
+    assert wrong == [], "a counter differs from its rows"
     here = Counter(batch.state for batch in batches.values())
     assert {state: total.here for state, total in totals.items()} == {
         state: here[state] for state in BatchState
@@ -74,7 +74,7 @@ def check(database: Database, *, ended: bool = False) -> None:
     by_cohort = Counter(image.cohort_id for image in images)
     for cohort in counted:
         assert (cohort.cohort_id in walked) <= (cohort.state is CohortState.INGESTING), (
-            "closed while it is walked"
+            "closed while its source is read"
         )
         if cohort.archived:
             assert by_cohort[cohort.cohort_id] == 0, "an archived cohort has rows"
@@ -82,14 +82,14 @@ def check(database: Database, *, ended: bool = False) -> None:
         assert cohort.total == by_cohort[cohort.cohort_id]
         states = (cohort.pending, cohort.queued, cohort.running, cohort.done, cohort.skipped, cohort.failed)
         assert sum(states) == cohort.total, "the counts of a cohort do not add up"
-        assert f"cohort:{cohort.cohort_id}" in submitted, "the audit log does not know of a cohort"
+        assert f"cohort:{cohort.cohort_id}" in submitted, "the audit log has no event of a cohort"
     if ended:
         assert {image.state for image in images} <= set(TERMINAL), "an image has not ended"
         assert not {batch.state for batch in batches.values()} & {BatchState.QUEUED, BatchState.RUNNING}
 
 
 def check_copies(images: Sequence[Any], ready: Set[int]) -> None:
-    """Assert that of the copies of an instance one is screened at a time, and none waits for nothing."""
+    """Assert that one copy of an instance is screened at a time, and that every duplicate has such a copy."""
     copies = defaultdict(list)
     for image in images:
         if image.instance_uid is not None:
@@ -100,4 +100,4 @@ def check_copies(images: Sequence[Any], ready: Set[int]) -> None:
         left = {one.problem for one in same} - {DuplicateInstance.code}
         if cohort_id in ready and len(left) < len({one.problem for one in same}):
             kept = [problem for problem in left if not (problem and may_be_of_one_copy(PROBLEMS[problem]()))]
-            assert kept, "a duplicate of nothing that is screened"
+            assert kept, "a duplicate has no screened copy"

@@ -1,4 +1,4 @@
-"""A model of the job table, as simply as it can be said."""
+"""A simple model of the job table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from db.jobs.sweep import ATTEMPTS
 
 #: Cohort and source of an ingest.
 Key = tuple[str, str]
-#: With these an image leaves its instance to another copy.
+#: Problems after which another copy of the instance is screened.
 GIVES_PLACE_UP = ("corrupt-image", "file-vanished", "worker-lost", "no-pixels")
 
 
@@ -47,7 +47,7 @@ class ModelTable:
     leases: dict[str, int] = field(default_factory=dict)
 
     def lose(self, batch_id: int) -> None:
-        """Take a batch from its holder; its parts, if it is split, are found by `adopt`."""
+        """Expire the lease of a batch; if the batch is split, the caller adds its parts."""
         batch = self.batches[batch_id]
         self.leases = {token: held for token, held in self.leases.items() if held != batch_id}
         if self.cohorts[batch.cohort] == "cancelled":
@@ -69,7 +69,7 @@ class ModelTable:
         return [image for image, theirs in self.cohort_of.items() if theirs == cohort]
 
     def copies(self, image: int) -> list[int]:
-        """Return the images of the same instance in the same cohort, itself too; none without an instance."""
+        """Return all copies of an image in its cohort, also itself; none if it has no instance."""
         instance = self.instance_of[image]
         same = self.of(self.cohort_of[image]) if instance else []
         return [one for one in same if self.instance_of[one] == instance]
@@ -78,7 +78,7 @@ class ModelTable:
         return self.images[image] not in (*GIVES_PLACE_UP, "duplicate-instance")
 
     def take_over(self, lost: list[int]) -> None:
-        """Let the first duplicate of each of these be screened, if no copy is."""
+        """Make the first duplicate of each lost image pending, if no copy of it is screened."""
         for image in lost:
             copies = self.copies(image)
             duplicates = [one for one in copies if self.images[one] == "duplicate-instance"]
@@ -86,7 +86,7 @@ class ModelTable:
                 self.images[duplicates[0]] = "pending"
 
     def skip_duplicates(self, cohort: str) -> None:
-        """Leave one copy of each instance to be screened: the one that is, or the first that waits."""
+        """Keep one copy of each instance: the one that is screened, or else the first pending one."""
         for image in self.of(cohort):
             others = [one for one in self.copies(image) if one != image and self.holds_place(one)]
             if self.images[image] == "pending" and any(
@@ -103,7 +103,7 @@ class ModelTable:
             self.cohorts[cohort] = "ready"
 
     def cut(self, cohort: str, *, size: int, most: int) -> list[ModelBatch]:
-        """Return the batches that a cohort is cut into: up to `most` of available sources, one of others."""
+        """Return the batches to cut: up to `most` of available sources, one of each source to try again."""
         if self.cohorts[cohort] == "cancelled":
             return []
         waiting: dict[int, list[int]] = {}
@@ -129,7 +129,7 @@ class ModelTable:
         return [ModelBatch(cohort, images, source, self.champion) for source, images in cut]
 
     def lose_source(self, source: int) -> None:
-        """Dissolve the batches of a source that nobody holds, and let it wait."""
+        """Dissolve the unclaimed batches of a source, and let the source wait."""
         self.unavailable[source] = False
         for batch in self.batches.values():
             if batch.source == source and batch.state == "queued":

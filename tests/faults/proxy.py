@@ -1,4 +1,4 @@
-"""A proxy that is slow, cuts connections, falls silent or is gone, as a network may."""
+"""A proxy with the faults of a network: it delays, resets, swallows or refuses connections."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def free_port() -> int:
 
 
 class Proxy:
-    """Stands before a port of this machine or a Unix socket, on a thread of its own.
+    """A proxy of a port of this machine or of a Unix socket, on its own thread.
 
-    With `tls` it ends TLS.
+    With `tls` it terminates TLS.
     """
 
     def __init__(self, target: int | Path, *, tls: ssl.SSLContext | None = None) -> None:
         self.port = free_port()
-        #: Seconds that every byte is under way, in each direction.
+        #: Seconds of delay of every byte, in each direction.
         self.latency = 0.0
         #: How often a client was cut off by `cut_after`.
         self.cut_offs = 0
@@ -44,7 +44,7 @@ class Proxy:
         self.come_back()
 
     def connections(self) -> int:
-        """Return how many connections go through it now."""
+        """Return how many connections go through the proxy now."""
         return len(self._links)
 
     def cut(self) -> int:
@@ -52,32 +52,32 @@ class Proxy:
         return self._do(self._cut())
 
     def cut_after(self, *needles: bytes) -> None:
-        """Let what holds these texts, one after another on one connection, arrive; then reset its sender.
+        """Reset the first client that sends these texts, one after another on one connection.
 
-        What the target answers goes nowhere. Once.
+        The texts still reach the target, but its answer does not reach the client.
         """
         self._needles = needles
 
     def fall_silent(self) -> None:
-        """Accept and swallow everything and answer nothing, as a firewall that forgot its connections."""
+        """Accept and swallow everything and answer nothing, as a firewall that has lost its connections."""
         self._silent = True
         for link in list(self._links):
             link.silent = True
 
     def speak(self) -> None:
-        """Serve new connections again; those of the silence stay silent for ever."""
+        """Serve new connections again; connections from the silence stay silent for ever."""
         self._silent = False
 
     def go_away(self) -> None:
-        """Refuse connections, and reset those that there are."""
+        """Refuse new connections, and reset the existing ones."""
         self._do(self._go_away())
 
     def come_back(self) -> None:
-        """Listen, at the port of before."""
+        """Listen at the same port again."""
         self._do(self._listen())
 
     def close(self) -> None:
-        """Go away for good."""
+        """Refuse connections, and end the thread."""
         self.go_away()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -118,7 +118,7 @@ class Proxy:
             link.reset()
 
     def is_last_needle(self, content: bytes, seen: int) -> tuple[int, bool]:
-        """Return how many needles a connection has shown by now, and whether it is to be cut off."""
+        """Return how many needles a connection has sent by now, and whether to cut it off."""
         while seen < len(self._needles) and self._needles[seen] in content:
             seen += 1
         if not self._needles or seen < len(self._needles):
@@ -129,7 +129,7 @@ class Proxy:
 
 
 class _Link:
-    """One client's connection, and the one to the target that belongs to it."""
+    """A client's connection and the matching connection to the target."""
 
     def __init__(
         self, proxy: Proxy, near: asyncio.StreamWriter, far: asyncio.StreamWriter, *, silent: bool
@@ -138,7 +138,7 @@ class _Link:
         self.silent = silent
 
     async def carry_there(self, reader: asyncio.StreamReader) -> None:
-        """Carry what the client says."""
+        """Carry the client's bytes to the target."""
         seen, cut_off = 0, False
         async with _Pipe(self._proxy, self._far) as pipe:
             while not cut_off and (content := await _read(reader)):
@@ -149,7 +149,7 @@ class _Link:
                 reset(self._near)
 
     async def carry_back(self, reader: asyncio.StreamReader) -> None:
-        """Carry what the target answers."""
+        """Carry the target's bytes to the client."""
         async with _Pipe(self._proxy, self._near) as pipe:
             while content := await _read(reader):
                 if not self.silent:
@@ -162,7 +162,7 @@ class _Link:
 
 
 class _Pipe:
-    """Writes what is put into it after the proxy's latency, and then ends what it writes to."""
+    """A pipe that writes its content after the proxy's latency, and at the end closes its writer."""
 
     def __init__(self, proxy: Proxy, writer: asyncio.StreamWriter) -> None:
         self._proxy, self._writer = proxy, writer
@@ -189,7 +189,7 @@ class _Pipe:
                     break
                 self._writer.write(content)
                 await self._writer.drain()
-            # Not the whole of it: who is cut off is still to act on what it was sent.
+            # Only the writing half: the target must still process what it was sent before.
             if self._writer.can_write_eof():
                 self._writer.write_eof()
             else:
@@ -204,7 +204,7 @@ async def _read(reader: asyncio.StreamReader) -> bytes:
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """Close without a goodbye: the other side's next read or write fails."""
+    """Reset a connection: the next read or write of the other side fails."""
     raw = writer.get_extra_info("socket")
     if raw is not None:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The embedded stack on a job table, with real processes, for faults to be done to."""
+"""A running system for tests of faults: the embedded stack with real processes on a job table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import func, select
 
-import deploy.stack
+import deploy.configuration
 from db.engine import Database
 from db.models.registry import ensure_champion
 from db.settings import DatabaseSettings, secrets_folder
@@ -31,7 +31,7 @@ from tests.installation import ADMINISTRATOR, administrator
 from tests.pictures import save_film
 from tests.waiting import wait_for
 
-#: `make test` does it on one database, `make test-all` and `make faults` on both.
+#: `make test` runs the test on one database, `make test-all` and `make faults` on both.
 _LONG = pytest.mark.long
 SOONER_ON_SQLITE = pytest.mark.parametrize(
     "database_url", ["sqlite", pytest.param("postgresql", marks=_LONG)], indirect=True
@@ -40,7 +40,7 @@ SOONER_ON_POSTGRESQL = pytest.mark.parametrize(
     "database_url", [pytest.param("sqlite", marks=_LONG), "postgresql"], indirect=True
 )
 
-#: How often the faults that are repeated are repeated.
+#: How often repeated faults are repeated.
 TIMES = int(os.environ.get("FAULTS", "4"))
 IMAGES = 40 * max(TIMES, 6)
 LEASE = 2
@@ -65,11 +65,11 @@ class System:
         return next(process.pid for process in Stack().processes() if process.name == name)
 
     def has_started(self, name: str) -> bool:
-        """Tell whether a process has lived for a second: supervisord gives up on what dies sooner."""
+        """Tell whether a process has run for a second; supervisord gives up on one that dies sooner."""
         return any(process.name == name and process.state == "RUNNING" for process in Stack().processes())
 
     def signal(self, name: str, number: signal.Signals) -> int:
-        """Send a signal to a process that lives; return its id."""
+        """Wait until a process runs and send it a signal; return its id."""
         wait_for(lambda: self.pid(name))
         pid = self.pid(name)
         with suppress(ProcessLookupError):
@@ -77,7 +77,7 @@ class System:
         return pid
 
     def broker(self) -> Redis:
-        """Return a connection that may do to the broker what none of our processes may."""
+        """Return a connection to the broker with the rights of an administrator."""
         url = (secrets_folder() / "pneumoscreen_broker_url").read_text()
         return administrator(urlsplit(url).port or 0)
 
@@ -93,7 +93,7 @@ class System:
 
     def end(self) -> None:
         """Wait until all images have ended, and check that each has one prediction."""
-        # A second for each is plenty on the busiest machine.
+        # A second for each image is enough on the busiest machine.
         wait_for(lambda: self.count(*TERMINAL) == self.images, 300 + self.images)
         check(self.database, ended=True)
         with self.database.read() as session:
@@ -104,7 +104,7 @@ class System:
         return (Stack().logs / f"{name}.log").read_text()
 
 
-#: Everything at a pace for tests.
+#: Short intervals, for tests.
 QUICK = {
     "LEASE_SECONDS": LEASE,
     "SWEEP_SECONDS": 0.5,
@@ -124,15 +124,15 @@ def running_system(
     through: str | None = None,
     **settings: object,
 ) -> Iterator[System]:
-    """Run the stack on an empty database; its processes reach it `through` another URL, where there is one.
+    """Run the stack on an empty database, which its processes reach `through` another URL if one is given.
 
-    `settings` are those of the processes, without their prefix.
+    `settings` are settings of the processes, by their names without the prefix.
     """
     database = Database(DatabaseSettings(database_url=SecretStr(database_url)))
     upgrade(database)
     ensure_champion(database, artefact)
     monkeypatch.setattr(
-        deploy.stack, "valkey_config", lambda *given: f"{valkey_config(*given)}{ADMINISTRATOR}\n"
+        deploy.configuration, "valkey_config", lambda *given: f"{valkey_config(*given)}{ADMINISTRATOR}\n"
     )
     for name, value in (QUICK | {"DATABASE_URL": through or database_url} | settings).items():
         monkeypatch.setenv(f"PNEUMOSCREEN_{name}", str(value))

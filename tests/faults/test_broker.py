@@ -1,6 +1,6 @@
-"""A broker that dies, forgets, freezes, is full, drops everybody or falls silent: work goes on by itself.
+"""Faults of the broker: dead, flushed, frozen, full, silent or dropping clients. Work resumes by itself.
 
-Paces are those of an installation: they decide how soon it does.
+The intervals are those of an installation, because they decide how soon work resumes.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from tests.faults.system import IMAGES, TIMES, System, running_system
 from tests.pictures import save_film
 from tests.waiting import wait_for
 
-#: Seconds that a fault lasts at least.
+#: The least number of seconds that a fault lasts.
 LASTS = 60 if TIMES >= 100 else 5
-#: Seconds in which work is to go on when it is over.
+#: Seconds after a fault within which work must resume.
 RESUMES = 60
-#: Seconds that a command may take while it lasts.
+#: Seconds that a command may take during a fault.
 ANSWERS = 90
-#: Images of a cohort that is submitted while the broker is in trouble.
+#: Images of a cohort that is submitted during a fault.
 MORE = 20
 INSTALLED = {"LEASE_SECONDS": 30, "SWEEP_SECONDS": 5, "DISPATCH_SECONDS": 2, "RING_AGAIN_SECONDS": 30}
 
@@ -48,7 +48,7 @@ def claims(system: System) -> int:
 
 
 def command(*arguments: str, may_fail: bool = False) -> int:
-    """Run a command of the user's: it neither hangs nor crashes."""
+    """Run a command of the user, and check that it neither hangs nor crashes."""
     start = time.monotonic()
     done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, timeout=ANSWERS, check=False)
     print(f"{arguments[0]} ended with {done.returncode} after {time.monotonic() - start:.1f} s")
@@ -65,7 +65,7 @@ def more_images(folder: Path) -> Path:
 
 
 def killed(system: System) -> Iterator[None]:
-    """Kill it; supervisord starts another, which knows nothing."""
+    """Kill the broker; supervisord starts an empty one."""
     killed = system.signal("broker", signal.SIGKILL)
     wait_for(lambda: system.pid("broker") not in (0, killed))
     yield
@@ -91,11 +91,11 @@ def is_full(system: System) -> Iterator[None]:
         yield
     finally:
         system.broker().config_set("maxmemory", "0")
-    assert system.pid("worker") == worker, "the worker gave up"
+    assert system.pid("worker") == worker, "the worker ended"
 
 
 def drops_everybody(system: System) -> Iterator[None]:
-    """Cut every connection, again and again."""
+    """Close every connection, repeatedly."""
     over = threading.Event()
 
     def drop() -> None:
@@ -116,7 +116,7 @@ Fault = Callable[[System], Iterator[None]]
 
 
 def use_commands(more: Path) -> int:
-    """Use the commands; return how many images they have added."""
+    """Use the commands; return how many images they add."""
     command("status", "trial")
     code = command("submit", str(more), "--cohort", "meanwhile", may_fail=True)
     command("doctor", may_fail=True)
@@ -124,7 +124,7 @@ def use_commands(more: Path) -> int:
 
 
 def goes_on(system: System, folder: Path, fault: Callable[[], Iterator[None]], *, lasts: bool) -> None:
-    """Screen while a fault lasts, use the commands meanwhile, and see that work goes on when it is over."""
+    """Screen during a fault, use the commands meanwhile, and check that work resumes afterwards."""
     more = more_images(folder / "more")
     system.submit()
     watch = subprocess.Popen([*CLI, "watch", "trial"], stderr=subprocess.PIPE)
@@ -153,7 +153,7 @@ def goes_on(system: System, folder: Path, fault: Callable[[], Iterator[None]], *
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", [killed, forgets, freezes, is_full, drops_everybody])
-def test_work_goes_on_when_the_broker(
+def test_work_resumes_after_a_fault_of_the_broker(
     fault: Fault, database_url: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_system(database_url, artefact, tmp_path / "x-rays", monkeypatch, **INSTALLED) as system:
@@ -161,7 +161,7 @@ def test_work_goes_on_when_the_broker(
 
 
 @pytest.mark.long
-def test_work_goes_on_when_the_way_to_the_broker_was_silent(
+def test_work_resumes_after_the_network_to_the_broker_was_silent(
     database_url: str, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()

@@ -1,4 +1,4 @@
-"""Somebody who may write to the broker can neither run anything, nor stop a worker, nor read it in a log."""
+"""Attacks through the broker: a writer to it runs nothing, stops no worker and finds nothing in a log."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from worker.broker.app import DISPATCH, SCREEN_BATCH, make_app
 from worker.broker.consumer import refusal
 from worker.settings import BrokerSettings
 
-#: With every task of ours.
+#: The application, with all of our tasks.
 app = scheduler.tasks.app
 assert training.tasks.app is worker.tasks.app is app
 
-#: In every message, and to be found nowhere.
+#: A text in every hostile message, which must appear in no log.
 CANARY = "CANARY-7f3a"
 
 
 class Bomb:
-    """Writes a file where it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -68,7 +68,7 @@ def envelope(
     body_encoding: str = "base64",
     **headers: Any,
 ) -> bytes:
-    """Return what kombu keeps in a queue."""
+    """Return a message as kombu keeps it in a queue."""
     names = {"lang": "py", "id": str(uuid.uuid4()), "origin": CANARY, "argsrepr": CANARY}
     return json.dumps(
         {
@@ -94,7 +94,7 @@ def call(*args: Any, kwargs: dict[str, Any] | None = None, embed: Any = None, **
     return envelope(json.dumps([args, kwargs or {}, nothing | (embed or {})]).encode(), **more)
 
 
-#: What Celery's remote control offers to whoever asks.
+#: Commands of Celery's remote control, which no process of ours uses.
 COMMANDS: dict[str, dict[str, Any]] = {
     "shutdown": {},
     "pool_restart": {"modules": [CANARY]},
@@ -110,36 +110,36 @@ COMMANDS: dict[str, dict[str, Any]] = {
 }
 
 
-#: Answers to nobody of ours.
+#: An address for answers that no process of ours reads.
 WAY_BACK = {"exchange": "reply.celery.pidbox", "routing_key": str(uuid.uuid4())}
 
-#: What nobody of ours asks a worker.
+#: Commands for a worker that no process of ours sends.
 QUESTIONS: dict[str, Any] = {
     "a list": [CANARY],
     "a text": CANARY,
     "nothing": {},
     "a pattern that takes for ever": {"method": "ping", "pattern": "(.|.|.|.)*$x", "matcher": "pcre"},
     "a pattern": {"method": "ping", "pattern": ".*", "matcher": "pcre"},
-    "a pattern that is none": {"method": "ping", "pattern": f"({CANARY}", "matcher": "pcre"},
-    "a matcher that there is not": {"method": "ping", "pattern": "x", "matcher": CANARY},
-    "a matcher that is none": {"method": "ping", "pattern": "x", "matcher": [CANARY]},
-    "a command that there is not": {"method": CANARY},
-    "a command that is none": {"method": {CANARY: 1}},
-    "an argument": {"method": "active_queues", "arguments": {CANARY: 1}},
-    "a value": {"method": "active", "arguments": {"safe": CANARY}},
-    "an argument of another's": {"method": "ping", "arguments": {"safe": True}},
-    "arguments that are none": {"method": "ping", "arguments": CANARY},
-    "a destination that is none": {"method": "ping", "destination": CANARY},
-    "an answer that is none": {"method": "ping", "reply_to": CANARY, "ticket": CANARY},
-    "an answer to somebody else": {
+    "an invalid pattern": {"method": "ping", "pattern": f"({CANARY}", "matcher": "pcre"},
+    "an unknown matcher": {"method": "ping", "pattern": "x", "matcher": CANARY},
+    "an invalid matcher": {"method": "ping", "pattern": "x", "matcher": [CANARY]},
+    "an unknown command": {"method": CANARY},
+    "an invalid command": {"method": {CANARY: 1}},
+    "an unknown argument": {"method": "active_queues", "arguments": {CANARY: 1}},
+    "a wrong value": {"method": "active", "arguments": {"safe": CANARY}},
+    "an argument of another command": {"method": "ping", "arguments": {"safe": True}},
+    "invalid arguments": {"method": "ping", "arguments": CANARY},
+    "an invalid destination": {"method": "ping", "destination": CANARY},
+    "an invalid address for answers": {"method": "ping", "reply_to": CANARY, "ticket": CANARY},
+    "an answer to another exchange": {
         "method": "ping", "reply_to": WAY_BACK | {"exchange": CANARY}, "ticket": str(uuid.uuid4()),
     },
-    "a ticket that is none": {"method": "ping", "reply_to": WAY_BACK, "ticket": [CANARY]},
+    "an invalid ticket": {"method": "ping", "reply_to": WAY_BACK, "ticket": [CANARY]},
 }  # fmt: skip
 
 
 def malicious(mark: Path) -> dict[str, bytes]:
-    """Return messages that are none of ours."""
+    """Return messages that no process of ours sends."""
     bomb = pickle.dumps([[Bomb(mark)], {}, {}])
     signature = {"task": DISPATCH, "args": [CANARY], "kwargs": {}, "options": {}, "subtask_type": None}
     nested = json.dumps([[1], {}, {}]).replace("1", "[" * 1500 + "]" * 1500).encode()
@@ -157,22 +157,22 @@ def malicious(mark: Path) -> dict[str, bytes]:
         "a dictionary": call({CANARY: 1}),
         "a list": call([1]),
         "a negative number": call(-1),
-        "nought": call(0),
+        "zero": call(0),
         "a number beyond the database's": call(2**63),
         "a number of a thousand digits": call(10**1000),
         "a fraction": call(1.5),
-        "a truth": call(True),
+        "a boolean": call(True),
         "nothing": call(),
         "two numbers": call(1, 2),
         "keywords": call(kwargs={"batch_id": 1, CANARY: 1}),
-        "a nest": envelope(nested),
-        "arguments that are none": envelope(json.dumps({"args": [CANARY]}).encode()),
+        "nested lists": envelope(nested),
+        "invalid arguments": envelope(json.dumps({"args": [CANARY]}).encode()),
         "a large body": call("x" * (2 << 20)),
-        "a body that grows": envelope(zlib.compress(b" " * (8 << 20)), compression="zlib"),
-        "a hundred years": call(1, eta="2126-01-01T00:00:00+00:00"),
+        "a compressed body": envelope(zlib.compress(b" " * (8 << 20)), compression="zlib"),
+        "a task in a hundred years": call(1, eta="2126-01-01T00:00:00+00:00"),
         "another name for logs": call(1, shadow=CANARY),
         "an id that writes lines": call(1, id=f"{CANARY}\nforged line"),
-        "an end that is no time": call(1, expires=CANARY),
+        "an invalid expiry": call(1, expires=CANARY),
         "a time limit": call(1, timelimit=[1, 1]),
         "callbacks": call(1, embed={"callbacks": [signature]}),
         "errbacks": call(1, embed={"errbacks": [signature]}),
@@ -184,14 +184,14 @@ def malicious(mark: Path) -> dict[str, bytes]:
     }
 
 
-#: What kombu cannot even unpack.
+#: Messages that kombu cannot unpack.
 NO_MESSAGES = {
-    "a body in an unknown code": envelope(b"[[1], {}, {}]", body_encoding=CANARY),
+    "a body in an unknown encoding": envelope(b"[[1], {}, {}]", body_encoding=CANARY),
     "no JSON at all": CANARY.encode(),
     "no envelope": json.dumps({CANARY: 1}).encode(),
-    "a number for an envelope": b"17",
+    "a number instead of an envelope": b"17",
     "bytes": b"\xff\xfe" + CANARY.encode(),
-    "a nest of envelopes": b"[" * 100_000,
+    "deeply nested JSON": b"[" * 100_000,
 }
 
 
@@ -212,19 +212,17 @@ def pids() -> dict[str, int]:
     return {process.name: process.pid for process in Stack().processes()}
 
 
-#: What Celery finds and asks the doorman to refuse, and what is refused by workers that do other tasks.
-FOUND_LATER = {"an end that is no time", "a task of another worker's"}
+#: Messages that `refusal` accepts: Celery itself finds one invalid, and only other workers refuse the other.
+FOUND_LATER = {"an invalid expiry", "a task of another worker's"}
 
 
 def unpack(raw: bytes) -> Message:
-    """Return the message as kombu hands it to a worker."""
+    """Return the message as kombu passes it to a worker."""
     return Message(json.loads(raw), channel=Channel(Connection("memory://").transport))
 
 
 @pytest.mark.parametrize("name", sorted(malicious(Path("/")).keys() - NO_MESSAGES - FOUND_LATER))
-def test_a_message_that_is_none_of_ours_is_refused_in_words_that_tell_nothing_of_it(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_foreign_message_is_refused_with_a_reason_that_does_not_quote_it(name: str, tmp_path: Path) -> None:
     message = unpack(malicious(tmp_path / "mark")[name])
     reason = refusal(message, app)
     assert reason
@@ -233,8 +231,8 @@ def test_a_message_that_is_none_of_ours_is_refused_in_words_that_tell_nothing_of
 
 
 @pytest.mark.parametrize("task", sorted(name for name in app.tasks if not name.startswith("celery.")))
-def test_our_own_messages_are_integers_alone_and_taken(task: str) -> None:
-    """Walk every task of ours, and a message of each as the program sends it."""
+def test_our_own_messages_contain_only_integers_and_are_accepted(task: str) -> None:
+    """Check a message of each of our tasks, as the program sends it."""
     parameters = inspect.signature(app.tasks[task].run).parameters.values()
     assert all(one.annotation in ("int", int) for one in parameters)
     args = [7 for _ in parameters]
@@ -249,14 +247,14 @@ def test_our_own_messages_are_integers_alone_and_taken(task: str) -> None:
 
 @pytest.fixture
 def asked() -> Iterator[tuple[Celery, Any, list[str]]]:
-    """Give an application, a worker's end of its mailbox, and the commands that were obeyed there."""
+    """Give an application, a worker's node of its remote control, and the names of executed commands."""
     app = make_app(BrokerSettings(broker_url=SecretStr("memory://")))
     obeyed: list[str] = []
     with app.connection_for_read() as connection:
         node = app.control.mailbox(connection).Node(
             "screen@here",
             channel=connection.channel(),
-            # Every command that Celery has, as a worker hands them over.
+            # Every command of Celery, registered as a worker registers it.
             handlers={
                 name: lambda _, name=name, **__: obeyed.append(name) or {"ok": 1} for name in Panel.data
             },
@@ -266,7 +264,7 @@ def asked() -> Iterator[tuple[Celery, Any, list[str]]]:
 
 
 @pytest.mark.parametrize("name", sorted({*QUESTIONS, *COMMANDS} - {"a pattern that takes for ever"}))
-def test_what_nobody_of_ours_asks_is_refused_in_words_that_tell_nothing_of_it(
+def test_a_foreign_command_is_refused_with_a_log_line_that_does_not_quote_it(
     name: str, asked: tuple[Celery, Any, list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     _, node, obeyed = asked
@@ -279,7 +277,7 @@ def test_what_nobody_of_ours_asks_is_refused_in_words_that_tell_nothing_of_it(
     assert CANARY not in caplog.text
 
 
-def test_the_clock_of_whoever_asks_is_not_taken_over(asked: tuple[Celery, Any, list[str]]) -> None:
+def test_the_logical_clock_in_a_command_is_ignored(asked: tuple[Celery, Any, list[str]]) -> None:
     app, node, obeyed = asked
     for clock in (10**4000, CANARY):
         node.handle_message({"method": "ping"}, unpack(envelope(b"{}", task=None, clock=clock)))
@@ -287,7 +285,7 @@ def test_the_clock_of_whoever_asks_is_not_taken_over(asked: tuple[Celery, Any, l
     assert app.clock.value < 100
 
 
-def test_an_answer_that_cannot_be_given_is_told_in_fixed_words(
+def test_a_command_that_cannot_be_answered_is_logged_in_fixed_words(
     asked: tuple[Celery, Any, list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     _, node, _ = asked
@@ -297,15 +295,15 @@ def test_an_answer_that_cannot_be_given_is_told_in_fixed_words(
     assert CANARY not in caplog.text
 
 
-def test_our_own_questions_are_answered(asked: tuple[Celery, Any, list[str]]) -> None:
-    """Ask as Flower, `doctor`, `alive` and the metrics server do."""
+def test_our_own_commands_are_answered(asked: tuple[Celery, Any, list[str]]) -> None:
+    """Send the commands of Flower, `doctor`, `alive` and the metrics server."""
     app, node, obeyed = asked
     connection = node.mailbox.connection
     for destination in (None, ["screen@here"], ["screen@elsewhere"]):
         ask = app.control.inspect(timeout=0.1, destination=destination, connection=connection)
         for method in (*Inspector.inspect_methods, "ping"):
             answers = getattr(ask, method)(**({"safe": True} if method == "active" else {}))
-            # Whoever names one worker waits for one message, which here is the question.
+            # A command to one worker waits for one message, which here is the command itself.
             assert answers == (None if destination else {"screen@here": {"ok": 1}}), method
     assert obeyed == [*Inspector.inspect_methods, "ping"] * 2
     app.control.enable_events(connection=connection)
@@ -315,7 +313,7 @@ def test_our_own_questions_are_answered(asked: tuple[Celery, Any, list[str]]) ->
 
 
 @pytest.mark.long
-def test_whatever_is_written_to_the_broker_runs_nothing_stops_nothing_and_is_in_no_log(
+def test_messages_written_to_the_broker_run_nothing_stop_nothing_and_appear_in_no_log(
     database: Database, home: Path, phantoms: Path, tmp_path: Path
 ) -> None:
     broker = Redis.from_url((secrets_folder() / "pneumoscreen_broker_url").read_text())
@@ -327,7 +325,7 @@ def test_whatever_is_written_to_the_broker_runs_nothing_stops_nothing_and_is_in_
         wait_for(lambda count=count: log.read_text().count("refused ") == count, 60)  # type: ignore[misc]
         assert not (tmp_path / "mark").exists(), f"{name} was run"
         if name in NO_MESSAGES:
-            # They cost the worker its connection, which it makes again.
+            # Such a message costs the worker its connection; it connects again.
             wait_for(workers_answer)
     control = make_app().control
     for command, arguments in COMMANDS.items():

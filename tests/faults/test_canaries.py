@@ -1,8 +1,8 @@
-"""Patient data stays in the job table and passwords in their files, whatever goes wrong.
+"""Leaks: patient data stays in the job table and passwords stay in their files, even after faults.
 
-Everything is run once, on images full of canaries and with faults; then every byte that came out of it is
+The whole program runs once, on images full of canaries and with faults. Then every byte of its output is
 searched: what commands print, logs, the broker's traffic, Flower, metrics, results, summaries, the processes'
-arguments, and all files of the data directory but the job table.
+arguments, and all files of the data directory except the job table.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from tests.installation import ADMINISTRATOR, administrator
 from tests.pictures import small_film
 from tests.waiting import wait_for
 
-#: What is run once is for all tests here: they stay in one process.
+#: All tests here share one run of the program, so they run in one process.
 pytestmark = pytest.mark.xdist_group("canaries")
 
-#: Of the database's user; the tests' server lets everybody in, and a password is sent all the same.
+#: The password of the database's user. The tests' server needs none, but clients send it all the same.
 DATABASE_PASSWORD = "qz-database-password"  # noqa: S105
 
 NIGHTLY = """
@@ -56,7 +56,7 @@ source = "{trap}"
 
 
 class Run:
-    """An installation, and all that came out of it."""
+    """An installation and all of its output."""
 
     def __init__(self, folder: Path, database_url: str, *, log_format: str) -> None:
         self.folder, self.home = folder, folder / "home"
@@ -78,7 +78,7 @@ class Run:
         self.environment = ours | {f"PNEUMOSCREEN_{name}": str(value) for name, value in settings.items()}
 
     def __call__(self, *arguments: str, expect: int | None = 0) -> str:
-        """Run a command and keep what it prints; return standard output."""
+        """Run a command and record what it prints; return standard output."""
         done = subprocess.run(
             [sys.executable, "-m", "scheduler", *arguments],
             env=self.environment, capture_output=True, timeout=300, check=False,
@@ -104,7 +104,7 @@ class Run:
         return bool(self.json("status", cohort)[0]["finished"])
 
     def forbid(self, name: str) -> None:
-        """Let the database refuse images of such a name; PostgreSQL's error quotes the whole row."""
+        """Make the database refuse images of such a name; PostgreSQL's error quotes the whole row."""
         settings = DatabaseSettings(database_url=SecretStr(self.database_url))
         database = Database(settings)
         with database.write() as session:
@@ -116,14 +116,14 @@ class Run:
             )
         database.close()
 
-    # -- what is looked at from outside
+    # -- output that is visible from outside
 
     def administrator(self) -> Redis:
-        """Return a connection that may do to the broker what none of our processes may."""
+        """Return a connection to the broker with the rights of an administrator."""
         return administrator(urlsplit(self.secret("broker_url")).port or 0)
 
     def administer(self) -> None:
-        """Let the broker have an administrator: it dies, and comes back with one."""
+        """Add an administrator to the broker's configuration, and restart the broker."""
         with (self.home / "run" / "valkey.conf").open("a") as file:
             file.write(f"{ADMINISTRATOR}\n")
         os.kill(self.pids()["broker"], signal.SIGKILL)
@@ -136,7 +136,7 @@ class Run:
         wait_for(is_back)
 
     def listen(self) -> None:
-        """Keep every command that the broker gets."""
+        """Record every command that the broker receives."""
         broker, commands = self.administrator(), bytearray()
 
         def note() -> None:
@@ -148,7 +148,7 @@ class Run:
         threading.Thread(target=note, daemon=True).start()
 
     def look(self) -> None:
-        """Keep what the pages, the broker and the processes show now."""
+        """Record what the pages, the broker and the processes show now."""
         up = self.json("up")
         user = f"{up['flower_user']}:{self.secret('flower_password')}"
         login = {"Authorization": f"Basic {base64.b64encode(user.encode()).decode()}"}
@@ -201,7 +201,7 @@ def run(
     artefact: Path,
     other_artefact: Path,
 ) -> Iterator[Run]:
-    """Run everything, with faults."""
+    """Run the whole program, with faults."""
     folder, url = tmp_path_factory.mktemp("canaries"), ""
     if request.param == "postgresql":
         url = postgres_url(request.getfixturevalue("postgres"), "canaries")
@@ -214,7 +214,7 @@ def run(
     (folder / "pneumoscreen.toml").write_text(
         NIGHTLY.format(ward=folder / word("ward"), trap=folder / word("trap"))
     )
-    old = os.umask(0)  # the most careless shell there is
+    old = os.umask(0)  # the most permissive umask
     try:
         _screen(run, images, artefact, other_artefact)
         _poison(run, folder / word("poison"))
@@ -230,7 +230,7 @@ def run(
             run(*command)
         for command in (("audit", "--json"), ("audit", "--verify"), ("models", "list"), ("runs",)):
             run(*command)
-        run("doctor", "--json", expect=None)  # a full disk is none of ours
+        run("doctor", "--json", expect=None)  # the machine's disk may be nearly full
         run("db", "backup", str(folder / "backup.tar"))
     finally:
         run("down")
@@ -239,7 +239,7 @@ def run(
 
 
 def _screen(run: Run, images: Path, artefact: Path, other: Path) -> None:
-    """Screen what can be screened while a worker dies, the broker forgets, and a model is swapped."""
+    """Screen images while a worker is killed, the broker is flushed and a model's weights are replaced."""
     for model in (artefact, other):
         run("models", "import", str(model))
     run("models", "promote", artefact.name)
@@ -270,7 +270,7 @@ def _screen(run: Run, images: Path, artefact: Path, other: Path) -> None:
 
 
 def _poison(run: Run, images: Path) -> None:
-    """Screen what hangs the decoders, and what they die of."""
+    """Screen images whose decoders hang or die."""
     for number in range(6):
         film(images / word("p") / f"{word('hang')}-{number}.png", 40 + number)
     threads = Path(f"/proc/{run.pids()['worker']}/task").glob("*/children")
@@ -283,7 +283,7 @@ def _poison(run: Run, images: Path) -> None:
 
 
 def _disconnect(run: Run, server: Any, images: Path) -> None:
-    """Screen while the database drops everybody, again and again."""
+    """Screen while the database terminates all sessions repeatedly."""
     for number in range(30):
         film(images / f"{word('cut')}-{number}.png", 60 + number)
     run("submit", str(images), "--cohort", "unplugged")
@@ -295,7 +295,7 @@ def _disconnect(run: Run, server: Any, images: Path) -> None:
 
 
 def _night(run: Run) -> None:
-    """Walk a source, and one whose images the database refuses."""
+    """Run a night of a source, and of one whose images the database refuses."""
     run.forbid(word("trap"))
     run("nightly", "run", "ward")
     run("nightly", "run", "trap")
@@ -305,7 +305,7 @@ def _night(run: Run) -> None:
 
 
 def _fail(run: Run, images: Path) -> None:
-    """Give commands what they cannot use."""
+    """Run commands with arguments that they must refuse."""
     missing = str(run.folder / word("missing"))
     run("submit", str(run.folder / word("trap")), "--cohort", "trap", expect=None)
     for command in (
@@ -319,14 +319,14 @@ def _fail(run: Run, images: Path) -> None:
         ("db", "backup", f"{missing}/b.tar"),
     ):
         run(*command, expect=2)
-    # A raster's name is enough to take it in: the worker finds out that there is no such server.
+    # Ingest accepts a raster by its name; the worker finds that the server does not exist.
     run("submit", f"http://127.0.0.1:1/{word('url')}.jpg", "--cohort", "far")
     wait_for(lambda: "SourceAway" in run.log("worker") or run.finished("far"))
     run("cancel", "far")
 
 
 def _label(run: Run, images: Path) -> None:
-    """Import labels that are wrong, unreadable and in conflict."""
+    """Import labels that are wrong, unreadable or in conflict."""
     good = next(path for path in images.rglob("*.png") if WORD in path.name.lower() and path.is_file())
     (run.folder / "bad.csv").write_text(
         "path,class,date,patient\n"
@@ -348,7 +348,7 @@ def _label(run: Run, images: Path) -> None:
 
 
 def _train(run: Run) -> None:
-    """Retrain on the training queue, once on good images and once on none that can be read."""
+    """Retrain on the training queue, once on good images and once on unreadable ones."""
     for command in ("evaluate", "retrain"):
         run(command, str(run.folder / word("missing")), expect=2)
     for name, good in (("labelled", True), ("unreadable", False)):
@@ -376,8 +376,8 @@ def test_no_patient_data_leaves_the_job_table(run: Run) -> None:
     assert not leaks, f"{len(leaks)} leaks, among them\n" + "\n".join(leaks[:20])
 
 
-def test_the_canaries_were_there_to_be_found(run: Run) -> None:
-    assert find((run.folder / "open.csv").read_bytes()), "identifiers that were asked for are not there"
+def test_the_searched_output_covers_every_problem_and_channel(run: Run) -> None:
+    assert find((run.folder / "open.csv").read_bytes()), "identifiers that were asked for are missing"
     problems = run.came_out
     text = b"".join(problems.values()).decode(errors="replace")
     for code in (
@@ -389,7 +389,7 @@ def test_the_canaries_were_there_to_be_found(run: Run) -> None:
         "not-chest",
         "decoder-timeout",
     ):
-        assert code in text, f"nothing was {code}"
+        assert code in text, f"no image was {code}"
     assert "broker: traffic" in problems
     assert b"screen.batch" in problems["broker: traffic"]
     assert any("/api/tasks" in name and b"screen.batch" in page for name, page in problems.items())
@@ -397,7 +397,7 @@ def test_the_canaries_were_there_to_be_found(run: Run) -> None:
     assert "database-failed" in run.log("housekeeping"), "the database refused no image"
 
 
-def test_the_job_table_itself_knows_no_patient(run: Run) -> None:
+def test_the_job_table_contains_no_patient_identifiers(run: Run) -> None:
     with tarfile.open(run.folder / "backup.tar") as archive:
         tables = {
             name: gzip.decompress(archive.extractfile(name).read())  # type: ignore[union-attr]
@@ -424,13 +424,13 @@ def test_passwords_stay_in_their_files(run: Run) -> None:
         assert leaks == [], f"the password of the {what} is in {leaks}"
 
 
-def test_nobody_else_may_touch_the_data_directory(run: Run) -> None:
+def test_only_its_owner_can_access_the_data_directory(run: Run) -> None:
     written = [run.home, *run.home.rglob("*"), run.folder / "backup.tar", *run.folder.glob("closed.*")]
     assert len(written) > 30
     assert [str(path) for path in written if path.lstat().st_mode & 0o077] == []
 
 
-def test_who_did_what_is_in_the_audit_log(run: Run) -> None:
+def test_the_audit_log_records_each_action_and_its_actor(run: Run) -> None:
     name = next(name for name in run.came_out if name.endswith("audit --json"))
     events = json.loads(run.came_out[name])
     done = {event["action"] for event in events}
@@ -440,11 +440,11 @@ def test_who_did_what_is_in_the_audit_log(run: Run) -> None:
     assert sorted(exports) == [False, False, False, True]
 
 
-def test_the_picture_is_no_canary() -> None:
+def test_the_search_finds_a_canary_in_every_encoding_and_none_in_a_film() -> None:
     assert find(small_film(0).tobytes()) == set()
     for form in (
         word("x").encode(),
         base64.b64encode(b"--" + word("x").encode()),
         word("x").encode().hex().encode(),
     ):
-        assert find(b'{"body": "' + form + b'"}'), "it would not be found"
+        assert find(b'{"body": "' + form + b'"}'), "the search did not find it"

@@ -1,4 +1,4 @@
-"""A worker and a housekeeper whose clock is an hour wrong: the database's clock rules."""
+"""Processes whose clock is an hour wrong: leases and times follow the database's clock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LIBRARIES = (
 
 
 def wrong_clock(seconds: int) -> dict[str, str]:
-    """Return the environment of a process whose clock is wrong by so much; timers stay right."""
+    """Return the environment of a process whose clock is wrong by so many seconds; its timers stay right."""
     if not _LIBRARIES:
         pytest.skip("libfaketime is not installed (apt install faketime)")
     return {
@@ -65,7 +65,7 @@ def celery(module: str, *words: str, environment: dict[str, str], log: Path) -> 
 def system(
     postgres: object, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[System]:
-    """Run the stack without a housekeeper of its own."""
+    """Run the stack without its own housekeeper."""
     url = postgres_url(postgres, "clock")
     with running_system(url, artefact, tmp_path / "x-rays", monkeypatch) as running:
         stop_process(Stack(), "housekeeping")
@@ -80,7 +80,7 @@ WORKER = ("worker", "-Q", "screen", "-n", "screen@wrong", "--pool=threads", "-c"
 def test_a_process_whose_clock_is_wrong_writes_the_databases_time(
     postgres: object, artefact: Path, wrong: int
 ) -> None:
-    """SQLite has no clock but that of its process: it is for one machine."""
+    """Only PostgreSQL has a clock of its own; SQLite, which is for one machine, uses that of the process."""
     url = postgres_url(postgres, "clock")
     database = Database(DatabaseSettings(database_url=SecretStr(url)))
     upgrade(database)
@@ -102,7 +102,9 @@ def test_a_process_whose_clock_is_wrong_writes_the_databases_time(
 
 @pytest.mark.long
 @pytest.mark.parametrize("wrong", [pytest.param(HOUR, id="ahead"), pytest.param(-HOUR, id="behind")])
-def test_a_worker_and_a_housekeeper_are_an_hour_off(system: System, tmp_path: Path, wrong: int) -> None:
+def test_every_image_is_screened_once_if_worker_and_housekeeper_clocks_are_wrong(
+    system: System, tmp_path: Path, wrong: int
+) -> None:
     clock, log = wrong_clock(wrong), tmp_path / "worker.log"
     with (
         celery("worker.tasks", *WORKER, environment=clock, log=log),
@@ -111,13 +113,13 @@ def test_a_worker_and_a_housekeeper_are_an_hour_off(system: System, tmp_path: Pa
         wait_for(lambda: "ready" in log.read_text())
         system.submit()
         system.end()
-    assert "screened" in log.read_text(), "the worker whose clock is wrong had no part in it"
+    assert "screened" in log.read_text(), "the worker whose clock is wrong screened nothing"
     with system.database.read() as session:
         at = now(session)
         times = session.scalars(select(Prediction.created_at)).all()
         attempts = session.scalars(select(Batch.attempt).distinct()).all()
-    assert all(at - 600 < one <= at for one in times), "a time in the table is not the database's"
-    assert attempts == [1], "a lease ended early"
+    assert all(at - 600 < one <= at for one in times), "a time in the table is not from the database's clock"
+    assert attempts == [1], "a lease expired early"
 
 
 @pytest.mark.long
@@ -125,7 +127,7 @@ def test_a_worker_and_a_housekeeper_are_an_hour_off(system: System, tmp_path: Pa
 def test_a_dead_worker_is_noticed_by_a_housekeeper_whose_clock_is_wrong(
     system: System, tmp_path: Path, wrong: int
 ) -> None:
-    """Beat's ticks alone let it sweep; those that expired would do so by beat's clock."""
+    """The housekeeper sweeps only on beat's ticks, whose expiry is set by beat's clock."""
     keeper = celery("scheduler.tasks", *KEEPER, environment=wrong_clock(wrong), log=tmp_path / "keeper.log")
     with keeper:
         system.submit()
@@ -139,7 +141,7 @@ def test_a_dead_worker_is_noticed_by_a_housekeeper_whose_clock_is_wrong(
 
 
 @pytest.mark.long
-def test_old_ticks_are_forgotten(system: System, tmp_path: Path) -> None:
+def test_expired_ticks_are_discarded(system: System, tmp_path: Path) -> None:
     app = make_app()
     for _ in range(500):
         app.send_task(DISPATCH)

@@ -1,4 +1,4 @@
-"""A disk that is full or locked: a clear error, nothing in part, and on once there is room."""
+"""A full or read-only disk: a clear error, no partial file, and work resumes once there is room."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ IMAGES = 300
 
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """Keep the data directory on a small disk, and the models beside it."""
+    """Keep the data directory on a small disk, and the models outside it."""
     with small_disk(tmp_path / "disk", mebibytes=24) as small:
         monkeypatch.setenv("PNEUMOSCREEN_HOME", str(small.folder / "home"))
         monkeypatch.setenv("PNEUMOSCREEN_MODELS_FOLDER", str(tmp_path / "models"))
@@ -65,7 +65,7 @@ def x_rays(tmp_path: Path) -> Path:
 
 
 def command(*words: str, expect: int = 0) -> str:
-    """Run the command line; return what it says of its errors."""
+    """Run the command line; return its standard error."""
     done = subprocess.run(
         [sys.executable, "-m", "scheduler", *words], capture_output=True, text=True, check=False
     )
@@ -80,7 +80,7 @@ def count(database: Database, what: type[Image | Prediction | Model]) -> int:
 
 
 @pytest.mark.usefixtures("job_table")
-def test_full_at_the_first_start(disk: Disk, x_rays: Path) -> None:
+def test_a_disk_full_at_the_first_start_gives_an_error_and_no_partial_key(disk: Disk, x_rays: Path) -> None:
     key = disk.folder / "home" / "site.key"
     disk.fill()
     said = command("submit", str(x_rays), "--cohort", "trial", expect=2)
@@ -92,12 +92,12 @@ def test_full_at_the_first_start(disk: Disk, x_rays: Path) -> None:
     assert key.stat().st_size == 32
 
 
-def test_full_while_images_are_taken_in(
+def test_a_disk_full_at_ingest_loses_no_image(
     disk: Disk, job_table: Database, x_rays: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "20")
     submitting = ("submit", str(x_rays), "--cohort", "trial")
-    ensure_site_key(job_table)  # it has been started before
+    ensure_site_key(job_table)  # as after an earlier start
     disk.fill()
     said = command(*submitting, expect=2)
     assert "error [database-full]" in said
@@ -110,7 +110,7 @@ def test_full_while_images_are_taken_in(
     check(job_table)
 
 
-def test_full_while_results_are_written_back(
+def test_a_disk_full_at_write_back_delays_the_results(
     disk: Disk, job_table: Database, x_rays: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     submit(job_table, open_source(str(x_rays)), name="trial")
@@ -137,7 +137,7 @@ def state(database: Database, batch_id: int) -> BatchState:
         return session.get_one(Batch, batch_id).state
 
 
-def test_full_while_a_model_is_saved(
+def test_a_disk_full_at_a_model_import_leaves_no_partial_model(
     disk: Disk, job_table: Database, other_artefact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = disk.folder / "models"
@@ -149,14 +149,16 @@ def test_full_while_a_model_is_saved(
     weights = (other_artefact / WEIGHTS_FILE).read_bytes()
     with pytest.raises(DiskFull):
         write_artifact(models / "candidate", read_card(other_artefact), weights)
-    assert not (models / "candidate" / CARD_FILE).exists(), "a part passes for the whole"
+    assert not (models / "candidate" / CARD_FILE).exists(), "a partial model looks complete"
     disk.make_room()
     command("models", "import", str(other_artefact))
     assert import_model(job_table, other_artefact).name == other_artefact.name
     assert count(job_table, Model) == 2
 
 
-def test_full_while_results_are_exported(disk: Disk, job_table: Database, x_rays: Path) -> None:
+def test_a_disk_full_at_an_export_leaves_no_partial_file(
+    disk: Disk, job_table: Database, x_rays: Path
+) -> None:
     submit(job_table, open_source(str(x_rays)), name="trial")
     out = disk.folder / "results.csv"
     disk.fill()
@@ -167,7 +169,9 @@ def test_full_while_results_are_exported(disk: Disk, job_table: Database, x_rays
     assert write_results(job_table, "trial", out) == IMAGES
 
 
-def test_may_not_be_written_to(disk: Disk, job_table: Database, x_rays: Path) -> None:
+def test_a_read_only_disk_gives_one_error_line_and_loses_no_image(
+    disk: Disk, job_table: Database, x_rays: Path
+) -> None:
     submitting = ("submit", str(x_rays), "--cohort", "trial")
     job_table.close()
     disk.lock(locked=True)
@@ -180,7 +184,7 @@ def test_may_not_be_written_to(disk: Disk, job_table: Database, x_rays: Path) ->
 
 
 @pytest.mark.long
-def test_full_under_the_whole_stack(
+def test_the_stack_resumes_work_after_its_disk_was_full(
     disk: Disk, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"sqlite:///{disk.folder / 'home' / 'pneumoscreen.db'}"

@@ -1,6 +1,6 @@
 """Thousands of damaged files of every kind: no crash of the worker, no hang, no lost row.
 
-`FUZZ` is how many; `make fuzz` tries twenty thousand.
+`FUZZ` is the number of files; `make fuzz` tries twenty thousand.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TRIES = int(os.environ.get("FUZZ", "2000"))
 SETTINGS = WorkerSettings.model_validate(
     {"decode_threads": 2, "decode_seconds": 20, "decoder_memory_bytes": 2 * 2**30}
 )
-#: Larger seeds are mostly pixels, where damage does least.
+#: Larger files are mostly pixels, where damage has the least effect.
 _LARGEST_SEED = 150_000
 _EXTREMES = (
     b"\0\0\0\0",
@@ -57,7 +57,7 @@ Damaged = tuple[Kind, bytes]
 
 @pytest.fixture(scope="module")
 def seeds() -> dict[Kind, list[bytes]]:
-    """Give good files by kind: rasters, and DICOM of every transfer syntax, most of it pydicom's own."""
+    """Give good files by kind: rasters, and DICOM of every transfer syntax, most of them from pydicom."""
     found: dict[Kind, list[bytes]] = {}
     grey = np.random.default_rng(4).integers(0, 255, (96, 80)).astype(np.uint8)
     for form, options in (
@@ -87,7 +87,7 @@ def seeds() -> dict[Kind, list[bytes]]:
 
 
 def for_us(path: Path) -> tuple[Kind, bytes]:
-    """Make a file of whatever modality look like a chest radiograph, so that its pixels are decoded."""
+    """Make a file of any modality look like a chest radiograph, so that its pixels are decoded."""
     content = path.read_bytes()
     try:
         dataset = dcmread(BytesIO(content), force=True)
@@ -109,12 +109,12 @@ def saved(dataset: pydicom.Dataset) -> bytes:
 
 
 def damage(content: bytes, draw: Generator) -> bytes:
-    """Do to a file what networks, disks and attackers do."""
+    """Damage a file as networks, disks and attackers do."""
     changed = bytearray(content)
     for _ in range(draw.integers(1, 6)):
         if not changed:
             break
-        # Half of the damage near the beginning, where headers are.
+        # Half of the damage is near the beginning, where headers are.
         span = len(changed) if draw.random() < 0.5 else min(len(changed), 600)
         at, length = int(draw.integers(span)), int(draw.integers(1, 64))
         match int(draw.integers(7)):
@@ -143,7 +143,7 @@ def damaged(seeds: dict[Kind, list[bytes]], tries: int) -> list[Damaged]:
 
 
 def test_the_seeds_hold_every_transfer_syntax(seeds: dict[Kind, list[bytes]]) -> None:
-    # JPEG Lossless comes in the form that people use, process 14 with first-order prediction.
+    # JPEG Lossless is present in its usual form, process 14 with first-order prediction.
     assert set(available_decoders()) - set(seeds) == {"JPEG Lossless, Non-Hierarchical (Process 14)"}
 
 
@@ -165,7 +165,7 @@ def test_damaged_files_give_a_picture_or_a_reason_in_time(seeds: dict[Kind, list
     print(f"\n{len(files)} files: {dict(came.most_common())}")
     assert came.total() == TRIES
     assert set(came) - {"picture"} <= set(every_problem())
-    # Pictures came through, so the damage was not too coarse; nothing unforeseen was met.
+    # Some files still gave a picture, so the damage was not too coarse; no error was unforeseen.
     assert came["picture"] > TRIES / 20
     assert came["screening-failed"] == 0
 

@@ -1,4 +1,4 @@
-"""A scheduler that is killed while it takes images in, and run again: complete, and nothing twice."""
+"""Killed and concurrent submits: every image is taken in once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMAGES = 600
 
 
 @pytest.mark.usefixtures("model")
-def test_a_scheduler_is_killed_in_the_middle_and_run_again(
+def test_a_submit_that_is_killed_and_run_again_takes_every_image_in_once(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "x-rays"
@@ -46,7 +46,7 @@ def test_a_scheduler_is_killed_in_the_middle_and_run_again(
         scheduler.wait()
         cut_short += count(database) < IMAGES
         check(database)
-    assert cut_short, "none was killed in the middle"
+    assert cut_short, "no submit was killed before its end"
     taken = submit(database, open_source(str(folder)), name="trial")
     assert taken.found == count(database) == IMAGES
     with database.read() as session:
@@ -57,7 +57,7 @@ def test_a_scheduler_is_killed_in_the_middle_and_run_again(
 
 
 @pytest.mark.usefixtures("model")
-def test_two_first_submits_of_one_cohort_at_once_are_taken_in_whole(
+def test_two_concurrent_first_submits_of_one_cohort_are_both_complete(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = database.engine.url.render_as_string(hide_password=False)

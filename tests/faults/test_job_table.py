@@ -1,4 +1,4 @@
-"""The job table against a simple model of it, driven by Hypothesis through whatever can happen."""
+"""The job table compared with a simple model of it, through random events that Hypothesis draws."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ SOURCES = ("/data", "/more")
 #: SOP Instances that images are copies of; None for what is not DICOM.
 INSTANCES = (None, "1.2.3", "4.5.6")
 IMAGES = st.lists(st.sampled_from(INSTANCES), min_size=1, max_size=7)
-#: The error that a feeder meets.
+#: The error that a feeder gets, if any.
 Refused = type[PneumoscreenError] | None
-#: What `retry` takes up.
+#: States and problems that `retry` repeats.
 AGAIN = ("cancelled", "corrupt-image", "file-vanished", "worker-lost")
-#: How a worker finds an image.
+#: Problems that a worker finds in an image.
 PROBLEMS = {
     "corrupt-image": CorruptImage,
     "file-vanished": FileVanished,
@@ -66,7 +66,7 @@ PROBLEMS = {
 }
 OUTCOMES = ("done", *PROBLEMS)
 ENDED = ("cancelled", "worker-lost", "duplicate-instance", *OUTCOMES)
-#: A source that is unavailable, and a model that is.
+#: The backoffs of an unavailable source and of an unavailable model.
 SOURCE_WAIT = Backoff(code=SourceAway.code, first_seconds=30, limit_seconds=3600)
 MODEL_WAIT = Backoff(code="model-missing", first_seconds=30, limit_seconds=3600)
 
@@ -78,12 +78,12 @@ def predicted(image_id: int) -> Screened:
 
 
 class JobTable(RuleBasedStateMachine):
-    """Does to the real table and to the model the same."""
+    """Random events, applied to the real table and to the model."""
 
     database: Database
-    #: Registered models, by the names of their ids.
+    #: Row ids of registered models, by name.
     models: dict[str, int]
-    #: Another model, which is imported again now and then.
+    #: The files of the other model, which is sometimes imported again.
     artefact: Path
 
     @initialize()
@@ -93,21 +93,21 @@ class JobTable(RuleBasedStateMachine):
                 if table.name not in (Model.__tablename__, ImageCount.__tablename__):
                     session.execute(delete(table))
             fold(session)
-            assert session.scalars(select(ImageCount)).all() == [], "images are gone and still counted"
+            assert session.scalars(select(ImageCount)).all() == [], "deleted images are still counted"
             champion = session.scalars(select(Model.id).where(Model.state == "champion")).one()
         self.table = ModelTable(champion=champion)
-        #: Every claim there ever was: the dead ones are zombies.
+        #: Every claim so far; one that has lost its lease is a zombie.
         self.claims: list[Claim] = []
-        #: Every ingest that was ever begun, with its cohort and source; most are taken over or ended.
+        #: Every ingest so far, with its cohort and source; most were taken over or have ended.
         self.leases: list[tuple[HeldIngest, Key]] = []
         self.names = count()
         self.imported = False
 
-    # -- what the scheduler does
+    # -- events of the scheduler
 
     @rule(cohort=st.sampled_from(COHORTS), source=st.sampled_from(SOURCES))
     def begin_ingest(self, cohort: str, source: str) -> None:
-        """Let a feeder begin, or take over from the one that feeds the same source."""
+        """Start a feeder, which takes over from a feeder of the same source."""
         archived = self.table.cohorts.get(cohort) == "archived"
         try:
             with self.database.write() as session:
@@ -122,7 +122,7 @@ class JobTable(RuleBasedStateMachine):
         self.leases.append((lease, (cohort, source)))
 
     def _some_lease(self, data: Any) -> tuple[HeldIngest, Key, Refused]:
-        """Return an ingest, mostly one that goes on, and what it is refused with."""
+        """Return an ingest, mostly a running one, and the error with which it is refused, if any."""
         held = [one for one in self.leases if self._refused(*one) is None]
         late = not held or data.draw(st.integers(0, 4)) == 0
         lease, key = data.draw(st.sampled_from(self.leases if late else held))
@@ -144,7 +144,7 @@ class JobTable(RuleBasedStateMachine):
         except PneumoscreenError as error:
             assert type(error) is refused
             return False
-        assert refused is None, "rows were let in"
+        assert refused is None, "a feeder that has lost its ingest was accepted"
         self.table.cohorts[key[0]], self.table.ingests[key] = (
             "ingesting",
             (self.table.ingests[key][0], "running"),
@@ -153,7 +153,7 @@ class JobTable(RuleBasedStateMachine):
 
     @rule(cohort=st.sampled_from(COHORTS), instances=IMAGES)
     def ingest(self, cohort: str, instances: list[str | None]) -> None:
-        """Take a source in, in one go."""
+        """Ingest a source in one step."""
         self.begin_ingest(cohort, SOURCES[0])
         if self.table.cohorts[cohort] != "archived":
             lease, key = self.leases[-1]
@@ -198,7 +198,7 @@ class JobTable(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def lose_ingest(self, data: Any) -> None:
-        """Let a feeder die, or seem to: its lease ends, and the sweeper finds it."""
+        """Let a feeder die, or seem to: its lease expires, and the sweeper finds it."""
         lease, key, _ = self._some_lease(data)
         token, state = self.table.ingests[key]
         with self.database.write() as session:
@@ -210,7 +210,7 @@ class JobTable(RuleBasedStateMachine):
     @precondition(lambda self: any(state != "archived" for state in self.table.cohorts.values()))
     @rule(data=st.data())
     def archive(self, data: Any) -> None:
-        """Move a cohort's rows out; one that is not finished stays, and one that is gone."""
+        """Archive a cohort; an unfinished or an archived cohort is refused."""
         cohort = data.draw(st.sampled_from(sorted(self.table.cohorts)))
         ended = all(self.table.images[image] in ENDED for image in self.table.of(cohort))
         state = self.table.cohorts[cohort]
@@ -286,7 +286,7 @@ class JobTable(RuleBasedStateMachine):
     @precondition(lambda self: self.table.unavailable)
     @rule(data=st.data())
     def pause_ends(self, data: Any) -> None:
-        """Let the time come to try a source again."""
+        """Let the pause of a source end, so that the source is tried again."""
         source = data.draw(st.sampled_from(sorted(self.table.unavailable)))
         with self.database.write() as session:
             session.execute(update(Source).where(Source.id == source).values(try_at=0.0))
@@ -295,7 +295,7 @@ class JobTable(RuleBasedStateMachine):
     @precondition(lambda self: not self.imported)
     @rule()
     def import_again(self) -> None:
-        """Import a model that is registered already: once, for its weights are read whole."""
+        """Import a registered model again: only once, because its weights are read completely."""
         self.imported = True
         assert import_model(self.database, self.artefact).id in self.models.values()
 
@@ -309,14 +309,14 @@ class JobTable(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         with self.database.write() as session:
-            assert expire_batches(session) == 0, "a lease that has not ended was taken away"
+            assert expire_batches(session) == 0, "a lease expired too early"
 
-    # -- what workers do
+    # -- events of workers
 
     @precondition(lambda self: self.table.batches)
     @rule(data=st.data())
     def claim(self, data: Any) -> None:
-        """Let a message arrive: the first, a second one, or one for a batch that is long done."""
+        """Let a message arrive: the first, a second one, or one for a finished batch."""
         waiting = [number for number, batch in self.table.batches.items() if batch.state == "queued"]
         late = not waiting or data.draw(st.integers(0, 4)) == 0
         batch_id = data.draw(st.sampled_from(sorted(self.table.batches if late else waiting)))
@@ -333,7 +333,7 @@ class JobTable(RuleBasedStateMachine):
         self.claims.append(taken)
 
     def _some_claim(self, data: Any) -> tuple[Claim, bool]:
-        """Return a holder, or now and then a zombie, and whether it is alive."""
+        """Return the claim of a holder, or sometimes of a zombie, and whether it has its lease."""
         holders = [taken for taken in self.claims if taken.lease.token in self.table.leases]
         zombie = not holders or data.draw(st.integers(0, 4)) == 0
         taken: Claim = data.draw(st.sampled_from(self.claims if zombie else holders))
@@ -348,7 +348,7 @@ class JobTable(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def complete(self, data: Any) -> None:
-        """Let a worker write its results; one whose lease is gone is a zombie and writes nothing."""
+        """Let a worker write its results; a zombie, which has lost its lease, writes nothing."""
         taken, alive = self._some_claim(data)
         found = {item.image_id: data.draw(st.sampled_from(OUTCOMES)) for item in taken.images}
         screened = [
@@ -379,7 +379,7 @@ class JobTable(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def find_source_unavailable(self, data: Any) -> None:
-        """Let a worker find that a mount is gone: nothing of it is handed out before the next try."""
+        """Let a worker find a source unavailable: none of its batches is queued before the next try."""
         taken, alive = self._some_claim(data)
         self._as_holder(alive, lambda s: requeue(s, taken.lease, backoff=SOURCE_WAIT))
         if alive and (batch := self._given_back(taken)):
@@ -388,7 +388,7 @@ class JobTable(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def find_model_missing(self, data: Any) -> None:
-        """Let a worker find that a model's files are gone: its images go to another champion."""
+        """Let a worker find a model's files missing: its images go to another champion, if there is one."""
         taken, alive = self._some_claim(data)
         self._as_holder(alive, lambda s: requeue(s, taken.lease, backoff=MODEL_WAIT))
         if alive and (batch := self._given_back(taken)) and batch.model != self.table.champion:
@@ -396,10 +396,10 @@ class JobTable(RuleBasedStateMachine):
             self.table.move(batch, "pending")
 
     def _given_back(self, taken: Claim) -> ModelBatch | None:
-        """Return the batch of a claim that was given back, unless its cohort is cancelled."""
+        """Requeue the batch of a claim in the model; return it, unless its cohort is cancelled."""
         batch = self.table.batches[self.table.leases.pop(taken.lease.token)]
         batch.attempts -= 1
-        # Nothing of a cancelled cohort is handed out again.
+        # No batch of a cancelled cohort is requeued.
         cancelled = self.table.cohorts[batch.cohort] == "cancelled"
         batch.state = "cancelled" if cancelled else "queued"
         self.table.move(batch, batch.state)
@@ -412,12 +412,12 @@ class JobTable(RuleBasedStateMachine):
         except LeaseLost:
             assert not alive, "a holder was refused"
         else:
-            assert alive, "a zombie was let in"
+            assert alive, "a zombie was accepted"
 
     @precondition(lambda self: self.table.leases)
     @rule(data=st.data())
     def expire(self, data: Any) -> None:
-        """Let a worker die: its lease ends, and the sweeper finds it."""
+        """Let a worker die: its lease expires, and the sweeper finds it."""
         token = data.draw(st.sampled_from(sorted(self.table.leases)))
         batch_id = self.table.leases[token]
         before = set(self._batch_ids())
@@ -440,7 +440,7 @@ class JobTable(RuleBasedStateMachine):
         with self.database.read() as session:
             return list(session.scalars(select(Batch.id)))
 
-    # -- what holds
+    # -- invariants
 
     @invariant()
     def the_table_is_the_model(self) -> None:
@@ -466,7 +466,7 @@ class JobTable(RuleBasedStateMachine):
         check(self.database)
 
     def teardown(self) -> None:
-        """See that without further faults everything ends."""
+        """Check that everything ends if there are no more faults."""
         if not hasattr(self, "table"):
             return
         for _ in range(200):
@@ -487,7 +487,7 @@ class JobTable(RuleBasedStateMachine):
         check(self.database, ended=True)
 
 
-def test_the_job_table_is_what_the_model_says(database: Database, model: Model, other_artefact: Path) -> None:
+def test_the_job_table_matches_its_model(database: Database, model: Model, other_artefact: Path) -> None:
     other = import_model(database, other_artefact)
 
     def make() -> JobTable:

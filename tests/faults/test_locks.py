@@ -1,4 +1,4 @@
-"""A PostgreSQL whose locks or time limits refuse what workers ask: no image is to blame."""
+"""Locks, time limits and missing rights in PostgreSQL: workers wait, and no image fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.pictures import save_film
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
-#: What a role may take for a statement, and how long somebody else's lock lasts: longer than a lease.
+#: The time limit of a statement, the time of another session's lock, and a lease, which is shorter.
 STATEMENT_MS, LOCKED_SECONDS, LEASE = 200, 4.0, 2.0
 IMAGES = 16
 
@@ -112,7 +112,7 @@ def test_a_lock_that_outlasts_a_lease_fails_no_image(
     really = worker.screening.step.predict
 
     def predict(*args: object, **kwargs: object) -> object:
-        # The lock comes when the batch is held and its results are not yet written.
+        # The lock is taken after the batch is claimed and before its results are written.
         threading.Thread(target=lock, args=(ward.url, statement, taken)).start()
         assert taken.wait(30)
         computed.set()
@@ -130,7 +130,7 @@ def test_a_lock_that_outlasts_a_lease_fails_no_image(
     with ward.owner.read() as session:
         now = progress(session)[0]
         states = session.execute(select(Batch.state, Batch.attempt)).all()
-    assert [tuple(row) for row in states] == [(BatchState.DONE, 1)], "a lock was held against the images"
+    assert [tuple(row) for row in states] == [(BatchState.DONE, 1)], "a lock was counted against the images"
     assert (now.done, now.failed) == (IMAGES, 0)
     check(ward.owner, ended=True)
 

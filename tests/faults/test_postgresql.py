@@ -1,4 +1,4 @@
-"""A PostgreSQL that stops, drops everybody, is full of others' connections or far away."""
+"""Faults of PostgreSQL: it stops, closes sessions, has no free connections, is slow or silent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.faults.proxy import Proxy
 from tests.faults.system import TIMES, System, running_system
 from tests.waiting import wait_for
 
-#: A lease that outlives none of the outages here; the database's own return is what is awaited.
+#: Shorter than every outage here: no batch waits for its old lease.
 LEASE = 4
 
 Start = Callable[..., System]
@@ -35,7 +35,7 @@ def server() -> Iterator[Postgres]:
 def start(
     server: Postgres, artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Start]:
-    """Start the stack on the server, through a proxy where one is given."""
+    """Give a function that starts the stack on the server, through a proxy if one is given."""
     with ExitStack() as stack:
 
         def make(proxy: Proxy | None = None, **settings: object) -> System:
@@ -83,7 +83,7 @@ def no_driver_text(system: System) -> None:
 
 
 @pytest.mark.long
-def test_the_server_stops_for_longer_than_a_lease(server: Postgres, start: Start) -> None:
+def test_no_lease_is_lost_if_the_server_stops_for_longer_than_a_lease(server: Postgres, start: Start) -> None:
     system = start()
     system.submit()
     wait_for(system.held)
@@ -92,13 +92,13 @@ def test_the_server_stops_for_longer_than_a_lease(server: Postgres, start: Start
     server.start()
     goes_on(system, "the server's return")
     system.end()
-    assert split(system) == 0, "an outage was held against the images"
+    assert split(system) == 0, "an outage was counted against the images"
     assert most_attempts(system) == 1
     no_driver_text(system)
 
 
 @pytest.mark.long
-def test_backends_are_terminated_again_and_again(server: Postgres, start: Start) -> None:
+def test_every_image_ends_once_if_sessions_are_terminated_repeatedly(server: Postgres, start: Start) -> None:
     system = start()
     system.submit()
     ended = 0
@@ -113,7 +113,9 @@ def test_backends_are_terminated_again_and_again(server: Postgres, start: Start)
 
 
 @pytest.mark.long
-def test_commits_lose_their_answer_again_and_again(server: Postgres, start: Start) -> None:
+def test_every_image_ends_once_if_answers_to_commits_are_lost_repeatedly(
+    server: Postgres, start: Start
+) -> None:
     proxy = Proxy(socket_of(server.url))
     system = start(proxy)
     system.submit()
@@ -127,7 +129,7 @@ def test_commits_lose_their_answer_again_and_again(server: Postgres, start: Star
 
 
 @pytest.mark.long
-def test_others_take_all_connections(server: Postgres, start: Start) -> None:
+def test_every_image_ends_once_if_other_clients_take_all_connections(server: Postgres, start: Start) -> None:
     server.psql("ALTER SYSTEM SET max_connections = 15")
     server.stop("fast")
     server.start()
@@ -142,7 +144,7 @@ def test_others_take_all_connections(server: Postgres, start: Start) -> None:
             taken.append(psycopg.connect(server.url))
         except psycopg.OperationalError:
             refused += 1
-            # Whoever of ours holds one is to ask for another.
+            # End our processes' sessions, so that they must ask for new ones.
             with suppress(Exception):
                 taken[0].execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -160,7 +162,7 @@ def test_others_take_all_connections(server: Postgres, start: Start) -> None:
 
 
 @pytest.mark.long
-def test_the_server_is_two_seconds_away(server: Postgres, start: Start) -> None:
+def test_no_lease_is_lost_with_two_seconds_of_latency(server: Postgres, start: Start) -> None:
     proxy = Proxy(socket_of(server.url))
     system = start(proxy, LEASE_SECONDS=120, SWEEP_SECONDS=5, DISPATCH_SECONDS=5, RING_AGAIN_SECONDS=120)
     system.submit(48)
@@ -173,7 +175,9 @@ def test_the_server_is_two_seconds_away(server: Postgres, start: Start) -> None:
 
 
 @pytest.mark.long
-def test_what_stands_before_the_server_falls_silent_and_is_restarted(server: Postgres, start: Start) -> None:
+def test_work_resumes_after_a_proxy_of_the_server_was_silent_and_restarted(
+    server: Postgres, start: Start
+) -> None:
     proxy = Proxy(socket_of(server.url))
     system = start(proxy)
     system.submit()
@@ -181,7 +185,7 @@ def test_what_stands_before_the_server_falls_silent_and_is_restarted(server: Pos
     proxy.fall_silent()
     time.sleep(2 * LEASE)
     proxy.speak()
-    # Who is still being listened to without an answer cannot know: TCP itself is well.
+    # A client that waits for an answer cannot detect the silence, because its TCP connection is intact.
     proxy.cut()
     goes_on(system, "its restart")
     system.end()

@@ -1,6 +1,6 @@
-"""Real processes that are killed, stopped and lied to: every image ends, once.
+"""Faults of real processes, which are killed, stopped or sent wrong messages: every image ends once.
 
-`FAULTS` makes the repeated ones longer: `make faults` kills a worker a hundred times.
+`FAULTS` sets the number of repetitions; `make faults` kills a worker a hundred times.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from worker.broker.app import SCREEN_BATCH, make_app
 
 
 @SOONER_ON_POSTGRESQL
-def test_a_worker_is_killed_again_and_again(system: System) -> None:
+def test_every_image_ends_once_if_the_worker_is_killed_repeatedly(system: System) -> None:
     draw = random.Random(5)
     system.submit()
     for _ in range(TIMES):
@@ -52,14 +52,14 @@ def test_a_zombie_writes_nothing(system: System, home: Path) -> None:
     time.sleep(3 * LEASE)
     with system.database.read() as session:
         states = session.scalars(select(Batch.state).where(Batch.id.in_(held))).all()
-    assert BatchState.RUNNING not in states, "the sweeper left a batch to a worker that shows no life"
+    assert BatchState.RUNNING not in states, "the lease of a stopped worker did not expire"
     os.kill(worker, signal.SIGCONT)
     system.end()
     assert "was lost; its results are dropped" in (home / "logs" / "worker.log").read_text()
 
 
 @pytest.mark.long
-def test_messages_come_five_times_out_of_order_and_for_what_is_done(system: System) -> None:
+def test_repeated_misordered_and_late_messages_cause_no_second_claim(system: System) -> None:
     system.submit()
     app = make_app()
     draw = random.Random(6)
@@ -75,7 +75,7 @@ def test_messages_come_five_times_out_of_order_and_for_what_is_done(system: Syst
 
 
 @pytest.mark.long
-def test_the_broker_forgets_drops_everybody_freezes_and_dies(system: System) -> None:
+def test_every_image_ends_once_if_the_broker_is_flushed_frozen_and_killed(system: System) -> None:
     system.submit()
     wait_for(system.held)
     system.broker().flushall()
@@ -91,7 +91,7 @@ def test_the_broker_forgets_drops_everybody_freezes_and_dies(system: System) -> 
 
 
 @pytest.mark.long
-def test_two_of_each_do_no_harm(system: System, home: Path) -> None:
+def test_a_second_submit_beat_and_housekeeper_do_no_harm(system: System, home: Path) -> None:
     celery = [sys.executable, "-m", "celery", "-A", "scheduler.tasks"]
     second = [
         subprocess.Popen([*celery, *more], cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -103,7 +103,7 @@ def test_two_of_each_do_no_harm(system: System, home: Path) -> None:
     try:
         system.submit()
         wait_for(system.held)
-        # A second scheduler takes the same source in while it is screened.
+        # A second submit of the same source, while its images are screened.
         submit(system.database, open_source(str(system.folder)), name="trial")
         system.end()
         assert system.count() == IMAGES
@@ -114,7 +114,7 @@ def test_two_of_each_do_no_harm(system: System, home: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_power_cut(system: System) -> None:
+def test_every_image_ends_once_after_a_power_cut(system: System) -> None:
     system.submit()
     wait_for(system.held)
     pids = [process.pid for process in Stack().processes()]

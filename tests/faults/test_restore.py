@@ -1,4 +1,4 @@
-"""A restore that is killed, at any moment, and run again."""
+"""Restores that are killed at any moment and run again."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from scheduler.ingest.pseudonym import SiteKeyMissing, ensure_site_key
 from scheduler.submit import submit
 from tests.conftest import make_key
 
-#: How often it is killed at a time by chance.
+#: Scales how often a restore is killed at a random time.
 TIMES = int(os.environ.get("FAULTS", "4"))
 
-#: Restores, and dies at the moment that its first argument names: before a file gets its name, in the middle
-#: of the tables, before the last row, before the commit, after it.
+#: A program that restores and is killed at the moment that its first argument names: before a file gets its
+#: name, in the middle of the tables, before the last row, before the commit or after it.
 DIES = """
 import os, signal, sys
 from sqlalchemy import event
@@ -75,7 +75,7 @@ def held(database: Database) -> Held:
             for table in Table.metadata.sorted_tables
             if table.name != ImageCount.__tablename__
         }
-        # PostgreSQL keeps a counter in more rows or fewer, by when they were last added up; the sum is one.
+        # In PostgreSQL the rows of a counter depend on when they were last folded; their sum does not.
         counts = count_images(session)
         assert compare(session) == []
     rows[ImageCount.__tablename__] = sorted(
@@ -85,7 +85,7 @@ def held(database: Database) -> Held:
 
 
 class Site:
-    """An empty installation to restore into, again and again."""
+    """An empty installation, the target of repeated restores."""
 
     def __init__(self, home: Path, url: str) -> None:
         self.home, self.url = home, url
@@ -117,7 +117,7 @@ class Site:
 
 
 class Origin:
-    """What is backed up: DICOM with patients, a model, a key."""
+    """The contents of the backup: DICOM with patients, a model and a key."""
 
     def __init__(self, database: Database, home: Path, file: Path, model: str) -> None:
         self.file, self.model = file, model
@@ -126,7 +126,7 @@ class Origin:
         self.tables = held(database)
 
     def check_part(self, site: Site) -> None:
-        """Check what holds at any moment: no other key, no part of a file, the whole job table or none."""
+        """Check what holds at any moment: no other key, no partial file, the whole job table or none."""
         if (site.home / "site.key").exists():
             assert (site.home / "site.key").read_bytes() == self.key
         weights = site.home / "models" / self.model / WEIGHTS_FILE
@@ -138,7 +138,7 @@ class Origin:
             assert (site.home / "site.key").exists()
 
     def check_whole(self, site: Site) -> None:
-        """Everything is as it was, and goes on with the same pseudonyms."""
+        """Check that everything is restored, and that the key still makes the same pseudonyms."""
         self.check_part(site)
         tables = site.tables()
         assert tables is not None
@@ -175,7 +175,7 @@ def site(
     return made
 
 
-#: On PostgreSQL those moments alone at which its transaction is under way, unless there is time.
+#: On PostgreSQL only the moments inside its transaction, except in long runs.
 MOMENTS = [
     *(("sqlite", one) for one in ("site.key", WEIGHTS_FILE, "images", "commit", "after the commit")),
     *(("postgresql", one) for one in ("images", "commit")),
@@ -187,7 +187,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("site", "moment"), MOMENTS, indirect=["site"])
-def test_a_restore_that_is_killed_is_run_again_with_the_same_outcome(
+def test_a_killed_restore_can_be_run_again_with_the_same_result(
     origin: Origin, site: Site, moment: str
 ) -> None:
     killed = site.command(origin.file, "-c", DIES, moment)
@@ -198,7 +198,7 @@ def test_a_restore_that_is_killed_is_run_again_with_the_same_outcome(
 
 
 @pytest.mark.long
-def test_a_restore_is_killed_at_any_time_again_and_again(origin: Origin, site: Site) -> None:
+def test_a_restore_can_be_killed_at_random_times_and_run_again(origin: Origin, site: Site) -> None:
     started = time.monotonic()
     assert site.command(origin.file, "-m", "scheduler").wait(120) == 0
     whole = time.monotonic() - started
@@ -235,7 +235,7 @@ def test_a_restore_replaces_neither_a_key_nor_a_job_table(origin: Origin, site: 
     assert (site.home / "models" / origin.model / WEIGHTS_FILE).read_bytes() == b"untouched"
 
 
-def test_a_restore_without_the_key_makes_no_other_one(
+def test_a_restore_without_the_key_creates_no_new_key(
     job_table: Database, origin: Origin, site: Site, tmp_path: Path
 ) -> None:
     backup(job_table, tmp_path / "without.tar", with_key=False)

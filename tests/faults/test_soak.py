@@ -43,15 +43,15 @@ from tests.waiting import wait_for
 
 IMAGES = int(os.environ.get("SOAK", "10000"))
 LEASE = 10
-#: A file system takes so many links to a file, and more.
+#: Links to one file; every file system allows at least so many.
 _LINKS = 10_000
 _PER_FOLDER = 1_000
-#: Bytes of the database for each image, indexes and what updates leave behind included.
+#: The most bytes of the database for each image, with indexes and dead rows.
 _MOST_BYTES = 4_000
 
 
 def link_images(folder: Path) -> None:
-    """Make as many small radiographs as wanted; most are links to a few."""
+    """Make `IMAGES` small radiographs; most are links to a few files."""
     for start in range(0, IMAGES, _PER_FOLDER):
         inner = folder / f"{start // _PER_FOLDER:05d}"
         inner.mkdir(parents=True)
@@ -63,7 +63,7 @@ def link_images(folder: Path) -> None:
 
 
 class Faults:
-    """What is done to the system, at random."""
+    """Random faults of a system."""
 
     def __init__(self, system: System, server: Postgres) -> None:
         self.system, self.server = system, server
@@ -102,7 +102,7 @@ class Faults:
 
 
 def memory(pid: int) -> int:
-    """Return a process' resident memory in MiB, 0 where it is gone."""
+    """Return the resident memory of a process in MiB, or 0 if it has ended."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     except OSError:
@@ -111,7 +111,7 @@ def memory(pid: int) -> int:
 
 
 class Nights:
-    """A nightly schedule whose folder gets new images all the time, and a user who prunes what has ended."""
+    """A nightly schedule whose folder always gets new images, and a user who prunes finished cohorts."""
 
     def __init__(self, database: Database, folder: Path, archive: Path) -> None:
         self.database, self.folder, self.archive = database, folder, archive
@@ -126,7 +126,7 @@ class Nights:
 
     @contextmanager
     def beside(self) -> Iterator[None]:
-        """Run them for as long as the block lasts."""
+        """Add images and prune for the time of the block."""
         for thread in self._threads:
             thread.start()
         try:
@@ -138,7 +138,7 @@ class Nights:
 
     def _feed(self) -> None:
         for number in count():
-            # A name that is not an image's until the file is whole.
+            # Until the file is complete, its name is not that of an image.
             partial = save_film(self.folder / f"{number}.partial", number)
             partial.rename(self.folder / f"{number}.png")
             self.names.append(f"{number}.png")
@@ -153,7 +153,7 @@ class Nights:
 
     @staticmethod
     def command(*words: str) -> int:
-        """Run a command as a user does; a database that is down makes it fail with a code."""
+        """Run a command as a user does; if the database is down, it fails with a code."""
         done = subprocess.run(
             [sys.executable, "-m", "scheduler", *words],
             capture_output=True,
@@ -186,7 +186,9 @@ def every_prediction(database: Database, archive: Path) -> Counter[str]:
 
 
 @pytest.mark.bench
-def test_a_soak(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_image_is_predicted_once_under_random_faults(
+    artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     draw = random.Random(11)
     folder, archive = tmp_path / "x-rays", tmp_path / "archive"
     link_images(folder)
@@ -227,12 +229,12 @@ def test_a_soak(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             str(file) for file in [*folder.rglob("*.png"), *(nights.folder / one for one in nights.names)]
         }
         assert every_prediction(system.database, archive) == Counter(expected), (
-            "an image is lost or there twice"
+            "an image is lost or predicted twice"
         )
         with system.database.read() as session:
             size = session.scalars(text("SELECT pg_database_size(current_database())")).one() / IMAGES
     print(
-        f"\n{IMAGES} images taken in in {taken_in - start:.0f} s, screened in {ended - taken_in:.0f} s "
+        f"\n{IMAGES} images ingested in {taken_in - start:.0f} s, screened in {ended - taken_in:.0f} s "
         f"({IMAGES / (ended - taken_in):.0f}/s); faults {dict(faults.done)}; {size:.0f} bytes an image; "
         f"{len(nights.names)} images by night, {len(list(archive.iterdir()))} archives of "
         f"{nights.pruned} prunings; "
@@ -241,7 +243,7 @@ def test_a_soak(artefact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert size < _MOST_BYTES
     for name, of in held.items():
         middle, last = thirds(of)
-        # A short run is over before every process is warm.
+        # A short run ends before every process has reached its usual size.
         assert len(of) < 12 or last <= 1.2 * middle + 30, f"{name} grows"
 
 
@@ -253,6 +255,6 @@ def ended_images(database: Database) -> int:
 
 
 def thirds(values: list[int]) -> tuple[int, int]:
-    """Return the greatest of the second and of the last third: in the first, processes get warm."""
+    """Return the largest value of the second and of the last third; in the first, processes still grow."""
     third = max(len(values) // 3, 1)
     return max(values[third : 2 * third] or values), max(values[-third:])

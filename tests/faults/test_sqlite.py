@@ -1,4 +1,4 @@
-"""SQLite with many writers, and one that may only be read."""
+"""SQLite job tables with many writers, read-only, and without room."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.faults.system import TIMES
 WRITERS = 8
 
 
-def test_eight_writers_wait_for_each_other(job_table: Database) -> None:
+def test_eight_concurrent_writers_all_succeed(job_table: Database) -> None:
     writers = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.faults.writer", str(number), str(TIMES)],
@@ -41,8 +41,8 @@ def test_eight_writers_wait_for_each_other(job_table: Database) -> None:
     check(job_table)
 
 
-def test_a_job_table_that_may_only_be_read_says_so(job_table: Database, home: Path) -> None:
-    # The mode of the file stops no root: SQLite itself is told.
+def test_a_read_only_job_table_is_reported_with_its_own_code(job_table: Database, home: Path) -> None:
+    # The mode of the file does not stop root, so SQLite opens the file read-only.
     url = f"sqlite:///file:{home / 'pneumoscreen.db'}?mode=ro&uri=true"
     reader = Database(DatabaseSettings(database_url=SecretStr(url)))
     with reader.read() as session:
@@ -54,10 +54,10 @@ def test_a_job_table_that_may_only_be_read_says_so(job_table: Database, home: Pa
     reader.close()
 
 
-def test_a_job_table_without_room_takes_the_rest_once_there_is(
+def test_a_full_job_table_accepts_images_once_there_is_room(
     job_table: Database, phantoms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fill the database by its number of pages, which needs no disk of its own."""
+    """Fill the database up to a limit of its pages, which needs no small disk."""
     monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "4")
     with job_table.write() as session:
         cohort_id = open_cohort(session, "large", source="/data").id
@@ -72,7 +72,7 @@ def test_a_job_table_without_room_takes_the_rest_once_there_is(
 
 
 def limit_pages(database: Database, *, room: int) -> None:
-    """Let the file grow by so many pages; holds for the one connection that the test uses."""
+    """Limit the growth of the file to `room` pages, for the only connection that the test uses."""
     with database.read() as session:
         connection = session.connection()
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()

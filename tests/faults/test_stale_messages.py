@@ -1,4 +1,4 @@
-"""A worker that comes back to a queue full of messages for what has long ended."""
+"""A worker that starts with a queue full of stale messages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.stack import stop_process
 from tests.waiting import wait_for
 from worker.broker.app import SCREEN
 
-#: What two hours without a worker used to leave behind.
+#: As many messages as two hours without a worker left behind in an earlier version.
 STALE = 50_000
 
 
@@ -52,14 +52,14 @@ def done(system: System, name: str) -> Callable[[], bool]:
 
 
 @pytest.mark.long
-def test_stale_messages_neither_hold_up_what_waits_nor_what_is_urgent(system: System) -> None:
+def test_stale_messages_delay_neither_waiting_nor_urgent_batches(system: System) -> None:
     stop_process(Stack(), "worker")
     system.submit(64)
     wait_for(lambda: system.broker().llen(SCREEN) >= 4)
     fill(system, STALE)
     length = system.broker().llen(SCREEN)
     time.sleep(5)
-    assert system.broker().llen(SCREEN) == length, "a full queue was told again"
+    assert system.broker().llen(SCREEN) == length, "a full queue was notified again"
     with own_worker() as worker:
         wait_for(lambda: "ready." in worker.log(), 300)
         ready = time.monotonic()
@@ -70,7 +70,7 @@ def test_stale_messages_neither_hold_up_what_waits_nor_what_is_urgent(system: Sy
         for number in range(16):
             save_film(urgent / f"{number}.png", number)
         before, start = system.broker().llen(SCREEN), time.monotonic()
-        assert before > STALE / 2, "the queue ran empty before it could be in the way"
+        assert before > STALE / 2, "the queue was nearly empty before the urgent submit"
         submit(system.database, open_source(str(urgent)), name="urgent", priority=9)
         wait_for(done(system, "urgent"), 120)
         print(f"priority 9 done after {time.monotonic() - start:.1f} s, {before} messages before it")

@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL that ends in the middle of a batch, at moments that are chosen."""
+"""Connections to PostgreSQL that end in the middle of a batch, at chosen moments."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_results_whose_connection_is_lost_before_the_commit_are_written_again(
     check(bench.database, ended=True)
 
 
-def test_a_worker_that_is_to_end_waits_for_no_job_table(bench: Bench) -> None:
+def test_a_stopping_worker_does_not_wait_for_the_job_table(bench: Bench) -> None:
     bench.proxy.go_away()
     bench.pipeline.stopping.set()
     with pytest.raises(DatabaseUnreachable) as caught:
@@ -104,7 +104,7 @@ def test_a_worker_that_is_to_end_waits_for_no_job_table(bench: Bench) -> None:
     assert bench.batch().state is BatchState.QUEUED
 
 
-def test_an_outage_is_not_held_against_a_batch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_not_counted_against_a_batch(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     sweeper = Sweeper(bench.worker)
     with bench.database.write() as session:
         assert claim(session, bench.batch_id, owner="worker", lease_seconds=-1) is not None
@@ -112,7 +112,7 @@ def test_an_outage_is_not_held_against_a_batch(bench: Bench, monkeypatch: pytest
     with pytest.raises(DatabaseUnreachable):
         sweeper.sweep()
     bench.proxy.come_back()
-    assert sweeper.sweep() == 0, "nobody could keep a lease while the job table was away"
+    assert sweeper.sweep() == 0, "a lease expired although the job table had been unavailable"
     monkeypatch.setattr(dispatch, "_GRACE_SECONDS", 0)
     assert sweeper.sweep() == 1
     assert bench.batch().state is BatchState.QUEUED

@@ -1,4 +1,4 @@
-"""Workers that die at the worst moments, are asked twice, or are told to stop: every image ends, once."""
+"""Workers that die at the worst moments, get a message twice, or must stop: every image ends once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.broker.app import SCREEN
 
 @pytest.fixture
 def no_worker(system: System) -> System:
-    """Take the stack's own screening worker away."""
+    """Stop the stack's own screening worker."""
     stop_process(Stack(), "worker")
     return system
 
@@ -34,12 +34,12 @@ def tiny_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unacknowledged(system: System) -> int:
-    """Return how many messages for screening workers wait for their acknowledgement."""
+    """Return how many messages for screening workers are delivered and not acknowledged."""
     return sum(queue_of(message) == SCREEN for message in system.broker().hvals(UNACKED))
 
 
 def attempts(system: System) -> int:
-    """Return how often the most often claimed batch was claimed."""
+    """Return the largest number of claims of a batch."""
     with system.database.read() as session:
         return session.scalars(select(func.max(Batch.attempt))).one()
 
@@ -50,7 +50,9 @@ def predictions(system: System) -> int:
 
 
 @SOONER_ON_SQLITE
-def test_a_worker_dies_at_the_worst_moments_of_a_batch(no_worker: System) -> None:
+def test_every_image_is_predicted_once_if_workers_are_killed_before_and_after_the_commit(
+    no_worker: System,
+) -> None:
     system = no_worker
     system.submit()
     for _ in range(max(TIMES // 10, 1)):
@@ -72,7 +74,7 @@ def test_a_worker_dies_at_the_worst_moments_of_a_batch(no_worker: System) -> Non
     assert unacknowledged(system) > 0
     with own_worker("impatient-broker"):
         system.end()
-        # What was done and never acknowledged has come again.
+        # Messages of finished batches that were not acknowledged are delivered again.
         wait_for(lambda: not unacknowledged(system))
     with system.database.read() as session:
         now = {row.id: row.attempt for row in session.execute(claims)}
@@ -96,7 +98,7 @@ def test_a_worker_whose_gpu_fails_ends_and_another_one_screens_its_images(no_wor
 
 @pytest.mark.long
 @pytest.mark.usefixtures("tiny_batches")
-def test_what_dies_with_a_worker_that_had_just_taken_it_from_the_broker_is_rung_for_again(
+def test_a_message_that_is_lost_with_its_worker_is_sent_again(
     no_worker: System,
 ) -> None:
     system = no_worker
@@ -105,7 +107,7 @@ def test_what_dies_with_a_worker_that_had_just_taken_it_from_the_broker_is_rung_
         with own_worker("after-pop") as worker:
             assert worker.dies()
         assert not system.held()
-        assert not unacknowledged(system), "it died too late: the broker still knows of the message"
+        assert not unacknowledged(system), "it died too late: the broker still has the message"
     assert attempts(system) == 0
     with own_worker():
         system.end()
@@ -113,26 +115,26 @@ def test_what_dies_with_a_worker_that_had_just_taken_it_from_the_broker_is_rung_
 
 
 @pytest.mark.long
-def test_a_message_that_comes_again_while_its_batch_is_screened_changes_nothing(no_worker: System) -> None:
+def test_a_message_delivered_again_while_its_batch_is_screened_changes_nothing(no_worker: System) -> None:
     system = no_worker
     system.submit()
-    # The broker hands out again after two seconds what takes at least three.
+    # The broker delivers a message again after two seconds; a batch takes at least three.
     with (
         own_worker("impatient-broker", slowly=3) as slow,
         own_worker("impatient-broker", slowly=0.1) as other,
     ):
         system.end()
-        assert "is not there to be claimed" in slow.log() + other.log(), "no message came twice"
+        assert "cannot be claimed" in slow.log() + other.log(), "no message came twice"
     assert attempts(system) == 1
 
 
 @pytest.fixture
 def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have leases that do not end while a test runs."""
+    """Use leases that do not expire during a test."""
     monkeypatch.setitem(QUICK, "LEASE_SECONDS", 600)
 
 
-#: What has a worker finish what it holds, and what has it give that back at once.
+#: Signals after which a worker finishes its batches, and signals after which it gives them back at once.
 FINISH = ((signal.SIGTERM,), (signal.SIGINT,))
 GIVE_BACK = ((signal.SIGQUIT,), (signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT))
 
@@ -154,12 +156,12 @@ def test_a_worker_that_is_told_to_stop_leaves_no_lease(no_worker: System) -> Non
             check(system.database)
     with own_worker():
         system.end()
-    # Neither what was finished nor what was given back was claimed once too often.
+    # Neither a finished batch nor one that was given back was claimed too often.
     assert attempts(system) == 1
 
 
 @pytest.mark.long
-def test_housekeeping_and_beat_are_told_to_stop_under_load(system: System) -> None:
+def test_every_image_ends_once_if_housekeeping_and_beat_are_stopped_under_load(system: System) -> None:
     system.submit()
     wait_for(system.held)
     for _ in range(max(TIMES // 10, 1)):

@@ -1,4 +1,4 @@
-"""Screening workers of the test's own, beside the embedded stack."""
+"""Screening workers that a test starts beside the embedded stack."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _numbers = count(1)
 
 
 class OwnWorker:
-    """A screening worker's process."""
+    """The process of a screening worker."""
 
     def __init__(self, fault: str, slowly: float) -> None:
         name = f"screen-{next(_numbers)}"
@@ -34,7 +34,7 @@ class OwnWorker:
 
     @property
     def pid(self) -> int:
-        """Its process' id."""
+        """The id of the process."""
         return self._process.pid
 
     def log(self) -> str:
@@ -42,29 +42,29 @@ class OwnWorker:
         return self._log.read_text()
 
     def dies(self) -> bool:
-        """Wait until it has ended by itself; tell whether it was by its fault."""
+        """Wait until the worker ends by itself; tell whether its fault killed it."""
         return self._process.wait(120) == -signal.SIGKILL
 
     def ends(self) -> None:
-        """Wait until it has ended by itself."""
+        """Wait until the worker ends by itself."""
         self._process.wait(120)
 
     def tell(self, *numbers: signal.Signals) -> None:
-        """Send signals, and wait until it has ended."""
+        """Send signals, and wait until the worker ends."""
         for number in numbers:
             self._process.send_signal(number)
             time.sleep(0.2)
         self._process.wait(60)
 
     def end(self) -> None:
-        """End it, whatever it does."""
+        """Kill the worker."""
         self._process.kill()
         self._process.wait()
 
 
 @contextmanager
 def own_worker(fault: str = "", *, slowly: float = 0) -> Iterator[OwnWorker]:
-    """Run a screening worker for as long as the block lasts; it breaks where `fault` says."""
+    """Run a screening worker for the time of the block, with a fault of `broken_worker`."""
     worker = OwnWorker(fault, slowly)
     try:
         yield worker

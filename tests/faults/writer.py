@@ -1,6 +1,6 @@
-"""A process that does with the job table all that schedulers and workers do, as fast as it can.
+"""A process that writes to the job table as schedulers and workers do, as fast as it can.
 
-`python -m tests.faults.writer NUMBER SECONDS`; prints how many transactions it wrote, and the slowest one.
+`python -m tests.faults.writer NUMBER SECONDS` prints the number of its transactions and the slowest one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Writer:
         self.work()
 
     def work(self) -> None:
-        """Screen whatever batch there is, of any cohort: all eight want the same ones."""
+        """Screen a queued batch of any cohort: all writers compete for the same batches."""
         with self.database.read() as session:
             queued = session.scalars(select(Batch.id).where(Batch.state == BatchState.QUEUED)).all()
         if not queued:

@@ -1,4 +1,4 @@
-"""DICOM as OFFIS' dcmtk writes and shows it."""
+"""Agreement with OFFIS' dcmtk: files that it encodes, and pictures that it displays."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.pictures import decode, read_picture
 from worker.imaging.display import display_values
 
 needs = pytest.mark.skipif(
-    shutil.which("dcmj2pnm") is None, reason="dcmtk is not installed; tests/worker/imaging needs none of it"
+    shutil.which("dcmj2pnm") is None, reason="dcmtk is not installed; tests/worker/imaging does not need it"
 )
 
 
 def write(path: Path, **elements: Any) -> Path:
-    """Write a radiograph of 12 bits."""
+    """Write a 12-bit radiograph."""
     y, x = np.mgrid[0:300, 0:256]
     pixels = (x * 10 + y * 4 + np.random.default_rng(0).integers(0, 40, (300, 256))).astype(np.uint16)
     dataset = Dataset()
@@ -74,7 +74,7 @@ def test_a_radiograph_looks_as_dcmtk_shows_it(
     theirs = np.asarray(Image.open(tmp_path / "a.pgm").convert("L")).astype(float)
     dataset = dcmread(path)
     ours = display_values(dataset.pixel_array, dataset) * 255
-    # dcmtk cuts to 8 bits where we round, which takes up to one of its 256 levels.
+    # dcmtk truncates to 8 bits and we round: the difference is up to one of its 256 levels.
     assert np.abs(ours - theirs).max() < 1.01
 
 
@@ -96,7 +96,7 @@ def test_a_radiograph_looks_as_dcmtk_shows_it(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_dcmtk_encodes_is_decoded(
+def test_images_encoded_by_dcmtk_are_decoded(
     tmp_path: Path, command: list[str], syntax: str | None, tolerance: int
 ) -> None:
     path = write(tmp_path / "plain", ImageType=["ORIGINAL", "PRIMARY"])

@@ -1,4 +1,4 @@
-"""Archives lose nothing: a name of its own for each, read back before rows are deleted."""
+"""Archives: each one has its own file name, and is read back before rows are deleted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from scheduler.exports.results import OutputUnwritable, write_results
 
 
 def take_in(database: Database, name: str, images: int) -> None:
-    """Take in an old cohort whose images have ended."""
+    """Store an old cohort whose images have all failed."""
     with database.write() as session:
         cohort = open_cohort(session, name, source="/data")
         broken = {"state": ImageState.FAILED, "problem": CorruptImage.code}
@@ -52,7 +52,7 @@ def test_two_homes_that_share_a_folder_lose_no_cohort(database: Database, tmp_pa
     assert all(one.file.name.startswith("ward-7-") for one in moved)
 
 
-#: Names of cohorts, and what the names of their archives begin with.
+#: Names of cohorts, each with the beginning of its archive's file name.
 NAMES = {
     "../../etc/passwd": "etc-passwd-",
     "Füße & Köln/2026": "fue-koln-2026-",
@@ -68,7 +68,7 @@ def test_a_file_is_named_after_its_cohort_whatever_that_is_called(
 ) -> None:
     for number, name in enumerate(NAMES):
         take_in(job_table, f"cohort {number}", 1)
-        with job_table.write() as session:  # as an earlier version let it be called
+        with job_table.write() as session:  # an earlier version allowed such names
             find_cohort(session, f"cohort {number}").name = name
     moved = prune(job_table, tmp_path / "archive", days=5)
     assert {one.file for one in moved} == set((tmp_path / "archive").iterdir())

@@ -1,4 +1,4 @@
-"""The command line's contract, without the stack."""
+"""The command line without a running stack: output, exit codes and error codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.waiting import wait_for
 
 
 def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command; nothing that it meets may end in a traceback."""
+    """Run a command, and check its exit code and that it prints no traceback."""
     done = subprocess.run(
         [sys.executable, "-m", "scheduler", *arguments], capture_output=True, text=True, check=False
     )
@@ -114,7 +114,7 @@ def test_the_key_is_made_at_first_start_and_a_backup_warns_of_it(home: Path, tmp
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_a_mistake_is_one_line_with_a_code(
+def test_a_mistake_ends_in_one_line_with_a_code(
     phantoms: Path, tmp_path: Path, arguments: list[str], code: str
 ) -> None:
     empty = tmp_path / "empty"
@@ -174,7 +174,7 @@ def test_no_command_and_no_worker_prints_a_password(
 
 
 def _said(*command: str, seconds: float = 60) -> tuple[str, str]:
-    """Return what a process has printed by its end, or by the time that it is given."""
+    """Return the output of a process, which is killed if it runs longer than some seconds."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         return process.communicate(timeout=seconds)
@@ -329,6 +329,6 @@ def test_a_truncated_audit_log_is_detected_by_files_that_were_written_before(
     with Database().write() as session:
         session.execute(text("DELETE FROM events"))
     run("retry", "trial")
-    run("audit", "--verify")  # what is left holds
+    run("audit", "--verify")  # the events that are left are intact
     for file in files:
         assert "audit-broken" in run("audit", "--verify", "--against", str(file), expect=2).stderr

@@ -1,4 +1,4 @@
-"""Sweeping, on SQLite and on PostgreSQL."""
+"""The sweep, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from db.engine import Database
 from scheduler.dispatch import Sweeper
 from tests.db.test_batches import cut, held, queued_batches, submit
 
-#: Refuses what sealing does, as it is refused to a role without the right to it.
+#: Triggers that refuse the update which sealing makes, as for a role without the right to it.
 REFUSE = {
     "sqlite": [
         "CREATE TRIGGER refuse BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'no'); END",

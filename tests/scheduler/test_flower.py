@@ -1,4 +1,4 @@
-"""What Flower reads at its start."""
+"""The state that Flower reads at its start."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deploy.flower.state import is_ours_alone
 
 @pytest.fixture
 def folder(home: Path) -> Path:
-    """Keep a state as Flower does."""
+    """Write a state as Flower does."""
     assert is_ours_alone(home / "flower")
     with shelve.open(str(home / "flower" / "state")) as state:  # noqa: S301  (our own)
         state["events"] = 1

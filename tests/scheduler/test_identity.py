@@ -1,4 +1,4 @@
-"""Identifiers in headers that somebody made to do harm."""
+"""Identifiers in malicious headers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scheduler.ingest.walk import Walk
 
 
 def deflated(trailer: bytes = b"") -> bytes:
-    """Return a deflated DICOM file; the trailer is deflated behind its header."""
+    """Return a deflated DICOM file; the trailer is deflated after its header."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
@@ -43,7 +43,7 @@ def deflated(trailer: bytes = b"") -> bytes:
 
 
 def deflated_from(content: bytes) -> int:
-    """Return where the deflated part begins: behind group 0002, whose length stands in its first element."""
+    """Return the offset of the deflated part: it follows group 0002, whose first element is its length."""
     return 144 + int.from_bytes(content[140:144], "little")
 
 
@@ -84,7 +84,7 @@ def test_a_deflated_header_that_is_cut_off_is_a_problem_or_an_identity(end: int)
 
 
 def element(tag: int, vr: bytes, value: bytes = b"", length: int | None = None) -> bytes:
-    """Return an element in explicit little endian; its length may be a lie."""
+    """Return an element in explicit little endian; `length` may be false."""
     length = len(value) if length is None else length
     form = "<HH2sHI" if vr in (b"UN", b"OB", b"SQ") else "<HH2sH"
     rest = (0, length) if form.endswith("I") else (length,)

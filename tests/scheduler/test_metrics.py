@@ -1,4 +1,4 @@
-"""What monitoring asks, over HTTP, of a real job table."""
+"""Metrics, health and readiness over HTTP, of a real job table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from db.tables import Cohort, Image
 from scheduler.metrics.broker import BrokerFigures, ask_broker
 from scheduler.metrics.serve import WSGIServer, _Quiet, _Server, make_metrics_app
 
-QUIET = BrokerFigures(up=True, messages={"screen": (2, 1)}, workers={"screen": 1, "training": 0})
+IDLE = BrokerFigures(up=True, messages={"screen": (2, 1)}, workers={"screen": 1, "training": 0})
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def served(database: Database, artefact: Path) -> Iterator[str]:
             Provenance(threshold=0.5, runtime="r", preprocessing="p", software="s"),
             Effort(decode_seconds=1.5, forward_seconds=2.5, gpu_memory_bytes=1024),
         )
-    server = make_server("127.0.0.1", 0, make_metrics_app(database, 60, lambda: QUIET), _Server, _Quiet)
+    server = make_server("127.0.0.1", 0, make_metrics_app(database, 60, lambda: IDLE), _Server, _Quiet)
     assert isinstance(server, WSGIServer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"

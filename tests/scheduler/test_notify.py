@@ -1,4 +1,4 @@
-"""What the broker is told while nobody listens, with a real Valkey."""
+"""Messages to workers while no worker runs, with a real Valkey."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def notifier(valkey: Redis) -> QueueNotifier:
 
 
 def time_passes(database: Database, seconds: float = 7200) -> None:
-    """Let all that was said be long ago."""
+    """Move every notification into the past."""
     with database.write() as session:
         session.execute(update(Batch).values(notified_at=Batch.notified_at - seconds))
 
@@ -78,7 +78,7 @@ def test_without_a_worker_the_queue_holds_one_message_for_each_batch_and_no_more
         time_passes(database)
         assert dispatch(database, SETTINGS, notifier) == 0
     assert valkey.llen(SCREEN) == COHORTS * IN_FLIGHT
-    # What is cancelled and taken up again finds messages that are good for it.
+    # After cancel and retry, the messages that are queued already serve the new batches.
     with database.write() as session:
         cancel(session, find_cohort(session, "0"))
         retry(session, find_cohort(session, "0"))
@@ -86,7 +86,7 @@ def test_without_a_worker_the_queue_holds_one_message_for_each_batch_and_no_more
     assert valkey.llen(SCREEN) == COHORTS * IN_FLIGHT
     valkey.ltrim(SCREEN, 0, 9)
     time_passes(database)
-    assert dispatch(database, SETTINGS, notifier) == COHORTS * IN_FLIGHT - 10, "what was lost is sent again"
+    assert dispatch(database, SETTINGS, notifier) == COHORTS * IN_FLIGHT - 10, "lost messages are sent again"
     valkey.flushall()
     time_passes(database)
     assert dispatch(database, SETTINGS, notifier) == COHORTS * IN_FLIGHT

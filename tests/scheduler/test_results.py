@@ -1,4 +1,4 @@
-"""What results look like outside."""
+"""Exported results: their formats, their columns and their pseudonyms."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def written(database: Database, out: Path) -> int:
     return write_results(database, "trial", out, identifiers=True)
 
 
-def test_csv_json_and_parquet_say_the_same(finished: Database, model: object, tmp_path: Path) -> None:
+def test_csv_json_and_parquet_hold_the_same_values(finished: Database, model: object, tmp_path: Path) -> None:
     files = {suffix: tmp_path / f"results.{suffix}" for suffix in ("csv", "json", "parquet")}
     assert [written(finished, out) for out in files.values()] == [3, 3, 3]
     with files["csv"].open(newline="") as file:
@@ -121,7 +121,7 @@ def test_pages_together_are_the_whole_and_a_page_begins_after_any_image(
     finished: Database, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
     monkeypatch.setattr("db.queries.results.CHUNK", page)
-    with finished.write() as session:  # its rows lie between those of the first
+    with finished.write() as session:  # the rows of this one lie between those of the first
         other = open_cohort(session, "other", source="/data")
         add_images(session, other.id, [NewImage(uri="/data/b.png")])
         cohort = open_cohort(session, "trial", source="/data")
@@ -159,7 +159,7 @@ def test_the_key_of_uids_is_derived_once_for_a_whole_export(
 
 
 def test_no_text_in_csv_is_a_formula_and_numbers_stay_numbers(finished: Database, tmp_path: Path) -> None:
-    """Those who write the headers and names of files choose what stands here."""
+    """These texts come from the headers and names of files, which other people choose."""
     texts = ['=HYPERLINK("http://x")', "+1", "@SUM(A1)"]
     with finished.write() as session:
         for number, text in enumerate(texts, start=1):
@@ -187,7 +187,7 @@ def test_without_identifiers_uids_are_pseudonyms_and_files_are_known_by_their_di
     closed = json.loads(text)
     assert not any(identifier in text for identifier in ('"1.2"', '"1.3"', '"1.4"', "/data", ".png"))
     assert [row["source"] for row in closed] == ["sha256:d", "image:2", "sha256:e"]
-    # What belongs together still does.
+    # Images of one series still have the same pseudonym of it.
     assert [row["series"] == closed[0]["series"] for row in closed] == [True] * 3
     assert closed[0]["study"] not in (None, closed[0]["series"])
     assert closed[1]["study"] is None
@@ -196,13 +196,13 @@ def test_without_identifiers_uids_are_pseudonyms_and_files_are_known_by_their_di
     assert kept == [{name: value for name, value in row.items() if name not in hidden} for row in closed]
 
 
-def test_pseudonyms_need_the_key_and_those_of_patients_uids_and_places_are_apart(
+def test_pseudonyms_need_the_key_and_those_of_patients_uids_and_places_differ(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {kind("1.2.3") for kind in (pseudonym, uid_pseudonym, place_pseudonym)}
     assert len(found) == 3
     assert uid_pseudonym("1.2.3") in found
-    # Whoever plants Patient IDs and sees their pseudonyms learns none of the other keys.
+    # A person who chooses Patient IDs and sees their pseudonyms learns none of the other keys.
     planted = bytes.fromhex(pseudonym("uid"))
     assert hmac.digest(planted, b"1.2.3", "sha256").hex() not in found
     other = home / "other"
@@ -226,7 +226,7 @@ def test_the_key_is_made_once_for_its_owner_alone_and_a_damaged_one_is_refused(
     monkeypatch.setenv("PNEUMOSCREEN_HOME", str(damaged))
     with pytest.raises(SiteKeyUnusable):
         pseudonym("P1")
-    # A file that is well is not called damaged for it.
+    # Ingest reports the key, and does not report the intact files as damaged.
     write_phantoms(home / "x-rays", 10)
     with pytest.raises(SiteKeyUnusable):
         list(Walk(FolderSource(home / "x-rays")))
@@ -245,7 +245,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_the_audit_log_tells_who_took_results_out(finished: Database, tmp_path: Path) -> None:
+def test_the_audit_log_records_an_export_of_results(finished: Database, tmp_path: Path) -> None:
     written(finished, tmp_path / "r.csv")
     with finished.read() as session:
         cohort = find_cohort(session, "trial")
@@ -253,7 +253,7 @@ def test_the_audit_log_tells_who_took_results_out(finished: Database, tmp_path: 
     assert (event.subject, event.detail) == (f"cohort:{cohort.id}", {"rows": 3, "identifiers": True})
 
 
-def test_a_format_is_one_new_file(
+def test_a_new_format_needs_one_new_file(
     finished: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "states.py").write_text(

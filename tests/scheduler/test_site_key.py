@@ -1,4 +1,4 @@
-"""Pseudonyms keep their key: an installation that had one makes no other by itself."""
+"""The site key of pseudonyms: an installation that had one makes no other by itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def patients(database: Database) -> set[str]:
 
 
 def forget_the_note(database: Database) -> None:
-    """Leave the job table as one of an earlier version is, which notes no key."""
+    """Delete the record of the key, which a job table of an earlier version does not have."""
     with database.write() as session:
         session.execute(delete(Site))
 
@@ -96,7 +96,7 @@ def test_a_job_table_of_an_earlier_version_keeps_its_key(taken_in: Database, hom
         ensure_site_key(taken_in)
 
 
-def test_a_new_key_is_made_by_a_command_that_the_audit_log_knows(job_table: Database, home: Path) -> None:
+def test_a_new_key_is_made_by_a_command_that_the_audit_log_records(job_table: Database, home: Path) -> None:
     def run(*arguments: str, expect: int) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "scheduler", *arguments], capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Taking cohorts in."""
+"""Submitting cohorts: again, interrupted, by several commands at once, from folders that fail."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_same_sop_instance_twice_is_screened_once(
 
 
 class Endless(Source):
-    """A source that is interrupted, or cancelled, on its way."""
+    """A source of 99 images that interrupts its ingest, or cancels its cohort, at one of them."""
 
     described = "/data"
 
@@ -101,11 +101,11 @@ def test_an_interrupted_submit_goes_on_where_it_stopped(
     source = Endless(database)
     again = submit(database, source, name="trial")
     assert (again.found, again.new) == (99, 69)
-    assert len(source.inspected) == 69, "what the cohort holds was opened again"
+    assert len(source.inspected) == 69, "images that the cohort holds were opened again"
 
 
 class Halting(Endless):
-    """A source that waits half way until it is told to go on."""
+    """A source of 40 images that waits at the 21st until `go_on` is set."""
 
     def __init__(self, described: str) -> None:
         self.described = described
@@ -124,7 +124,7 @@ class Halting(Endless):
 
 @pytest.fixture
 def by_tens(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a transaction hold ten images."""
+    """Make each transaction of an ingest hold ten images."""
     monkeypatch.setenv("PNEUMOSCREEN_INGEST_IMAGES", "10")
 
 
@@ -203,7 +203,7 @@ def test_no_ingest_breaks_off_right_after_the_job_table_was_unavailable(
         begin_ingest(session, cohort.id, "/data", owner="host:1", lease_seconds=-1)
     sweeper = Sweeper(database)
     with monkeypatch.context() as patch:
-        patch.setattr("scheduler.dispatch.expire", Mock(side_effect=DatabaseFailed))
+        patch.setattr("scheduler.dispatch.expire_batches", Mock(side_effect=DatabaseFailed))
         with pytest.raises(DatabaseFailed):
             sweeper.sweep()
     sweeper.sweep()
@@ -215,7 +215,7 @@ def test_no_ingest_breaks_off_right_after_the_job_table_was_unavailable(
 
 
 def cannot_be_listed(patch: pytest.MonkeyPatch, folder: Path, error: OSError) -> None:
-    """Let a folder fail as a disk or a share does; the tests' user may be root, who is refused nothing."""
+    """Make a folder fail as on a disk or a share: to take away its rights would not stop root."""
     really = os.scandir
 
     def scandir(where: Any) -> Any:

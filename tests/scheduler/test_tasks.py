@@ -1,4 +1,4 @@
-"""Housekeeping's ticks: one at a time, quiet without a job table, and not held up by long walks."""
+"""Housekeeping's ticks: one at a time, one log line without a job table, not held up by long walks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_ticks_that_arrive_during_a_tick_cause_one_more_run() -> None:
         go_on.wait(10)
 
     tick = tasks._tick("housekeeping.of-a-test")(work)
-    assert not tick.send_events, "Flower would remember little else"
+    assert not tick.send_events, "Flower's list of tasks would hold little else"
     first = threading.Thread(target=tick)
     try:
         first.start()

@@ -1,4 +1,4 @@
-"""Labelled images that any classifier can separate, and runs on them."""
+"""Labelled images that any classifier can separate, and training runs on them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def draw() -> Draw:
 
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Draw 12 normal images, dark, and 12 of pneumonia, bright; viral ones brighter than bacterial ones."""
+    """Draw 12 dark normal images and 12 bright ones of pneumonia, the viral ones brighter than the others."""
     folder = tmp_path_factory.mktemp("labelled")
     random = np.random.default_rng(4)
     for number in range(12):

@@ -1,4 +1,4 @@
-"""What a file's header says of an image, for the subgroups of a report."""
+"""Attributes of an image from its file's header, for the subgroups of a report."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from PIL import Image
 
 from worker.files.dicom_header import MAGIC, PREAMBLE, read_elements
 
-#: Megapixels as acquired, and the bands that they are reported in.
+#: Bands of the acquired size, by their upper limits in megapixels.
 _SIZES = ((1.0, "under 1 megapixel"), (2.0, "1 to 2 megapixels"), (float("inf"), "over 2 megapixels"))
 
-#: Years, after the age groups of paediatric trials (ICH E11, section 2.5), shortened.
+#: Bands of age, by their upper limits in years; simplified from ICH E11, section 2.5 (paediatric trials).
 _AGES = ((2, "under 2 years"), (12, "2 to 11 years"), (18, "12 to 17 years"), (65, "18 to 64 years"))
 
-#: Those that the worker decodes; Pillow knows more, and bytes that nobody has decoded yet may be anything.
+#: The formats that the worker decodes. Pillow knows more, and an unchecked file may be malicious.
 _FORMATS = ("JPEG", "PNG", "TIFF", "BMP")
 
-#: Patient ID names the patient's group; it is kept in memory alone.
+#: The name of the patient's group among the attributes. Its value, Patient ID, is kept in memory alone.
 GROUP = "group"
 
 
@@ -25,7 +25,7 @@ def read_attributes(content: bytes) -> dict[str, str]:
     """Return size and, for DICOM, sex, age band, manufacturer and the patient's group, as far as known.
 
     Patient's Sex (0010,0040), Patient's Age (0010,1010), Manufacturer (0008,0070), Patient ID (0010,0020).
-    A header that cannot be read says nothing.
+    The result is empty if the header cannot be read.
     """
     try:
         if content[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC:

@@ -23,7 +23,7 @@ from training.recipe import Recipe
 from worker.decoding.pool import DecoderPool
 from worker.settings import WorkerSettings
 
-#: With fewer images, neither side of a split says anything.
+#: With fewer images, neither side of a split is large enough to measure anything.
 _FEWEST = 20
 
 #: Attributes of images that a report shows subgroups of, beside the type of pneumonia.
@@ -72,7 +72,7 @@ class Dataset:
         return np.delete(np.arange(len(self)), self.held_out)
 
     def held_out_images(self) -> HeldOut:
-        """Return what a report needs to know of the held-out images."""
+        """Return the data of the held-out images that a report needs."""
         chosen, images = self.held_out, self.pictures.images
         attributes: dict[str, tuple[str | None, ...]] = {
             "type": tuple(images[index].label if images[index].label in TYPES else None for index in chosen)
@@ -86,12 +86,12 @@ class Dataset:
             groups=self.groups[chosen],
             digests=tuple(self.pictures.digests[index] for index in chosen),
             pixels=self.pictures.pixels[chosen],
-            # An attribute that has one value for all images separates nothing.
+            # An attribute with one value for all images gives no subgroups.
             subgroups={name: values for name, values in attributes.items() if len(set(values)) > 1},
         )
 
     def summary(self) -> DataSummary:
-        """Return what a report says of the data."""
+        """Return the summary of the data for a report."""
         return DataSummary(
             fingerprint=fingerprint(self.pictures.digests, self.labels),
             training=dict(Counter(self.labels[index] for index in self.training)),

@@ -9,8 +9,8 @@ from PIL import Image
 #: Pixels on a side of the thumbnails that are compared.
 _SIDE = 16
 
-#: Correlation of two thumbnails from which on they show one radiograph. In the thesis' data no two
-#: different patients come above 0.985, and a copy at another size or JPEG quality stays above 0.999.
+#: Two thumbnails that correlate more than this show one radiograph. In the thesis' data no two different
+#: patients reach 0.985, and a copy at another size or JPEG quality stays above 0.999.
 NEAR = 0.985
 
 #: Thumbnails compared at a time with all others: 4,096 x 10^5 correlations take 1.6 GB.

@@ -51,7 +51,7 @@ def find_labelled(data: Path) -> list[LabelledImage]:
     """List the images under NORMAL/, PNEUMONIA/, BACTERIAL/ and VIRAL/, in path order.
 
     An image under PNEUMONIA/ whose name tells the type (`person12_virus_34`) gets that type as its label.
-    Raises LabelledFolderUnreadable: a comparison on a part of the images would pass for one on all of them.
+    Raises LabelledFolderUnreadable: otherwise a comparison would use a part of the images unnoticed.
     """
     return [
         LabelledImage(

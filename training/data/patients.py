@@ -1,4 +1,4 @@
-"""Patients of labelled images: who each image is of, and which images must stay together."""
+"""Patients of labelled images, and the groups of images that must stay on one side of a split."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Group:
 def patient_group(path: PurePath, place: str) -> Group:
     """Return a file's patient from its path inside a place: from its name, or else from its outermost folder.
 
-    Of a name only the person number counts: a bacterial and a viral image of one number may be of one
+    Only the person number of a name counts: a bacterial and a viral image of one number may be of one
     patient. Folders of one name are one patient, whatever class they are under. A file that lies directly in
     the place is a patient of its own.
     """

@@ -13,9 +13,9 @@ from training.data.attributes import GROUP, read_attributes
 from training.data.labelled import LabelledImage
 from training.data.patients import Group, ToldBy
 from worker.decoding.pool import DecoderPool
+from worker.decoding.reader import read_bytes
 from worker.imaging.limits import Limits
 from worker.imaging.picture import SIDE
-from worker.imaging.reader import read_bytes
 
 #: Images that are decoded ahead.
 _AHEAD = 256
@@ -30,7 +30,7 @@ class PictureSet:
     pixels: NDArray[np.uint8]
     #: SHA-256 of each file.
     digests: list[str]
-    #: What each file's header says, as `training.data.attributes` reads it.
+    #: The attributes of each file's header, as `training.data.attributes` reads them.
     attributes: list[dict[str, str]]
     unreadable: list[tuple[LabelledImage, ImageProblem]]
 
@@ -38,7 +38,7 @@ class PictureSet:
         return len(self.images)
 
     def only(self, indices: Sequence[int]) -> PictureSet:
-        """Return the set of these images; what could not be read stays known."""
+        """Return the set of these images. The list of unreadable images stays."""
         return replace(
             self,
             images=[self.images[index] for index in indices],
@@ -49,7 +49,7 @@ class PictureSet:
 
 
 def read_pictures(images: Sequence[LabelledImage], decoders: DecoderPool) -> PictureSet:
-    """Read images through the one preprocessing, in order; 150 kB of memory each.
+    """Read images in order with the preprocessing of screening. Each takes 150 kB of memory.
 
     A DICOM image's group is its Patient ID.
     """
@@ -77,7 +77,7 @@ def read_pictures(images: Sequence[LabelledImage], decoders: DecoderPool) -> Pic
 
 @dataclass(slots=True)
 class _File:
-    """A file on its way to a decoder: what its header says is kept, its bytes are not."""
+    """A file to decode. The attributes of its header are kept, but not its bytes."""
 
     image: LabelledImage
     limits: Limits

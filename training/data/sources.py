@@ -1,4 +1,4 @@
-"""Where labelled images come from: folders, and the labels in the job table."""
+"""The sources of labelled images: folders, and the labels in the job table."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from worker.files.roots import Roots, SourceOutsideRoots
 from worker.files.url import is_local, locate, uri_to_path
 from worker.settings import WorkerSettings
 
-#: Characters that a fetched file's name keeps, and how many: at four bytes each a file system takes 63.
+#: Characters that a fetched file's name loses, and the most that it keeps: a file system allows 255 bytes,
+#: which are 63 characters of four bytes.
 _UNSAFE, _LONGEST_NAME = re.compile(r"[^\w.-]"), 60
 
 
 def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
     """Return the labelled images of a run.
 
-    From the job table come those whose file is known, lies inside the roots, and whose readers agree. Raises
-    SourceOutsideRoots where the run's folder lies outside.
+    Those of the job table count if their file is known and inside the roots, and if their readers agree.
+    Raises SourceOutsideRoots if the run's folder is outside.
     """
     roots = Roots.read()
     found = []
@@ -56,7 +57,7 @@ def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
 
 
 def labels_without_file(database: Database, plan: Plan) -> int:
-    """Return of how many labelled images no file is known, or one outside the roots."""
+    """Count the labelled images whose file is unknown or outside the roots."""
     if not plan.use_labels:
         return 0
     roots, elsewhere = Roots.read(), WorkerSettings.read().path_map
@@ -83,9 +84,9 @@ def readings_by_digest(database: Database, plan: Plan) -> dict[str, Set[str]]:
 
 
 def _groups(patients: Mapping[str, str | None]) -> dict[str, Group]:
-    """Return the group of each URI, whose patient may be known.
+    """Return the group of each URI: its patient, if that is known, or else a group from its path.
 
-    For the others their place is the innermost folder of their server that holds all of them.
+    The path begins at the innermost folder that holds all such files of a server.
     """
     groups = {uri: Group(f"patient {patient}", ToldBy.LABEL) for uri, patient in patients.items() if patient}
     places: dict[str, list[str]] = defaultdict(list)
@@ -110,16 +111,16 @@ def _server(uri: str) -> str:
 
 
 def _path(uri: str) -> PurePath:
-    """Return where a file lies on its server or this machine, decoded; training reads no file by it."""
+    """Return the decoded path of a file on its server or this machine. It is not used to read the file."""
     if is_local(uri):
         return uri_to_path(uri)
     return PurePosixPath("/", unquote(urlsplit(uri).path).lstrip("/"))
 
 
 def _at_hand(uri: str, roots: Roots) -> tuple[Path, Roots]:
-    """Return a file's path on this machine, and what it must lie in; what is behind a URL is fetched, once.
+    """Return a file's path on this machine, and the roots that it must lie in. A URL is fetched once.
 
-    A file that cannot be fetched is left out by the reader of all of them, which says so.
+    If it cannot be fetched, the path does not exist, and `read_pictures` lists it as unreadable.
     Raises OutsideRoots.
     """
     settings = WorkerSettings.read()
@@ -138,9 +139,9 @@ def _at_hand(uri: str, roots: Roots) -> tuple[Path, Roots]:
 
 
 def _name(url: str) -> str:
-    """Return a URL's last part, which may carry the patient group, as a name that leads nowhere else.
+    """Return a URL's last part, which may name the patient group, as a safe file name.
 
-    It is taken after decoding: `%2Fvar%2Fx` is a path of its own.
+    It is taken after decoding: `%2Fvar%2Fx` decodes to a path.
     """
     name = PurePosixPath(unquote(urlsplit(url).path)).name
     return _UNSAFE.sub("_", name).lstrip(".")[:_LONGEST_NAME] or "file"

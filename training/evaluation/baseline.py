@@ -12,7 +12,7 @@ from training.data.duplicates import thumbnails
 def thumbnail_baseline(dataset: Dataset) -> NDArray[np.float64]:
     """Return P(PNEUMONIA) of the held-out pictures by a logistic regression on 16x16 thumbnails.
 
-    At that size only brightness and framing are left, so the baseline measures how much shortcuts tell.
+    At that size only brightness and framing are left, so the baseline measures what shortcuts alone achieve.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

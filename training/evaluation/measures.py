@@ -16,7 +16,7 @@ BOOTSTRAP_SAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A value and its 95% interval; all None if no image could tell."""
+    """A value and its 95% interval; all None if there were no images to measure it on."""
 
     value: float | None
     low: float | None

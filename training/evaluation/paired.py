@@ -27,7 +27,7 @@ class Paired:
     one_alone: int
     other_alone: int
     mcnemar_p: float
-    #: AUC of one minus that of the other, and DeLong's p; None where one class is missing.
+    #: AUC of one minus that of the other, and DeLong's p; None if a class has fewer than two images.
     auc_difference: float | None
     delong_p: float | None
     #: After Holm's correction over all pairs.

@@ -1,8 +1,8 @@
-"""Augmentation that breaks shortcuts: what tells classes apart in one hospital's files and not in a lung.
+"""Augmentation that breaks shortcuts: features of one hospital's files that separate classes without a lung.
 
-A classifier that sees 16x16 thumbnails separates the training data nearly as well as a network does, by
+A classifier on 16x16 thumbnails separates the training data nearly as well as a network does. It uses
 framing, brightness, sharpness and the margins of the film. Each function here makes one of these useless.
-All take and return a float32 batch (N, 3, H, W) in [0, 1] and draw from torch's global generator.
+All take and return a float32 batch (N, 3, H, W) in [0, 1] and use torch's global generator.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torch.nn import functional
 
 #: Degrees to either side.
 ROTATION = 15.0
-#: The picture is drawn between so much larger and smaller, across and along independently: the width and
-#: height that a film was squeezed from show in the proportions of the chest.
+#: The limits of a picture's scale, and the largest change of its aspect ratio. Films are squeezed into a
+#: square, so their width and height show in the proportions of the chest.
 SCALE = (0.8, 1.35)
 ASPECT = 1.25
 SHEAR = 0.1
-#: Of half the side.
+#: A share of half the side.
 SHIFT = 0.15
 
 
 def geometry(batch: torch.Tensor) -> torch.Tensor:
-    """Turn, stretch, shear, shift and mirror each picture; what comes in is black or mirrored."""
+    """Rotate, stretch, shear, shift and mirror each picture. New area is black or a reflection."""
     count, device = len(batch), batch.device
     angle = _uniform(count, -ROTATION, ROTATION).deg2rad()
     scale = _log_uniform(count, *SCALE)
@@ -48,7 +48,7 @@ def geometry(batch: torch.Tensor) -> torch.Tensor:
 
 
 def intensity(batch: torch.Tensor) -> torch.Tensor:
-    """Change exposure, contrast and gamma, and equalise the histogram of some."""
+    """Change exposure, contrast and gamma, and equalise the histogram of some pictures."""
     count = len(batch)
     batch = batch.clamp(0, 1) ** _per_picture(_log_uniform(count, 0.5, 2.0), batch)
     mean = batch.mean(dim=(1, 2, 3), keepdim=True)
@@ -61,7 +61,7 @@ def intensity(batch: torch.Tensor) -> torch.Tensor:
 
 
 def resolution(batch: torch.Tensor) -> torch.Tensor:
-    """Draw half of the pictures from fewer pixels, a quarter or more of each side, or sharpen them."""
+    """Blur half of the pictures by scaling them down, to a quarter of each side at most, or sharpen them."""
     side = batch.shape[-1]
     for index in _chosen(len(batch), 0.5):
         small = int(side * _log_uniform(1, 0.25, 1.0))
@@ -75,7 +75,7 @@ def resolution(batch: torch.Tensor) -> torch.Tensor:
 
 
 def compression(batch: torch.Tensor) -> torch.Tensor:
-    """Compress some of the pictures as JPEG, well or badly, and add noise to others."""
+    """Compress some of the pictures as JPEG, at any quality, and add noise to some."""
     for index in _chosen(len(batch), 0.4):
         quality = int(_uniform(1, 15, 90))
         batch[index] = _recompressed(batch[index], quality)
@@ -85,7 +85,7 @@ def compression(batch: torch.Tensor) -> torch.Tensor:
 
 
 def borders(batch: torch.Tensor) -> torch.Tensor:
-    """Lay a frame around some of the pictures, and plates as of side markers and labels on others."""
+    """Put a frame around some of the pictures, and plates like side markers and labels on some."""
     height, width = batch.shape[-2:]
     for index in _chosen(len(batch), 0.3):
         shade = float(torch.rand(())) if torch.rand(()) < 0.3 else 0.0
@@ -104,17 +104,17 @@ def borders(batch: torch.Tensor) -> torch.Tensor:
     return batch
 
 
-#: In the order in which a radiograph meets them: the film, its digitisation, its file.
+#: In the order in which they happen to a radiograph: the film, its digitisation, its file.
 STEPS = (geometry, intensity, borders, resolution, compression)
 
 
-#: Pictures that each step is applied to. All of them would be too much: within a few epochs the network
-#: then learns less of the lung, not more (docs/training.md).
+#: The share of pictures that each step is applied to. If it is applied to all, the network learns less about
+#: the lung in a few epochs, not more (docs/training.md).
 SHARE = 0.5
 
 
 def break_shortcuts(batch: torch.Tensor) -> torch.Tensor:
-    """Apply every step to a random half of a batch of pictures, each step to a half of its own."""
+    """Apply each step to a random half of a batch. Each step has a half of its own."""
     batch = batch.clone()
     for step in STEPS:
         chosen = (torch.rand(len(batch)) < SHARE).to(batch.device)

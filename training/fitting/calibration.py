@@ -13,7 +13,7 @@ from scipy.special import softmax
 from training.data.classes import positive_columns
 from training.evaluation.measures import operating_point
 
-#: Temperatures between which the best one is searched. Validation data cannot settle one outside of them.
+#: Temperatures between which the best one is searched. Validation data do not determine one outside.
 _BOUNDS = (0.05, 20.0)
 
 

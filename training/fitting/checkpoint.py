@@ -1,4 +1,4 @@
-"""Checkpoints: where a training stood after an epoch, as safetensors and JSON."""
+"""Checkpoints: the state of a training after an epoch, as safetensors and JSON."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A training after its last finished epoch."""
+    """The state of a training after its last finished epoch."""
 
     epochs: tuple[EpochResult, ...]
     tensors: dict[str, torch.Tensor]
-    #: What of the optimiser's state is no tensor, by parameter.
+    #: The optimiser's state for each parameter, without its tensors.
     optimiser: list[dict[str, Any]]
-    #: State of Python's, NumPy's and the loader's generators.
+    #: The states of Python's, NumPy's and the loader's random generators.
     generators: dict[str, Any]
-    #: The recorder's running training loss, which a phase's epochs share, and its batches.
+    #: The recorder's running training loss, which the epochs of a phase share, and its number of batches.
     running_loss: tuple[float, int]
 
     def restore_weights(self, learner: Any) -> None:
-        """Put the weights back."""
+        """Restore the weights."""
         prefix = "model."
         learner.model.load_state_dict(
             {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
         )
 
     def restore_optimiser(self, learner: Any) -> None:
-        """Put the optimiser's averages and counts back."""
+        """Restore the optimiser's averages and counts."""
         for index, (parameter, scalars) in enumerate(
             zip(_parameters(learner.opt), self.optimiser, strict=True)
         ):
@@ -57,13 +57,13 @@ class Checkpoint:
                     state[name.removeprefix(prefix)] = tensor.to(parameter.device)
 
     def restore_running_loss(self, learner: Any) -> None:
-        """Put the recorder's running training loss back."""
+        """Restore the recorder's running training loss."""
         smooth = learner.recorder.smooth_loss
         loss, smooth.count = self.running_loss
         smooth.val = torch.tensor(loss)
 
     def restore_generators(self, learner: Any) -> None:
-        """Put the random generators back to where they were when the epoch had ended."""
+        """Restore the random generators to their states at the end of the epoch."""
         kind, values, gauss = self.generators["python"]
         random.setstate((kind, tuple(values), gauss))
         kind, values, gauss = self.generators["loader"]
@@ -76,7 +76,7 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, learner: Any, epochs: list[EpochResult]) -> None:
-    """Write a checkpoint, whole or not at all: the earlier one stands until this one does.
+    """Write a checkpoint, whole or not at all. The earlier one stays until the new one is complete.
 
     Raises DiskFull.
     """
@@ -117,7 +117,7 @@ def save_checkpoint(folder: Path, learner: Any, epochs: list[EpochResult]) -> No
 
 
 def _replace(folder: Path, partial: Path) -> None:
-    """Put a new folder in the place of an old one; between the two steps there is always one to read."""
+    """Replace an old folder by a new one. At every moment, one of the two can be read."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -127,9 +127,9 @@ def _replace(folder: Path, partial: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint in a folder; None where none can be read, and training begins anew.
+    """Return the checkpoint in a folder. If none can be read, return None: the training starts again.
 
-    Whoever reads it holds the run: what a killed try left unfinished beside it is removed.
+    Partial files of a killed process are removed from beside it, because the caller holds the run's lease.
     """
     remove_partials(folder.parent)
     for candidate in (folder, folder.with_name(f".{folder.name}.old")):

@@ -55,7 +55,7 @@ class Fitted:
 
     network: nn.Module
     epochs: tuple[EpochResult, ...]
-    #: Of all epochs, those before a restart included.
+    #: The time of all epochs, with those before a restart.
     seconds: float
     peak_memory_bytes: int
 
@@ -63,7 +63,7 @@ class Fitted:
 def training_precision(device: torch.device) -> Precision:
     """Return the number format of a training's forward passes on a device.
 
-    A processor that emulates bfloat16 takes twelve times as long in it as in single precision.
+    A processor that emulates bfloat16 takes twelve times as long as in single precision.
     """
     return Precision.BF16 if native_bf16(device) else Precision.FP32
 

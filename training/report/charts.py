@@ -1,4 +1,4 @@
-"""Charts as inline SVG: a frame with axes, and labels that stand at the lines they name."""
+"""Charts as inline SVG, with axes and a label at the end of each line."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Point = tuple[float, float]
 #: Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 
-#: Of the drawing, in its own units: with room for labels at the right.
+#: The size and the margins of the drawing, in its own units. The labels are in the right margin.
 _WIDTH, _HEIGHT = 360, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 84, 14, 36
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve and the words at its end."""
+    """A curve and the label at its end."""
 
     label: str
     points: Sequence[Point]
@@ -30,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """What a chart shows, in words and ranges."""
+    """The title of a chart, and the names and ranges of its axes."""
 
     title: str
     across: str
@@ -47,7 +47,7 @@ class Axes:
 
 
 def chart(axes: Axes, lines: Sequence[Line]) -> Markup:
-    """Draw lines into axes; nothing where there is nothing to draw."""
+    """Draw lines into axes. A line without points is left out."""
     parts = [_frame(axes)]
     ends = _label_heights([axes.place(line.points[-1])[1] for line in lines if line.points])
     for line, height in zip([line for line in lines if line.points], ends, strict=True):
@@ -98,7 +98,7 @@ def _line(axes: Axes, line: Line, height: float) -> str:
 
 
 def _label_heights(wanted: list[float], apart: float = 11.0) -> list[float]:
-    """Move labels down until none covers another, and back up where they would leave the frame."""
+    """Move labels down until none covers another, and all of them up again if one would leave the frame."""
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     placed = dict.fromkeys(order, 0.0)
     last = float("-inf")

@@ -1,4 +1,4 @@
-"""What a comparison found, as the plain values of `report.json`."""
+"""The findings of a comparison, as the JSON values of `report.json`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from training.evaluation.measures import (
 from training.evaluation.paired import compare_all
 from training.outcome import BackboneOutcome, Comparison, HeldOut
 
-#: Images below which a subgroup is not shown: a few patients could be told by it.
+#: Subgroups with fewer images are not shown: they could identify patients.
 SMALLEST_CELL = 20
 
-#: Images shown that a backbone is most wrong about, and the side of their thumbnails.
+#: How many images with the highest loss are shown, and the side of their thumbnails in pixels.
 _CONFUSED, _THUMBNAIL = 8, 112
 
-#: Points of a drawn curve.
+#: The most points of a drawn curve.
 _POINTS = 200
 
 #: Table 4 of the thesis: training loss, validation loss and accuracy on 1,046 images after 20 epochs.
@@ -44,7 +44,7 @@ Findings = dict[str, Any]
 
 
 def build_report(comparison: Comparison) -> Findings:
-    """Return everything that a report says, as JSON values; no path and no name of a file is in it."""
+    """Return the content of a report as JSON values. It holds no path and no name of a file."""
     held_out = comparison.held_out
     several = len({one.seed for one in comparison.outcomes}) > 1
     names = {
@@ -110,7 +110,10 @@ def _backbone(outcome: BackboneOutcome, name: str, comparison: Comparison) -> Fi
 
 
 def _confusion(outcome: BackboneOutcome, held_out: HeldOut) -> list[list[int]]:
-    """Return counts by truth (rows) and answer (columns); a class of pneumonia only above the threshold."""
+    """Return counts by truth (rows) and answer (columns).
+
+    The answer is a class of pneumonia if P(PNEUMONIA) is at or above the threshold, and another class if not.
+    """
     from sklearn.metrics import confusion_matrix
 
     columns = held_out.positive_columns
@@ -205,7 +208,7 @@ def _seeds(backbones: list[Findings]) -> list[Findings]:
 
 
 def _thesis() -> list[Findings]:
-    """Return the thesis' table 4, with Wilson's intervals of the accuracy, which it does not give."""
+    """Return the thesis' table 4, and Wilson's intervals of the accuracy, which the thesis does not give."""
     return [
         {
             "backbone": backbone,

@@ -1,4 +1,4 @@
-"""The report's page: one HTML file that needs nothing else."""
+"""The report's page: one HTML file that refers to no other files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from training.evaluation.measures import ALPHA
 from training.report.charts import COLOURS, Axes, Line, chart
 from training.report.findings import Findings
 
-#: What a patient is known by, as in `training.data.dataset.ToldBy`.
+#: What the patient of an image is known from, by value of `training.data.patients.ToldBy`.
 _TOLD_BY = {
     "header": "the Patient ID in the file",
     "label": "the patient of the label or the cohort",
     "name": "the number in the file's name",
     "folder": "the folder that the file is in",
-    "nothing": "nothing, each file being a patient of its own",
+    "nothing": "nothing, so that each file counts as a patient of its own",
 }
 
 _TEMPLATE = Path(__file__).with_name("page.html.jinja")
@@ -40,7 +40,7 @@ def _write(file: Path, text: str) -> Path:
 
 
 def page(findings: Findings) -> str:
-    """Return the page."""
+    """Return the page as HTML."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -71,7 +71,7 @@ def measure_text(measure: dict[str, float | None] | None) -> str:
 
 
 def summary(findings: Findings) -> list[str]:
-    """Return what matters most, in sentences that a clinician and an engineer both can check."""
+    """Return the main results, in sentences that both a clinician and an engineer can check."""
     ranked = sorted(findings["backbones"], key=lambda one: one["measures"]["AUC"]["value"] or 0, reverse=True)
     best = ranked[0]
     measures = best["measures"]
@@ -83,7 +83,7 @@ def summary(findings: Findings) -> list[str]:
     differing = [one for one in findings["paired"] if one["mcnemar_holm"] < ALPHA]
     if differing:
         pairs = "; ".join(f"{one['one']} and {one['other']}" for one in differing)
-        said.append(f"More than noise separates {pairs}. All other differences are noise.")
+        said.append(f"These pairs differ by more than noise: {pairs}. All other differences are noise.")
     elif findings["paired"]:
         said.append("No backbone differs from another by more than noise.")
     baseline = findings["baseline"]["value"]
@@ -98,11 +98,11 @@ def summary(findings: Findings) -> list[str]:
 
 
 def _patients(told_by: dict[str, int]) -> str:
-    """Return what the patients of the images were told by, with what that leaves open."""
+    """Return how the patients of the images were identified, and what that leaves unknown."""
     counts = [f"{_TOLD_BY[one]} ({told_by[one]} images)" for one in _TOLD_BY if one in told_by]
-    said = f"Patients were told by {'; '.join(counts)}." if counts else ""
+    said = f"Patients were identified by {'; '.join(counts)}." if counts else ""
     if alone := told_by.get("nothing"):
-        said += f" Whether several of those {alone} are of one patient, nothing here tells."
+        said += f" Several of those {alone} may be of one patient; that is not known."
     return said
 
 

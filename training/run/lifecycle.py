@@ -39,8 +39,8 @@ def run_folder(run_id: int) -> Path:
 def train(database: Database, run_id: int, *, on_step: OnStep = lambda _: None) -> Finished:
     """Claim a run, resume it after its last finished epoch if it was interrupted, and finish it.
 
-    Raises RunUnknown, RunNotOpen, LeaseLost. Errors of the data, the weights or the disk are raised, too, and
-    recorded in the job table.
+    Raises RunUnknown, RunNotOpen, LeaseLost. Errors of the data, the weights or the disk are recorded in
+    the job table, and raised.
     """
     keep_memory()
     owner = f"{socket.gethostname()}:{os.getpid()}"

@@ -64,7 +64,7 @@ class Progress:
     def of_trial(self, backbone: str, seed: int, start: float, share: float) -> OnProgress:
         """Return what a training calls with its progress.
 
-        `start` and `share` say where the training begins in the whole run, and which part of it it is.
+        `start` and `share` say where the training begins in the whole run, and its share of the run.
         """
         began, first = time.monotonic(), None
 

@@ -40,7 +40,7 @@ class Trial:
     backbone: str
     seed: int
     initial: InitialWeights
-    #: Where the trial begins in the whole run, and which part of it it is; both from 0 to 1.
+    #: Where the trial begins in the whole run, and its share of the run; both from 0 to 1.
     start: float
     share: float
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Depths of detectors and film scanners. 8 bits are not among them: 16-bit values under 256 are next to black.
+#: Depths of detectors and film scanners. 8 bits are not among them: 16-bit values under 256 are nearly black.
 _DEPTHS = (10, 12, 14)
 
 

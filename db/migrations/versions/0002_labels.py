@@ -1,4 +1,4 @@
-"""Labels: what readers found."""
+"""Labels: readers' findings in images."""
 
 import sqlalchemy as sa
 from alembic import op

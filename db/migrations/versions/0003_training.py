@@ -1,4 +1,4 @@
-"""Training runs and what came of each backbone."""
+"""Training runs and the result of each backbone."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Nightly schedules, archives, and what batches took."""
+"""Nightly schedules, archives, and the time and memory that batches took."""
 
 import sqlalchemy as sa
 from alembic import op

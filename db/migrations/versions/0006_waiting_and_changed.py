@@ -1,4 +1,4 @@
-"""Why a cohort waits; size and date of files as they were taken in."""
+"""The reason why a cohort waits; size and date of files when they were added."""
 
 import sqlalchemy as sa
 from alembic import op

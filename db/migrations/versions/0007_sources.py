@@ -1,4 +1,4 @@
-"""Sources of a cohort, and since when cohorts, sources and batches wait."""
+"""Sources of a cohort, and the times of waits of cohorts, sources and batches."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Who takes which source into a cohort, and until when nobody else does."""
+"""Ingests: the reading of one source into one cohort, under a lease."""
 
 import sqlalchemy as sa
 from alembic import op

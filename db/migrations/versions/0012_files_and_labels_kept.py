@@ -1,4 +1,4 @@
-"""What is compared of listed files; where labelled images are whose rows were archived."""
+"""Size and date of listed files; the places of labelled images whose rows were archived."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Measuring models: evaluate."""
+"""The command that measures a model: evaluate."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def evaluate(
         )
         console.print(DISCLAIMER, style="dim")
     if result.unreadable:
-        errors.print(f"{result.unreadable} images could not be read and do not count.")
+        errors.print(f"{result.unreadable} images could not be read and are not counted.")
     raise typer.Exit(1 if result.unreadable else 0)
 
 

@@ -23,7 +23,7 @@ _MEASURES = ("auc", "sensitivity", "specificity")
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
-    models = typer.Typer(help="Which models there are, and which one screens.", no_args_is_help=True)
+    models = typer.Typer(help="The registered models, and the champion, which screens.", no_args_is_help=True)
     models.command("list", epilog="Example: pneumoscreen models list --json")(list_)
     models.command("show", epilog="Example: pneumoscreen models show resnet50-8b7f4c4ca860")(show)
     models.command("promote", epilog="Example: pneumoscreen models promote resnet50-8b7f4c4ca860")(promote)
@@ -35,7 +35,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_(as_json: AsJson = False) -> None:
-    """List models, the latest first, with what each scored on its own validation images."""
+    """List models, the latest first, with the scores of each on its own validation images."""
     from db.models.registry import all_models
 
     with ready_database(with_champion=True).read() as session:
@@ -64,7 +64,7 @@ def _validation(model: Model) -> dict[str, Any]:
 
 
 def _measure(model: Model, name: str, *, interval: bool = False) -> str:
-    """Return what a model scored, nothing where its card does not say it as a card must."""
+    """Return a model's score, or an empty text if its card has no valid one."""
     from pydantic import ValidationError
 
     from db.models.card import Measure
@@ -92,7 +92,7 @@ def _as_json(model: Model) -> dict[str, Any]:
 
 
 def show(model: ModelName, as_json: AsJson = False) -> None:
-    """Show how a model came to be, what it scored, and what was decided about it."""
+    """Show how a model was trained, its scores, and its events in the audit log."""
     from db.models.registry import find_model, model_events
 
     with ready_database(with_champion=True).read() as session:
@@ -135,7 +135,7 @@ def _day(moment: float) -> str:
 
 
 def promote(model: ModelName, as_json: AsJson = False) -> None:
-    """Let a model screen: new batches take it, batches already made keep theirs."""
+    """Make a model the champion: new batches use it, existing batches keep theirs."""
     from db.models.registry import promote as crown
 
     with ready_database(with_champion=True).write() as session:
@@ -144,7 +144,7 @@ def promote(model: ModelName, as_json: AsJson = False) -> None:
 
 
 def rollback(as_json: AsJson = False) -> None:
-    """Let the champion before the present one screen again."""
+    """Make the previous champion the champion again."""
     from db.models.registry import rollback as go_back
 
     with ready_database(with_champion=True).write() as session:
@@ -167,7 +167,7 @@ def import_(
     from db.models.registry import import_model
 
     if find_spec("torch") is not None:
-        # Where no worker is installed, the first worker that is given the model finds out.
+        # If no worker is installed here, the first worker that loads the model makes these checks.
         from training.fitting.candidate import check_candidate
 
         check_candidate(folder)

@@ -34,7 +34,7 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
     ] = None,
     recipe: Annotated[str, typer.Option(help="thesis or clinical.")] = "clinical",
     backbones: Annotated[
-        str, typer.Option(help="Which to compare, separated by commas.")
+        str, typer.Option(help="Backbones to compare, separated by commas.")
     ] = "resnet18,resnet34,resnet50,alexnet",
     epochs: Annotated[
         int | None, typer.Option(help="Epochs after the frozen one; the recipe's by default.", min=1)
@@ -51,23 +51,23 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
         ),
     ] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Start backbones without a weights file from nothing.")
+        bool, typer.Option("--random-weights", help="Use random weights for backbones with no weights file.")
     ] = False,
     wd: Annotated[
         float | None, typer.Option(help="Weight decay; 0.01 by default, 0.1 in the thesis' text.", min=0)
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds to train each backbone with.", min=1)] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of seeds to train each backbone with.", min=1)] = 1,
     labels: Annotated[bool, typer.Option("--labels", help="Use the imported labels too.")] = False,
     promote: Annotated[
-        str, typer.Option(help="auto makes the winner champion if the gate says yes; ask leaves it to you.")
+        str, typer.Option(help="auto makes the winner champion if it passes the gate; ask leaves it to you.")
     ] = "ask",
-    queue: Annotated[bool, typer.Option("--queue", help="Let a training worker do it.")] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="Let a training worker do the run.")] = False,
     resume: Annotated[
-        int | None, typer.Option(help="Go on with a run that was stopped or failed.", show_default=False)
+        int | None, typer.Option(help="Continue this run, which was stopped or failed.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare backbones on labelled images, write a report, and ask the gate about the winner."""
+    """Compare backbones on labelled images, write a report, and test the winner at the gate."""
     from dataclasses import replace
 
     from db.training.runs import open_run, reopen_run
@@ -126,7 +126,7 @@ def _missing_weights(backbones: tuple[str, ...], folder: Path | None) -> tuple[s
 
 
 def _check_weights(plan: Plan) -> None:
-    """Say now what would stop the run later."""
+    """Raise now the errors that would stop the run later."""
     from training.fitting.backbones import check_backbone, find_initial_weights
 
     for backbone in plan.backbones:
@@ -142,7 +142,7 @@ def _queue(run_id: int, *, as_json: bool) -> None:
     if as_json:
         print_json({"run": run_id})
     else:
-        console.print(f"Run {run_id} waits for a training worker; `pneumoscreen runs` shows how it goes.")
+        console.print(f"Run {run_id} waits for a training worker; `pneumoscreen runs` shows its progress.")
 
 
 def _train(database: Database, run_id: int, *, as_json: bool) -> None:
@@ -169,7 +169,7 @@ def _train(database: Database, run_id: int, *, as_json: bool) -> None:
         try:
             finished = train(database, run_id, on_step=show)
         except KeyboardInterrupt:
-            errors.print(f"Stopped. `pneumoscreen retrain --resume {run_id}` goes on from the last epoch.")
+            errors.print(f"Stopped. `pneumoscreen retrain --resume {run_id}` continues from the last epoch.")
             raise
     if as_json:
         print_json(_finished_json(finished))
@@ -194,7 +194,7 @@ def _finished_json(finished: Finished) -> dict[str, Any]:
 
 
 def _print_finished(finished: Finished) -> None:
-    """Print table 4 of the thesis for this run, the gate's answer and where the report is."""
+    """Print table 4 of the thesis for this run, the gate's decision and the path of the report."""
     print_table(
         ("backbone", "train_loss", "valid_loss", "accuracy", "model"),
         [
@@ -215,7 +215,7 @@ def _print_finished(finished: Finished) -> None:
         errors.print(f"left out, its labels contradict one another: {digest[:12]}", markup=False)
     if finished.without_file:
         errors.print(
-            f"left out, no file is known that may be read: {finished.without_file} labelled images",
+            f"left out, no readable file is known: {finished.without_file} labelled images",
             markup=False,
         )
     decision = finished.decision
@@ -223,7 +223,7 @@ def _print_finished(finished: Finished) -> None:
         answer = "yes" if decision.passed else "no"
         console.print(f"Gate: {answer} to {finished.winner}: {'; '.join(decision.reasons)}.", markup=False)
         if decision.passed and not finished.promoted:
-            console.print(f"To let it screen: pneumoscreen models promote {finished.winner}", markup=False)
+            console.print(f"To make it champion: pneumoscreen models promote {finished.winner}", markup=False)
     if finished.promoted:
         console.print(f"{finished.winner} is champion now.", markup=False)
     console.print(f"Report: {finished.report}", markup=False, soft_wrap=True)

@@ -23,14 +23,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")
 Identifiers = Annotated[
     bool,
     typer.Option(
-        "--identifiers", help="Give UIDs and paths as they are, and not as pseudonyms and file digests."
+        "--identifiers", help="Show UIDs and paths as they are, instead of pseudonyms and file digests."
     ),
 ]
 
-#: What to do about it.
+#: Printed if an ingest broke off: what the user can do.
 _BROKE_OFF = (
     "The ingest broke off: the cohort does not hold all of its source. "
-    "Give the same `submit` or `screen` again; it goes on from there."
+    "Give the same `submit` or `screen` again; it continues from there."
 )
 
 
@@ -57,7 +57,7 @@ def submit(
     priority: Annotated[
         int | None,
         typer.Option(
-            help="Higher goes first. By default 0, or what the cohort has already.",
+            help="Higher goes first. By default 0, or that of the existing cohort.",
             show_default=False,
         ),
     ] = None,
@@ -66,7 +66,7 @@ def submit(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take a source in; the workers screen it while you do something else."""
+    """Add a source's images to a cohort; the workers screen them in the background."""
     from scheduler.ingest import open_source
     from scheduler.submit import submit as take_in
 
@@ -85,7 +85,7 @@ def status(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show how far cohorts have come, and training runs that wait or are under way."""
+    """Show the progress of cohorts, and of training runs that have not ended."""
     from db.queries.progress import progress
     from db.training.runs import open_runs
 
@@ -115,7 +115,7 @@ def status(
 def watch(cohort: CohortName) -> None:
     """Show a cohort's progress until it is finished. Ctrl-C stops watching, not screening.
 
-    If a source of it was not taken in to its end, and nobody does, it ends with 1 and says how to go on.
+    If an ingest broke off and no command continues it, it ends with 1 and says how to continue.
     """
     from db.jobs.cohorts import find_cohort
     from scheduler.watch import watch as wait
@@ -141,7 +141,7 @@ def retry(cohort: CohortName, as_json: AsJson = False) -> None:
 
 
 def cancel(cohort: CohortName, as_json: AsJson = False) -> None:
-    """Hand out nothing more of a cohort; what a worker holds is finished."""
+    """Stop handing out a cohort's images; workers finish the batches that they hold."""
     from db.jobs.cohorts import cancel as stop
     from db.jobs.cohorts import find_cohort
 
@@ -158,7 +158,7 @@ def results(
     ],
     identifiers: Identifiers = False,
 ) -> None:
-    """Write a cohort's results, a row per image; without identifiers unless they are asked for."""
+    """Write a cohort's results, one row per image; identifiers are left out by default."""
     from scheduler.exports.noted_heads import sealed_head
     from scheduler.exports.results import write_results
 
@@ -184,14 +184,14 @@ def print_problems(progress: Progress) -> None:
 
 
 def _state_of(progress: Progress) -> str:
-    """Return what a cohort does or waits for, in a word or two."""
+    """Return a cohort's state, or what stops it, in a word or two."""
     broke_off = ["ingest broke off"] if progress.ingest_broke_off else []
     waits_for = [progress.waits_for] if progress.waits_for else []
     return ", ".join(broke_off + waits_for) or progress.state
 
 
 def exit_code(progress: Progress) -> int:
-    """Return 0 if all is well with a cohort, else 1; say how to go on if its ingest broke off."""
+    """Return 0 if all is well with a cohort, else 1; print how to continue if its ingest broke off."""
     if progress.ingest_broke_off:
         errors.print(_BROKE_OFF)
     return 1 if progress.failed or not progress.finished else 0

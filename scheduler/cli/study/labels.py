@@ -17,7 +17,7 @@ from scheduler.cli.study.cohorts import AsJson, Identifiers
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     labels = typer.Typer(
-        help="What readers found: the labels that retraining learns from.", no_args_is_help=True
+        help="The labels that readers gave to images, from which models are retrained.", no_args_is_help=True
     )
     labels.command("import", epilog="Example: pneumoscreen labels import readings.csv")(import_)
     labels.command("list", epilog="Example: pneumoscreen labels list --json")(list_)
@@ -29,8 +29,8 @@ def import_(
     file: Annotated[
         Path,
         typer.Argument(
-            help="CSV with class (NORMAL, PNEUMONIA, BACTERIAL, VIRAL), one of path, digest or instance, and "
-            "if known reader, date and patient.",
+            help="CSV with class (NORMAL, PNEUMONIA, BACTERIAL, VIRAL), one of path, digest or instance, "
+            "and, if known, reader, date and patient.",
             show_default=False,
         ),
     ],
@@ -93,7 +93,7 @@ def list_(as_json: AsJson = False) -> None:
 
 
 def conflicts(identifiers: Identifiers = False, as_json: AsJson = False) -> None:
-    """List the images whose readings contradict one another. Nobody guesses: retraining leaves them out."""
+    """List the images whose readings contradict one another. Retraining leaves them out."""
     from db.training.labels import labelled_files
     from scheduler.ingest.pseudonym import ensure_site_key, uid_pseudonym
 

@@ -29,7 +29,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def list_(as_json: AsJson = False) -> None:
-    """List the schedules, when they were due last and when they will be next."""
+    """List the schedules, with the last and the next time at which each is due."""
     from db.nights.runs import history as past
     from db.nights.runs import now
     from scheduler.nightly.schedule import NightlySettings
@@ -55,7 +55,7 @@ def list_(as_json: AsJson = False) -> None:
 
 
 def run(name: Name, as_json: AsJson = False) -> None:
-    """Screen what is new in a schedule's source now, without waiting for its time and without its window."""
+    """Screen the new images of a schedule's source now, independently of its time and window."""
     from scheduler.nightly.schedule import NightlySettings
     from scheduler.nightly.slots import run_now
     from worker.broker.notify import ask_for_nights
@@ -75,7 +75,7 @@ def history(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the last 30 runs and what they came to."""
+    """List the last 30 runs and their results."""
     from db.nights.runs import history as past
 
     with ready_database().read() as session:

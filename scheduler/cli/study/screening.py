@@ -1,4 +1,4 @@
-"""Commands that do everything in one go: demo and screen."""
+"""Commands that take in, screen and show in one go: demo and screen."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def screen(
     identifiers: Identifiers = False,
     as_json: AsJson = False,
 ) -> None:
-    """Screen a source and wait: starts what is not running, and stops what it started.
+    """Screen a source and wait. Starts the stack if it is not running, and stops it at the end.
 
-    Ctrl-C stops cleanly, and so do TERM and HUP; the same command goes on where it stopped, and screens
-    nothing twice. A stack that others use goes on with them.
+    Ctrl-C, TERM and HUP stop it cleanly; the same command continues where it stopped, and screens nothing
+    twice. A stack that other commands use keeps running.
     """
     from scheduler.cli.system.running import running_stack
     from scheduler.exports.results import check_output
@@ -70,7 +70,7 @@ def screen(
             finished = watch(database, submitted.cohort_id, errors, check=stack.check)
     except (KeyboardInterrupt, Ended):
         with suppress(OSError):  # the terminal may be gone
-            errors.print("Stopped. The same command goes on from here.")
+            errors.print("Stopped. The same command continues from here.")
         raise
     if out is not None:
         _write(database, name, out, identifiers=identifiers, quiet=as_json)
@@ -86,7 +86,7 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack running, to look around.")] = False,
     images: Annotated[int, typer.Option(help="Number of synthetic X-rays.", min=6)] = 24,
 ) -> None:
-    """Show everything on synthetic X-rays, in a data directory of its own.
+    """Screen synthetic X-rays and show the results, in a separate data directory.
 
     The phantoms have the outline of a chest and no anatomy: their probabilities mean nothing.
     """
@@ -137,7 +137,7 @@ def _write(database: Database, cohort: str, out: Path, *, identifiers: bool, qui
 
 
 def _print_summary(database: Database, progress: Progress, *, shown: int, identifiers: bool) -> None:
-    """Print the first rows of the results, and what came of the cohort as a whole."""
+    """Print the first rows of the results, and the totals of the cohort."""
     from db.jobs.cohorts import find_cohort
     from db.queries.results import cohort_results, count_labels
     from scheduler.ingest.pseudonym import uid_pseudonyms
@@ -178,5 +178,5 @@ def _number(probability: float | None) -> str:
 
 
 def _short(name: str, source: str) -> str:
-    """Return where a file lies within its source, or the beginning of its digest."""
+    """Return a file's path within its source, or the beginning of its digest."""
     return name[:19] if name.startswith("sha256:") else name.removeprefix(source.rstrip("/") + "/")

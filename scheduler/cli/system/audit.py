@@ -23,15 +23,15 @@ def add_to(app: typer.Typer) -> None:
 def audit(
     subject: Annotated[
         str | None,
-        typer.Argument(help="What was done to, as in cohort:12; everything by default.", show_default=False),
+        typer.Argument(help="Subject of the events, as in cohort:12; all by default.", show_default=False),
     ] = None,
     limit: Annotated[int, typer.Option(help="Events to show, the newest.", min=1)] = 50,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Check instead that nothing was changed since it was written.")
+        bool, typer.Option("--verify", help="Check instead that no event was changed after it was written.")
     ] = False,
     head: Annotated[
         str | None,
-        typer.Option(help="With --verify: a digest that it printed before.", show_default=False),
+        typer.Option(help="With --verify: a digest that this command printed before.", show_default=False),
     ] = None,
     against: Annotated[
         Path | None,
@@ -54,7 +54,7 @@ def audit(
     database = ready_database()
     if verify:
         with database.write() as session:
-            # First, so that sealing does not cover what is wrong already.
+            # Verify before sealing, so that sealing does not hide an earlier change.
             follow(session, noted=noted)
             seal(session)
             chain = follow(session)

@@ -16,11 +16,11 @@ File = Annotated[Path, typer.Argument(help="File of the backup.", show_default=F
 
 _WITH_KEY = (
     "Warning: the backup holds paths, UIDs and site.key, the key of the pseudonyms, by which patient IDs can "
-    "be tried out. Keep it as you keep patient data, or use --without-key and keep site.key elsewhere."
+    "be found by trying. Keep it as you keep patient data, or use --without-key and keep site.key elsewhere."
 )
 _WITHOUT_KEY = (
     "Warning: the backup holds paths and UIDs, and not site.key, the key of the pseudonyms. Without a copy "
-    "of that, a restored installation gives the same patients other pseudonyms."
+    "of site.key, a restored installation gives the same patients other pseudonyms."
 )
 
 
@@ -39,7 +39,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def upgrade(as_json: AsJson = False) -> None:
-    """Create or upgrade the tables for this version. Other commands do it too, where it is needed."""
+    """Create or upgrade the tables for this version. Other commands do it too, if it is needed."""
     from db.upkeep.migrate import current_revision
 
     revision = current_revision(ready_database())
@@ -53,7 +53,7 @@ def check(
     repair: Annotated[bool, typer.Option("--repair", help="Count all images again if they differ.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the counters of images, which `status` shows, with the images: a minute for ten million."""
+    """Compare the counters of images, which `status` shows, with the images. Ten million take a minute."""
     from db.audit.events import record
     from db.upkeep.counters import compare, recount
 
@@ -73,7 +73,7 @@ def check(
         )
         console.print("Counted again." if repair else "Run `pneumoscreen db check --repair`.")
     else:
-        console.print("Every counter is what it counts.")
+        console.print("Every counter is correct.")
     raise typer.Exit(2 if differences and not repair else 0)
 
 
@@ -101,7 +101,7 @@ def backup(
 
 
 def restore(file: File, as_json: AsJson = False) -> None:
-    """Fill an empty job table and data directory from a backup, of SQLite or PostgreSQL alike."""
+    """Fill an empty job table and data directory from a backup, in SQLite or PostgreSQL."""
     from db.engine import Database
     from db.upkeep.backup import restore as read
 
@@ -113,7 +113,7 @@ def restore(file: File, as_json: AsJson = False) -> None:
 
 
 def new_key(as_json: AsJson = False) -> None:
-    """Give up a key of the pseudonyms that is lost: make site.key, or take the one that is in its place.
+    """Replace a lost key of the pseudonyms: use the site.key that is in its place, or make one.
 
     The same patients, studies and images get other pseudonyms from then on.
     """
@@ -129,11 +129,11 @@ def new_key(as_json: AsJson = False) -> None:
 def prune(
     folder: Annotated[Path, typer.Argument(help="Folder of the archive.", show_default=False)],
     days: Annotated[
-        float, typer.Option(min=0, help="Age of the cohorts that are moved.", show_default=False)
+        float, typer.Option(min=0, help="Age in days of the cohorts that are moved.", show_default=False)
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Move finished cohorts older than so many days out of the job table, into a Parquet file each."""
+    """Move finished cohorts older than --days out of the job table, each into a Parquet file."""
     from scheduler.exports.archive import prune as move
 
     moved = move(ready_database(), folder, days=days)

@@ -1,4 +1,4 @@
-"""What `doctor` looks at: each check says what it found, and how to mend what is wrong."""
+"""The checks of `doctor`: each one says what it found, and how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Run every check; one that meets an error it foresaw reports it and the others go on."""
+    """Run every check. If one raises an error of ours, it is reported and the other checks still run."""
     findings: list[Finding] = []
     for name, check in _CHECKS.items():
         try:
@@ -98,7 +98,7 @@ def _roots() -> Iterator[Finding]:
     if Roots.read().places or not url or url.startswith("sqlite"):
         return
     mend = "Name the folders and URLs that images may come from in `source_roots`."
-    yield Finding("sources", "note", "whatever can be read may be screened", mend)
+    yield Finding("sources", "note", "every file that can be read may be screened", mend)
 
 
 def _broker() -> Iterator[Finding]:
@@ -116,7 +116,7 @@ def _broker() -> Iterator[Finding]:
             client.ping()
     except AuthenticationError:
         yield Finding(
-            "broker", "bad", "refuses the password", "Mend the password in PNEUMOSCREEN_BROKER_URL."
+            "broker", "bad", "refuses the password", "Correct the password in PNEUMOSCREEN_BROKER_URL."
         )
     except (RedisError, OSError, ValueError) as error:
         running = Stack().is_running()
@@ -166,7 +166,7 @@ def _model() -> Iterator[Finding]:
         return
     registered_card(champion).check_preprocessing()
     weights = read_checked_weights(database.models_folder / champion.name, champion.weights_digest)
-    yield Finding("model", "good", f"{champion.name}, digest {digest_of(weights)[:12]} is right")
+    yield Finding("model", "good", f"{champion.name}, digest {digest_of(weights)[:12]} is correct")
 
 
 def _machine() -> Iterator[Finding]:
@@ -175,7 +175,7 @@ def _machine() -> Iterator[Finding]:
         yield Finding("torch", "note", "not installed", mend)
         return
     done = subprocess.run(
-        # -P: the current folder, which may be one of images, holds no module of ours.
+        # -P: import no module from the current folder, which may be a folder of images.
         [sys.executable, "-P", "-m", "worker.selfcheck"],
         capture_output=True,
         text=True,

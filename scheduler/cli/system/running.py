@@ -1,4 +1,4 @@
-"""The embedded stack, for the length of a command."""
+"""The embedded stack as commands run it, and the workers that answer."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def start_stack(database: Database, stack: Stack) -> None:
 
 
 def _forget_notifications(database: Database) -> None:
-    """Prepare for a broker that is empty: what was notified before must be notified again."""
+    """Prepare for an empty broker: all notifications must be sent again."""
     with database.write() as session:
         forget_notifications(session)
 
 
 def workers_answer() -> bool:
     """Tell whether a screening worker and housekeeping answer through the broker."""
-    # One of several on a host is `screen-1@host`.
+    # If a host has several, each has a number, as in `screen-1@host`.
     return {"screen", "housekeeping"} <= {name.split("@")[0].split("-")[0] for name in answering()}
 
 
@@ -42,7 +42,7 @@ def answering() -> set[str]:
 
     from worker.broker.app import make_app
 
-    # Not `worker.broker.app.app`, whose broker is that of the moment when it was imported: each start of the
+    # Not `worker.broker.app.app`, which has the broker that was set when it was imported: each start of the
     # stack has a new one.
     app = make_app()
     try:

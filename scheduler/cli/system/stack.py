@@ -1,4 +1,4 @@
-"""Commands on what runs: up, down, doctor, metrics, alive."""
+"""Commands on running processes: up, down, doctor, metrics, alive."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def up(
 
 
 def down(as_json: AsJson = False) -> None:
-    """Stop the embedded stack, whoever uses it; each process finishes what it holds first."""
+    """Stop the embedded stack, even if others use it; each process finishes what it holds first."""
     from deploy.stack import Stack
 
     stopped = Stack().stop()
@@ -68,7 +68,7 @@ def down(as_json: AsJson = False) -> None:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check what commonly goes wrong, and say how to mend it."""
+    """Check for common problems, and show how to fix them."""
     from scheduler.cli.system.doctor import examine
 
     findings = examine()
@@ -110,7 +110,7 @@ def metrics(
 def alive(
     worker: Annotated[str, typer.Argument(help="screen, training or housekeeping.", show_default=False)],
 ) -> None:
-    """Ask this host's worker of a kind whether it answers, and end with 2 where it does not."""
+    """Check that this host's worker of a kind answers; end with 2 if it does not."""
     import socket
 
     from scheduler.cli.system.running import answering

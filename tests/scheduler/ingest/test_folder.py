@@ -1,4 +1,4 @@
-"""What a folder is taken for."""
+"""Folders as sources: which files get a row, and what the row says."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_each_file_is_opened_once_by_several_threads_and_keeps_its_place(
 
     def counted(path: Path, roots: Roots) -> FileIO:
         opened.append(path)
-        # Each open waits for another one; one at a time would wait for ever.
+        # Each open waits for a second one: if files were opened one at a time, this would time out.
         together.wait()
         return open_file(path, roots)
 
@@ -189,7 +189,7 @@ def test_a_file_is_noted_as_it_was_when_it_was_opened(tmp_path: Path, jpeg: byte
 
 
 def descend(folder: Path, levels: int, name: str) -> int:
-    """Make folders in each other, however long their path becomes; return the deepest one, open."""
+    """Make nested folders, however long their path becomes; return a descriptor of the deepest one."""
     opened = os.open(folder, os.O_RDONLY)
     for _ in range(levels):
         os.mkdir(name, dir_fd=opened)
@@ -225,7 +225,7 @@ def test_images_too_deep_to_be_opened_get_a_row_each_and_hold_up_no_other(
     images = Walk(FolderSource(deep))
     first, *others = images
     assert (first.uri, first.problem) == (str(deep / "z.jpg"), None)
-    if levels * (len(name) + 1) < 2_500:  # a recursion's end, and not the path's
+    if levels * (len(name) + 1) < 2_500:  # too deep for a recursion, but the path is short enough
         assert [(one.problem, one.size) for one in others] == [(None, len(jpeg))] * 2
         assert images.ignored == 2
         return

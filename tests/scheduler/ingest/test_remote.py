@@ -1,4 +1,4 @@
-"""Images behind URLs."""
+"""Images on servers: web, S3 and SFTP."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from worker.imaging.limits import Limits
 
 @pytest.fixture(scope="module")
 def study(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the phantoms, with what lies about beside them in real folders."""
+    """Return the phantoms, with other files beside them as in real folders."""
     folder = tmp_path_factory.mktemp("remote") / "study"
     shutil.copytree(phantoms, folder)
     (folder / "jpeg" / "notes.txt").write_text("not an image")
@@ -72,7 +72,7 @@ def web(study: Path) -> Iterator[str]:
 
 @pytest.fixture(params=["web", "s3", "sftp"])
 def url(request: pytest.FixtureRequest, study: Path) -> str:
-    """Return where the study lies on each kind of server."""
+    """Return the study's address on each kind of server."""
     server = request.getfixturevalue(request.param)
     return f"sftp://reader@127.0.0.1:{server.port}{study}" if request.param == "sftp" else server
 
@@ -86,14 +86,14 @@ def test_a_server_gives_the_images_that_its_folder_gives(url: str, study: Path) 
         for images in (there, here)
     ]
     assert facts[0] == facts[1]
-    # A web server's list tells no sizes: there, the worker finds that a file is empty.
+    # A web server's list has no sizes: only the worker finds that a file is empty.
     assert sum(image.problem == "empty-file" for image in there) == (0 if url.startswith("http") else 1)
     assert remote.ignored == folder.ignored == 1
     assert [image.uri for image in Walk(open_source(url))] == [image.uri for image in there]
 
 
 def taken_in(database: Database, source: str) -> list[str]:
-    """Let a nightly run take in what is new in a source; return the addresses."""
+    """Make a nightly run on a source; return the addresses of the images that it takes in."""
     ward = Nightly(name="ward", source=source)
     run_id = run_now(database, ward)
     assert walk_night(database, NightlySettings(nightly=(ward,)), run_id)
@@ -113,11 +113,11 @@ def test_a_night_without_new_files_opens_nothing_on_a_server(
 
     monkeypatch.setattr("scheduler.ingest.sources.remote.read_start", read)
     assert len(taken_in(job_table, url)) == 12
-    # Each DICOM file once, and the text; the names of the others tell that they are images.
+    # Each DICOM file and the text file once; the names of the others show that they are images.
     assert sorted(Counter(opened).values()) == [1] * 5
     opened.clear()
     assert taken_in(job_table, url) == []
-    # A web server's list tells no times: it would not show that the file has become an image.
+    # A web server's list has no times: only opening the text file shows that it is still no image.
     assert [uri.rpartition("/")[2] for uri in opened] == (["notes.txt"] if url.startswith("http") else [])
 
 
@@ -162,7 +162,7 @@ def test_labels_may_name_images_by_url(database: Database, url: str, study: Path
     imported = import_labels(database, tmp_path / "labels.csv", skip_bad=True)
     assert (imported.new, len(imported.bad)) == (1, 1)
     plan = Plan(recipe=find_recipe("thesis"), data=None, use_labels=True)
-    for _ in range(2):  # fetched, and then at hand
+    for _ in range(2):  # first downloaded, then taken from the data directory
         (image,) = labelled_images(database, plan)
         assert image.path.name == Path(uri).name
         assert read_picture(image.path).digest == read_picture(uri).digest
@@ -214,7 +214,7 @@ def test_identifiers_behind_something_large_are_found_on_a_server_too(tmp_path: 
 
 
 def test_a_damaged_header_on_a_server_does_not_fetch_the_whole_file(tmp_path: Path) -> None:
-    # Sequences in sequences, deeper than a reader goes.
+    # Sequences that are nested deeper than a reader follows them.
     item = struct.pack("<HH2sHIHHI", 8, 0x1115, b"SQ", 0, 0xFFFF_FFFF, 0xFFFE, 0xE000, 0xFFFF_FFFF)
     with (tmp_path / "a.dcm").open("wb") as file:
         file.write(BEGINNING + item * 5000)

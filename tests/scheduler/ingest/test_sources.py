@@ -1,4 +1,4 @@
-"""A kind of source is one module: one that is defined here goes from `submit` to rows."""
+"""A new kind of source in one module: the one that is defined here goes from `submit` to rows."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from scheduler.submit import submit
 from worker.files.opener import Entry
 from worker.files.roots import Roots
 
-#: What the toy source has: a size by name.
+#: The files of the toy source: their sizes by name.
 FILES: dict[str, int] = {}
 #: Entries that were inspected.
 INSPECTED: list[str] = []
 
 
 class ToySource(Source):
-    """A list of names, of which some are no images, some damaged and some gone."""
+    """A list of names: some are no images, some are damaged and some are gone."""
 
     threads = 2
     described = "/toy"
@@ -87,7 +87,7 @@ def test_a_new_kind_of_source_goes_from_submit_to_rows(database: Database, toy: 
     assert sorted(INSPECTED) == sorted(f"/toy/{name}" for name in FILES)
     INSPECTED.clear()
     assert submit(database, open_any(toy), name="trial").new == 0
-    assert sorted(INSPECTED) == ["/toy/gone", "/toy/text"], "what the cohort holds was inspected again"
+    assert sorted(INSPECTED) == ["/toy/gone", "/toy/text"], "images of the cohort were inspected again"
 
 
 @pytest.mark.usefixtures("model")
@@ -98,7 +98,7 @@ def test_a_night_inspects_what_is_new_in_it(database: Database, toy: str) -> Non
     INSPECTED.clear()
     FILES.update({"2": 21, "3": 10})
     assert walk_night(database, nights, run_now(database, ward))
-    # What could not be read is not taken for what is no image.
+    # A file that could not be read is not remembered as no image.
     assert Counter(INSPECTED) == Counter(["/toy/2", "/toy/3", "/toy/gone"])
     with database.read() as session:
         assert len(session.scalars(select(Image.id)).all()) == 5

@@ -43,7 +43,7 @@ def test_the_bytes_of_files_are_not_kept(labelled: Path, tmp_path: Path) -> None
     content = next((labelled / "NORMAL").iterdir()).read_bytes()
     images = []
     for number in range(40):
-        # What stands behind the picture belongs to the file.
+        # Bytes after the picture are part of the file.
         (tmp_path / f"{number}.png").write_bytes(content + bytes(4 << 20))
         images.append(
             LabelledImage(
@@ -56,5 +56,5 @@ def test_the_bytes_of_files_are_not_kept(labelled: Path, tmp_path: Path) -> None
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert len(pictures) == 40
-    # Two threads, each with the file and the message that it is sent in.
+    # Two threads, each with a file and with the message that carries it.
     assert peak < 60 << 20

@@ -12,7 +12,7 @@ from training.data.splits import TooFewLabelled, grouped_split, random_split
 
 
 def labelled(count: int) -> list[LabelledImage]:
-    """Make three images of each pneumonia patient, bacterial and viral, and one of each normal one."""
+    """Make three images of each pneumonia patient, bacterial and viral, and one of each normal patient."""
     sick = [
         LabelledImage(Path(name), "PNEUMONIA", patient_group(Path(name), "PNEUMONIA"))
         for number in range(count)
@@ -40,13 +40,13 @@ def split(images: list[LabelledImage], digests: list[str], seed: int = 42) -> tu
 def test_no_patient_and_no_duplicate_is_on_both_sides() -> None:
     images = labelled(40)
     digests = [str(index) for index in range(len(images))]
-    digests[0] = digests[60]  # two patients share the bytes of an image, and so a side
+    digests[0] = digests[60]  # two patients share the bytes of an image, so they are on one side
     for seed in range(5):
         train, valid = split(images, digests, seed)
         assert sorted([*train, *valid]) == list(range(len(images)))
         assert {images[i].group for i in train}.isdisjoint({images[i].group for i in valid})
         assert {digests[i] for i in train}.isdisjoint({digests[i] for i in valid})
-        assert (1 in valid) == (70 in valid)  # they look the same
+        assert (1 in valid) == (70 in valid)  # the two images look the same
         assert {images[i].label for i in valid} == {"NORMAL", "PNEUMONIA"}
         assert len(valid) == pytest.approx(len(images) / 5, rel=0.2)
 

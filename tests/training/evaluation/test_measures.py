@@ -1,4 +1,4 @@
-"""Measures against values that were worked out elsewhere."""
+"""Measures, against values from the literature, from scikit-learn and by hand."""
 
 from __future__ import annotations
 

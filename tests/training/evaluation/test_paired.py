@@ -24,7 +24,7 @@ def test_mcnemar_is_the_exact_binomial_for_few() -> None:
     assert mcnemar(50, 10) < 1e-5
 
 
-def test_delong_is_what_brute_force_says() -> None:
+def test_delong_agrees_with_brute_force() -> None:
     positive, one, other = simulated()
 
     def components(probability: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:

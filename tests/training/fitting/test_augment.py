@@ -1,4 +1,4 @@
-"""Augmentation takes away what tells classes apart without a lung."""
+"""Augmentation: it removes features that separate the classes but are no sign of disease."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Feature = Callable[[torch.Tensor], torch.Tensor]
 def pictures(
     count: int = 32, side: int = 64, *, level: float = 0.5, margin: int = 0, grain: int = 16
 ) -> torch.Tensor:
-    """Draw noise of a brightness, `grain` spots across and along, in a black margin."""
+    """Draw noise of a brightness, with `grain` spots in each direction, in a black margin."""
     noise = torch.nn.functional.interpolate(
         torch.randn(count, 1, grain, grain), size=(side, side), mode="bilinear"
     )
@@ -78,5 +78,5 @@ def test_a_feature_that_separated_two_classes_no_longer_does(
 def test_a_part_of_the_pictures_is_left_as_it_was() -> None:
     batch = pictures(400, 16)
     untouched = (break_shortcuts(batch) == batch).all(dim=(1, 2, 3)).float().mean()
-    # A step leaves some of those that it is given, so it is more than no step at all leaves.
+    # A step leaves some pictures as they are, so this is more than the share that no step is applied to.
     assert (1 - SHARE) ** len(STEPS) <= float(untouched) <= 0.25

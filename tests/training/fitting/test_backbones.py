@@ -1,4 +1,4 @@
-"""Initial weights: where they come from, and that they arrive."""
+"""Initial weights: their files, the checks of these, and the network that starts from them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give torchvision an empty cache."""
+    """Set an empty cache for torchvision."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"), raising=False)
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)
@@ -51,7 +51,7 @@ def test_the_body_starts_from_the_given_weights(weights: Path) -> None:
     assert torch.equal(state["0.7.1.bn2.running_var"], given["layer4.1.bn2.running_var"])
 
 
-def test_every_backbone_can_start_from_nothing() -> None:
+def test_every_backbone_can_start_from_random_weights() -> None:
     for backbone in BACKBONES:
         assert initial_network(backbone, 3, RANDOM_WEIGHTS).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
     assert RANDOM_WEIGHTS.digest is None

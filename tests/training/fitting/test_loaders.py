@@ -1,4 +1,4 @@
-"""Training sees the numbers that screening sees."""
+"""Data loaders: training gets the same values as screening."""
 
 from __future__ import annotations
 

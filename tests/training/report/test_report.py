@@ -1,4 +1,4 @@
-"""The report says what was found, to people and to programs."""
+"""The report of a training run, as a page and as JSON."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_cells_under_20_are_not_shown(comparison: Comparison, tmp_path: Path) ->
 
 
 class Links(HTMLParser):
-    """Collects what a page refers to, and whether its tags are closed."""
+    """A parser that collects the references of a page, and checks that its tags are closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class Links(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_the_page_needs_nothing_else_and_names_no_file(comparison: Comparison, tmp_path: Path) -> None:
+def test_the_page_loads_nothing_else_and_names_no_file(comparison: Comparison, tmp_path: Path) -> None:
     page = write_report(build_report(comparison), tmp_path).read_text()
     links = Links()
     links.feed(page)
@@ -148,20 +148,20 @@ def test_the_page_needs_nothing_else_and_names_no_file(comparison: Comparison, t
     assert "never a diagnosis" in page
     assert "alexnet" in page
     assert "6 labelled images have no file" in page
-    assert "0.99618" not in page  # the thesis' accuracy stands with its interval
+    assert "0.99618" not in page  # the thesis' accuracy is shown with its interval, so with fewer digits
     assert "resnet50, thesis" in page
     assert "noise" in page
-    assert "No backbone differs" in page or "More than noise separates" in page
+    assert "No backbone differs" in page or "differ by more than noise" in page
 
 
 def test_the_page_says_how_patients_were_identified(comparison: Comparison, tmp_path: Path) -> None:
     page = write_report(build_report(comparison), tmp_path).read_text()
     assert "the number in the file&#39;s name (350 images)" in page
-    assert "Whether several of those 250 are of one patient, nothing here tells." in page
+    assert "Several of those 250 may be of one patient; that is not known." in page
     known = replace(comparison, data=replace(comparison.data, told_by={"header": 600}))
     page = write_report(build_report(known), tmp_path).read_text()
-    assert "Patients were told by the Patient ID in the file (600 images)." in page
-    assert "nothing here tells" not in page
+    assert "Patients were identified by the Patient ID in the file (600 images)." in page
+    assert "that is not known" not in page
 
 
 def test_random_weights_are_marked_in_red(comparison: Comparison, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One training run for all tests that need its results, not the training itself."""
+"""A training run that is shared by all tests that need only its results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.run.conclusion import Finished
 from training.run.lifecycle import run_folder, train
 from training.run.progress import Step
 
-#: What the fixture `start` gives.
+#: The type of the fixture `start`.
 Start = Callable[..., int]
 
 

@@ -24,7 +24,7 @@ from worker.runtime.classes import positive_probability
 from worker.runtime.loading import load_model
 from worker.runtime.passes import probabilities_of
 
-#: The fixture of this name.
+#: The type of the fixture `start_trained`.
 Start = Callable[..., int]
 
 pytestmark = pytest.mark.xdist_group("training")

@@ -1,4 +1,4 @@
-"""Training runs from labelled images to their end, interrupted and not."""
+"""Training runs from labelled images to their end, with and without interruptions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from training.run.lifecycle import train
 from training.run.progress import Step
 from worker.runtime.loading import load_model
 
-#: The fixtures of these names; `trained` is a `Trained` of `conftest.py`.
+#: The types of the fixtures `draw` and `start`; `trained` is a `Trained` of `conftest.py`.
 Draw = Callable[..., None]
 Start = Callable[..., int]
 
-# One worker trains what all these tests share.
+# One process of pytest-xdist runs all these tests, as they share a trained run.
 pytestmark = pytest.mark.xdist_group("training")
 
 #: The head alone is trained, for one epoch.
@@ -46,7 +46,7 @@ def table(finished: Finished) -> list[tuple[float, float, float]]:
 
 
 def kill_in_epoch(number: int) -> Callable[[Step], None]:
-    """Return a step that ends the run in the middle of an epoch."""
+    """Return a callback that interrupts the run in the middle of an epoch."""
 
     def on_step(step: Step) -> None:
         if len(step.epochs) == number:
@@ -97,11 +97,11 @@ def test_a_run_that_is_killed_twice_goes_on_to_the_same_table(
     assert resumed.outcomes[0].model_id == trained.finished.outcomes[0].model_id
 
 
-def test_a_machine_that_imitates_bfloat16_trains_in_single_precision(
+def test_a_machine_that_emulates_bfloat16_trains_in_single_precision(
     job_table: Database, labelled: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Autocast) -> None:
-        raise AssertionError("bfloat16 was imitated")
+        raise AssertionError("bfloat16 was emulated")
 
     monkeypatch.setattr("training.fitting.fine_tuning.native_bf16", lambda _: False)
     monkeypatch.setattr(Autocast, "before_batch", fail)

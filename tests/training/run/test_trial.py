@@ -11,7 +11,7 @@ import training.run.trial as module
 from db.engine import Database
 from training.run.lifecycle import run_folder, train
 
-#: The fixtures of these names.
+#: The type of the fixture `start_trained`.
 Start = Callable[..., int]
 
 pytestmark = pytest.mark.xdist_group("training")

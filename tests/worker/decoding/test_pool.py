@@ -1,4 +1,4 @@
-"""Decoding in processes of their own: what a bad image may cost, and what it may not."""
+"""Decoder processes: the damage that a bad image can do to its decoder, and no more."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from worker.decoding.pool import DecoderPool, DecodersUnusable
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
-#: Loaded before a decoder's modules: does what a decoder in C might, on an image that asks for it.
+#: Code that is loaded before a decoder's modules. It fails as a decoder in C might, on an image that ends
+#: with the name of the failure.
 POISON = """
 import ctypes, os, time
 import worker.decoding.decode as module
@@ -44,7 +45,7 @@ def decode(content, limits):
     if name == "hang":
         time.sleep(3600)
     if name == "memory":
-        kept = [bytearray(2**24) for _ in range(2**20)]
+        kept = [bytearray(2**29) for _ in range(2**10)]
     if name == "environment":
         ours = [key for key in os.environ if "PNEUMOSCREEN" in key]
         raise KeyError if ours else LookupError
@@ -61,7 +62,7 @@ module.decode_file = decode
 
 
 def png(trailer: str = "") -> bytes:
-    """Return a good PNG, which ends with a word that a poisoned decoder heeds."""
+    """Return a valid PNG that ends with a word for a poisoned decoder."""
     buffer = BytesIO()
     PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 96), dtype=np.uint8)).save(
         buffer, "PNG"
@@ -71,7 +72,7 @@ def png(trailer: str = "") -> bytes:
 
 @pytest.fixture
 def poisoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let decoders load the poison at their start, as Python loads `sitecustomize`."""
+    """Make decoders load `POISON` when they start, as Python's `sitecustomize`."""
     folder = tmp_path / "poison"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(POISON)
@@ -143,7 +144,7 @@ def test_only_the_poison_images_of_a_batch_fail_each_with_its_code(
 
 
 @pytest.mark.usefixtures("poisoned")
-def test_a_decoder_knows_no_settings_and_writes_no_file(
+def test_a_decoder_gets_no_settings_and_cannot_write_a_file(
     decoders: DecoderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_DATABASE_URL", "postgresql://user:secret@db/x")
@@ -152,7 +153,7 @@ def test_a_decoder_knows_no_settings_and_writes_no_file(
     assert caught.value.detail == "LookupError"
     with pytest.raises(ImageProblem) as caught:
         decoders.submit(lambda: png("write")).result()
-    # `tempfile` tries folder after folder, and says that it found none.
+    # `tempfile` tries one folder after another, and reports that none is usable.
     assert caught.value.detail == "FileNotFoundError", "a decoder could write a file"
 
 
@@ -223,7 +224,7 @@ def test_if_no_process_can_be_started_decoders_are_unusable_and_no_image_fails(s
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def read() -> bytes:
-        # Files get the lowest numbers that are free: below the last of these, so many are left.
+        # New files get the lowest free numbers: a limit at the last of these leaves `spare` numbers free.
         opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(spare + 1)]
         for one in opened:
             os.close(one)
@@ -241,7 +242,7 @@ def test_if_no_process_can_be_started_decoders_are_unusable_and_no_image_fails(s
 
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand in a folder of modules that leave a mark where they are imported; return the mark."""
+    """Change to a folder of modules that write a file if they are imported; return this file's path."""
     (tmp_path / "images" / "worker").mkdir(parents=True)
     for module in ("ctypes.py", "json.py", "worker/__init__.py"):
         (tmp_path / "images" / module).write_text(f"open({str(tmp_path / 'mark')!r}, 'w').close()")
@@ -274,7 +275,7 @@ def test_a_compromised_decoder_that_answers_byte_by_byte_is_stopped_at_the_deadl
     dripping = threading.Thread(target=drip)
     dripping.start()
     start = time.monotonic()
-    # Without a deadline for the whole it would be 150,528 bytes at five a second: close it after a while.
+    # Without a deadline for the whole answer, 150,528 bytes would come at five a second: close after 10 s.
     closing = threading.Timer(10, ours.shutdown, [socket.SHUT_RDWR])
     closing.start()
     with pytest.raises(DecoderTimeout):

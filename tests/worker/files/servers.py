@@ -20,9 +20,9 @@ from tests.waiting import wait_for
 
 
 class WebServer(SimpleHTTPRequestHandler):
-    """Lists folders as web servers do; on demand it fails, as they do."""
+    """A web server that lists folders, and fails on demand."""
 
-    #: Requests to answer with an error before all is well again.
+    #: The number of requests that get an error before requests succeed again.
     failures = 0
 
     def do_GET(self) -> None:
@@ -30,12 +30,12 @@ class WebServer(SimpleHTTPRequestHandler):
             type(self).failures -= 1
             self.send_error(503)
             return
-        # Who wants the beginning of a file alone hangs up on the rest.
+        # A client that wants only the start of a file closes the connection early.
         with suppress(ConnectionError):
             super().do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def web_server(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[str]:
-    """Serve a folder's files as the objects of a bucket, and set the environment that leads there."""
+    """Serve a folder's files as the objects of a bucket, and set the environment of its clients."""
     import boto3
 
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -62,7 +62,7 @@ def s3_server(folder: Path) -> Iterator[str]:
         "AWS_SECRET_ACCESS_KEY": "for-tests",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    # In a process of its own: beside its client it would wait for the interpreter more than it works.
+    # In its own process: in the client's process it would mostly wait for the interpreter's lock.
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -101,7 +101,7 @@ class _Handle(paramiko.SFTPHandle):
 
 
 class _Files(paramiko.SFTPServerInterface):
-    """The machine's own files, to read."""
+    """Read access to this machine's files."""
 
     def list_folder(self, path: str) -> list[paramiko.SFTPAttributes] | int:
         try:
@@ -133,7 +133,7 @@ class _Files(paramiko.SFTPServerInterface):
 
 
 class SftpServer:
-    """An SSH server on loopback; `known` writes its key to where a client looks."""
+    """An SFTP server on loopback that accepts any user's key; `make_ssh_user` makes its own key known."""
 
     def __init__(self) -> None:
         self.key = paramiko.RSAKey.generate(2048)
@@ -155,7 +155,7 @@ class SftpServer:
             self.connections.append(transport)
 
     def cut(self) -> None:
-        """End every connection."""
+        """Close every connection."""
         for transport in self.connections:
             transport.close()
         self.connections.clear()

@@ -1,4 +1,4 @@
-"""A URL scheme is one module: an opener that is defined here serves ingest, decoding, labels and roots."""
+"""A new URL scheme in one module: the opener that is defined here serves ingest, decoding, labels, roots."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_the_roots_restrict_a_new_scheme_too(
     uri = next(iter(memory))
     monkeypatch.setenv("PNEUMOSCREEN_SOURCE_ROOTS", '["mem://ward/trial"]')
     assert read_file(uri, limit=1 << 30, roots=Roots.read()).data == memory[uri]
-    assert is_available("mem://elsewhere/trial", roots=Roots.read()), "it is asked for outside the roots"
+    assert is_available("mem://elsewhere/trial", roots=Roots.read()), "a source outside the roots was probed"
     with pytest.raises(SourceOutsideRoots):
         open_source("mem://ward/other")
     with pytest.raises(OutsideRoots):

@@ -1,4 +1,4 @@
-"""With roots set, nobody outside them is asked for anything, whatever a server inside answers."""
+"""Redirects with roots set: no request leaves the roots, whatever a server inside them answers."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from worker.settings import WorkerSettings
 
 
 class Server:
-    """A web server that sends whoever asks for some paths elsewhere, lists its folder, and has no file."""
+    """A web server that redirects some paths, lists its folder and has no files."""
 
     def __init__(self, names: tuple[str, ...] = ()) -> None:
         self.requests: list[str] = []
-        #: Location by path.
+        #: The `Location` header by path; `*` stands for every other path.
         self.sends: dict[str, str] = {}
         self.status = 302
         self.headers: dict[str, str] = {}
@@ -69,7 +69,7 @@ class Server:
             do_HEAD = do_GET  # noqa: N815
 
             def log_message(self, *_: object) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.port = self._server.server_port
@@ -90,14 +90,14 @@ def running(*names: str) -> Iterator[Server]:
 
 @pytest.fixture
 def outside() -> Iterator[Server]:
-    """Run a server that counts what it is asked for; nothing may."""
+    """Run a server outside the roots that records its requests; there must be none."""
     with running("a.jpg") as server:
         yield server
 
 
 @pytest.fixture
 def inside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Run a server with a folder of two images that are not there, and make it the only root."""
+    """Run a server whose folder lists two missing images, and make this folder the only root."""
     monkeypatch.setattr("worker.files.remote._PAUSES", (0.01, 0.01))
     with running("a.jpg", "b.dcm", "ward/") as server:
         monkeypatch.setenv("PNEUMOSCREEN_SOURCE_ROOTS", f'["{server.url}/trial"]')
@@ -105,7 +105,7 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def ask_everything(address: str, roots: Roots) -> None:
-    """Ask a server in every way that there is."""
+    """Send every kind of request to an address."""
     asked: tuple[Callable[[], object], ...] = (
         lambda: list(list_files(f"{address}/", roots=roots)),
         lambda: list(list_files(address, roots=roots)),
@@ -128,7 +128,7 @@ def test_no_request_follows_a_redirect_out_of_the_roots(inside: Server, outside:
     assert outside.requests == []
 
 
-#: What different readers of URLs take for different servers.
+#: Addresses that different URL parsers read as addresses of different servers.
 SPELLINGS = (
     "//127.0.0.1:{out}/x", "\thttp://127.0.0.1:{out}/x", "http:\\\\127.0.0.1:{out}\\x",
     "/\\127.0.0.1:{out}/x", "http:/127.0.0.1:{out}/x", "http:127.0.0.1:{out}/x", "HTTP://127.0.0.1:{out}/x",
@@ -244,7 +244,7 @@ def test_a_root_may_have_a_user_or_a_host_name_in_another_script() -> None:
 
 @pytest.fixture
 def s3_inside(inside: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Make the server inside an S3 endpoint."""
+    """Use the server inside the roots as an S3 endpoint."""
     for name, value in {
         "AWS_ENDPOINT_URL": inside.url,
         "AWS_ACCESS_KEY_ID": "for-tests",

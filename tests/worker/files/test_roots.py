@@ -1,4 +1,4 @@
-"""With roots set, nothing that lies outside them is read: not at ingest, and not by the worker afterwards."""
+"""Source roots: no file outside them is read, neither at ingest nor by a worker nor in training."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def jpeg(phantoms: Path) -> bytes:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phantoms: Path, jpeg: bytes) -> Path:
-    """Set a root that holds images, beside a folder and a file that it does not hold."""
+    """Set a root that holds images; a folder and a file lie beside it, outside the root."""
     shutil.copytree(phantoms, tmp_path / "images" / "study")
     shutil.copytree(phantoms, tmp_path / "images-of-others")
     (tmp_path / "secret.jpg").write_bytes(jpeg)
@@ -107,7 +107,7 @@ def test_without_roots_links_are_followed(root: Path, monkeypatch: pytest.Monkey
 
 
 def screened(database: Database, uris: list[str], *, before: Callable[[], None] = lambda: None) -> list[str]:
-    """Screen what the job table names, after something else has happened; return each image's end."""
+    """Store rows for addresses, call `before`, and screen; return each image's problem or state."""
     with database.write() as session:
         cohort = open_cohort(session, "trial", source="/data")
         add_images(session, cohort.id, [NewImage(uri=uri) for uri in uris])
@@ -121,7 +121,7 @@ def screened(database: Database, uris: list[str], *, before: Callable[[], None] 
         return [image.problem or image.state for image in session.scalars(select(Image).order_by(Image.id))]
 
 
-#: Addresses of a file outside the root, in every spelling that some library takes for a path.
+#: Addresses of a file outside the root, in each spelling that some library reads as a path.
 SURPRISES = (
     "{secret}", "{root}/study/../../secret.jpg", "/elsewhere/../../../secret.jpg", "secret.jpg", "",
     "file://{secret}", "file://{root}/%2e%2e/secret.jpg", "FILE://{secret}", "file:{secret}",
@@ -210,7 +210,7 @@ def test_labels_follow_no_link_that_is_put_there_between_the_check_and_the_openi
 
 @contextmanager
 def redirecting_server(to: str, *, header: str = "Location") -> Iterator[str]:
-    """Serve redirects from anywhere to an address."""
+    """Redirect every request to an address."""
 
     class Redirects(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -222,7 +222,7 @@ def redirecting_server(to: str, *, header: str = "Location") -> Iterator[str]:
         do_HEAD = do_GET  # noqa: N815
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Redirects)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -242,7 +242,7 @@ def test_a_redirect_is_followed_inside_the_roots_and_refused_if_it_leaves_them(
     ):
         asked = f"{redirecting}/trial/a.jpg"
         there = read_picture(f"{images}/jpeg/{name}").digest
-        assert read_picture(asked).digest == there, "without roots it goes wherever it is sent"
+        assert read_picture(asked).digest == there, "without roots every redirect is followed"
         assert read_picture(asked, roots=Roots((redirecting, images))).digest == there
         for roots in (Roots((redirecting,)), Roots((redirecting, f"{images}/png"))):
             with pytest.raises(OutsideRoots):

@@ -1,4 +1,4 @@
-"""Deleted folders fail their own images alone; a source that is unavailable holds up no other."""
+"""Deleted folders and unavailable sources: neither holds up other images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder_of(parent: Path, *inside: str) -> Path:
 
 
 def screen_all(database: Database) -> None:
-    """Dispatch and screen until nothing is handed out any more, two batches under way at a time."""
+    """Dispatch and screen, two batches at a time, until no batch is queued."""
     pipeline = Screener(database, WorkerSettings())
     while True:
         with database.write() as session:

@@ -1,4 +1,4 @@
-"""The gate takes a new step from one place."""
+"""A new step of the gate: an entry in `PICTURE_STEPS` is enough."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from worker.settings import WorkerSettings
 
 
 def refuse_rasters(pictures: Sequence[Picture]) -> list[Verdict]:
-    """Refuse whatever has no DICOM header, as a step in a new file would do."""
+    """Refuse each picture without a DICOM header, as a step in a new file would do."""
     return [
         Verdict(LateralView(), score=0.9) if one.facts is None else Verdict(score=0.1) for one in pictures
     ]
 
 
 def refuse_none(pictures: Sequence[Picture]) -> list[Verdict]:
-    """Pass everything; only pictures that the step before has passed come here."""
+    """Pass everything, and check that it gets only pictures that the step before has passed."""
     assert all(one.facts is not None and one.facts.instance_uid for one in pictures)
     return [Verdict()] * len(pictures)
 

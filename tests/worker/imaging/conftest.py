@@ -18,7 +18,7 @@ from tests.pictures import decode
 
 @pytest.fixture(scope="session")
 def scene() -> np.ndarray:
-    """Draw slopes with some noise, 12 bits deep, that no turn or mirror maps to itself."""
+    """Draw noisy slopes of 12 bits that no rotation or reflection maps to themselves."""
     y, x = np.mgrid[0:300, 0:256]
     noise = np.random.default_rng(0).integers(0, 200, (300, 256))
     return np.asarray(x * 10 + y * 4 + noise, dtype=np.uint16)
@@ -89,7 +89,7 @@ def by_gdcm(tmp_path: Path) -> Callable[[bytes, str], bytes]:
 
 @pytest.fixture(scope="session")
 def shade(make_dicom: Callable[..., Dataset], dicom_bytes: Callable[..., bytes]) -> Callable[..., int]:
-    """Tell how bright one stored value is shown, from 0 to 255."""
+    """Return how bright a stored value is displayed, from 0 to 255."""
 
     def shown(value: int, dtype: str = "uint16", **elements: Any) -> int:
         dataset = make_dicom(np.full((64, 64), value, dtype=dtype), **elements)

@@ -1,4 +1,4 @@
-"""Files that something has happened to."""
+"""Damaged files: each one is a problem or a picture, and none ends the process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KINDS = ("JPEG", "PNG", "PNG16", "TIFF", "TIFF-LZW", "BMP", "plain", "LUT", "RLE
 def healthy(
     scene: np.ndarray, make_dicom: Callable[..., Dataset], dicom_bytes: Callable[..., bytes]
 ) -> dict[str, bytes]:
-    """Give one good file of each kind, small, so that damage hits more than pixels."""
+    """Return a good file of each kind; the files are small, so that damage hits more than pixels."""
     deep = np.ascontiguousarray(scene[:80, :72])
     grey = (deep >> 4).astype(np.uint8)
     found = {}
@@ -56,11 +56,11 @@ def healthy(
 
 
 def survives(content: bytes) -> None:
-    """Decode to a picture or to a reason; anything else is raised and fails the test."""
+    """Decode a file; a picture or an `ImageProblem` passes, any other error fails the test."""
     try:
         pixels = decode(content)
     except ImageProblem as problem:
-        # The bare classes between ImageProblem and its reasons say nothing to a user.
+        # Only a leaf class of `ImageProblem` tells a user the reason.
         assert type(problem).__subclasses__() == []
     else:
         assert (pixels.shape, pixels.dtype) == ((224, 224, 3), np.uint8)
@@ -87,7 +87,7 @@ def test_a_file_with_wrong_bytes_is_a_problem_or_a_picture(
     random = np.random.default_rng(seed)
     for _ in range(100):
         content = np.frombuffer(healthy[kind], np.uint8).copy()
-        # Half of the damage in the header, where it matters most.
+        # Half of the damage is in the header, where it matters most.
         span = min(1000, len(content)) if random.random() < 0.5 else len(content)
         places = random.integers(0, span, random.integers(1, 12))
         content[places] = random.choice([0, 1, 0x7F, 0x80, 0xFF, int(random.integers(256))], len(places))
@@ -115,7 +115,7 @@ def test_noise_is_a_problem(noise: bytes, start: bytes) -> None:
         decode(start + noise)
 
 
-#: Decodes a file with damage after damage to its compressed frame.
+#: Decodes a file 600 times, each time with other damage to its compressed frame.
 CODE = """
 import sys
 from pathlib import Path

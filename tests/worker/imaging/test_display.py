@@ -1,4 +1,4 @@
-"""Stored values as a screen shows them, against values worked out by hand."""
+"""Display of stored values, against values that were computed by hand."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_a_lut_of_signed_values_begins_below_zero(shade: Shade) -> None:
     assert shade(-99, dtype="int16", VOILUTSequence=lut(STEPS, 65436, 10)) == 255
 
 
-def test_a_lut_with_all_entries_says_zero_for_their_number(shade: Shade) -> None:
+def test_a_lut_of_65536_entries_has_zero_as_their_number(shade: Shade) -> None:
     table = [65535 - entry for entry in range(65536)]
     item = Dataset()
     item.add_new("LUTDescriptor", "US", [0, 0, 16])
@@ -220,7 +220,7 @@ def test_a_lut_of_eight_bits_may_be_packed_two_to_a_word(shade: Shade) -> None:
     assert [shade(value, VOILUTSequence=Sequence([item])) for value in range(4)] == shown
 
 
-def test_an_empty_voi_lut_leaves_the_window(shade: Shade) -> None:
+def test_with_an_empty_voi_lut_the_window_is_used(shade: Shade) -> None:
     window = {"WindowCenter": 2000, "WindowWidth": 1000}
     assert shade(1750, VOILUTSequence=Sequence([]), **window) == 64
     assert shade(1750, VOILUTSequence=Sequence([Dataset()]), **window) == 64

@@ -17,7 +17,7 @@ Send = Callable[..., None]
 
 @pytest.fixture
 def send(scene: np.ndarray, make_dicom: Callable[..., Dataset], dicom_bytes: Callable[..., bytes]) -> Send:
-    """Decode a radiograph with other elements, None for one that is not there."""
+    """Decode a radiograph with changed elements; `None` removes an element."""
 
     def sent(**elements: Any) -> None:
         dataset = make_dicom(scene)
@@ -57,7 +57,7 @@ def test_a_grey_image_saved_as_rgb_is_screened_as_grey(
     reference = decode(dicom_bytes(make_dicom(grey, bits=8)))
     rgb = np.stack([grey] * 3, axis=2)
     assert np.array_equal(decode(dicom_bytes(make_dicom(rgb, bits=8))), reference)
-    # A coloured marker of less than a hundredth is allowed, and a difference by rounding.
+    # A coloured marker on less than 1 % of the pixels is allowed, and so are differences by rounding.
     marked = rgb.copy()
     marked[:20, :20] = (255, 255, 0)
     marked[100:, :, 1] -= marked[100:, :, 1] // 100

@@ -1,4 +1,4 @@
-"""Small files that say they are huge."""
+"""Small files that claim to be huge."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBa
 from tests.pictures import decode
 from worker.imaging.codestream import read_codestream
 
-#: Decodes a file with half a gigabyte to spare: an attempt at the pixels dies of it.
+#: Decodes a file with half a gigabyte of memory left: an attempt to decode the pixels fails.
 CODE = """
 import resource, sys
 from pathlib import Path
@@ -122,7 +122,7 @@ def test_a_deflated_file_that_inflates_beyond_the_limit_is_refused_without_memor
     content = dicom_bytes(make_dicom(np.zeros((64, 64), np.uint16)), DeflatedExplicitVRLittleEndian)
     assert decode(content).max() == 0
     deflater = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    # A private element of 600 MB, before the end.
+    # A private element of 600 MB in place of the data set.
     start = content.index(DeflatedExplicitVRLittleEndian.encode()) + 22
     meta_end = 144 + int.from_bytes(content[140:144], "little")
     assert start <= meta_end + 1

@@ -1,4 +1,4 @@
-"""JPEG, PNG, TIFF and BMP."""
+"""Raster files: JPEG, PNG, TIFF and BMP."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_sixteen_bits_keep_their_range(form: str, grey: np.ndarray) -> None:
         assert (pixels == expected).all()
     deep = decode(encoded(grey.astype(np.uint16) * 257, form)).astype(int)
     assert np.abs(deep - decode(encoded(grey, form))).max() <= 1
-    # One bit of sixteen is lost to rounding once, and not once at each step.
+    # Sixteen bits are rounded to eight once, and not at each step.
     reference = Image.fromarray(grey.astype(np.float32)).resize((224, 224), Image.Resampling.BILINEAR)
     assert np.abs(deep[:, :, 0] - np.asarray(reference)).max() <= 0.51
 
@@ -110,7 +110,7 @@ def test_white_is_white_in_a_tiff_whose_least_value_is_white(
     pixels = grey.astype(np.uint16) * 257 if deep else grey
     white = 65535 if deep else 255
     upright = encoded(pixels, "TIFF", compression=compression)
-    # Write the inverse, then turn the tag that says so.
+    # Write inverted pixels, then set PhotometricInterpretation (tag 262) to WhiteIsZero (0).
     plain = encoded(white - pixels, "TIFF", compression=compression)
     entry = struct.pack("<HHI", 262, 3, 1)
     at = plain.index(entry) + len(entry)
@@ -119,7 +119,7 @@ def test_white_is_white_in_a_tiff_whose_least_value_is_white(
 
 
 def turned(image: Image.Image, orientation: int, form: str) -> bytes:
-    """Encode an image that EXIF says must be turned to be upright again."""
+    """Encode a rotated or mirrored image, with the EXIF orientation that makes it upright."""
     stored = {
         1: [], 2: [Image.Transpose.FLIP_LEFT_RIGHT], 3: [Image.Transpose.ROTATE_180],
         4: [Image.Transpose.FLIP_TOP_BOTTOM], 5: [Image.Transpose.TRANSPOSE],
@@ -138,7 +138,7 @@ def test_every_exif_orientation_comes_out_upright(form: str, orientation: int, g
     content = turned(Image.fromarray(grey), orientation, form)
     assert ImageOps.exif_transpose(Image.open(BytesIO(content))).size == (256, 300)
     difference = decode(content).astype(int) - decode(encoded(grey, form))
-    # JPEG's blocks lie elsewhere in a turned image; lossless formats are equal.
+    # The blocks of a JPEG lie in other places of a rotated image; lossless formats are equal.
     assert np.abs(difference).mean() < (2 if form == "JPEG" else 1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Files that are no pictures, and files that are."""
+"""Reading of files: those that are pictures and those that are not."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_folder_a_device_and_a_circular_link_are_unreadable(tmp_path: Path) ->
 
 def test_a_pipe_without_a_writer_does_not_block_the_reader(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    # A process of its own: a reader that hangs must not hang the tests.
+    # In its own process: a reader that hangs must not hang the tests.
     code = f"""
 from pathlib import Path
 from db.jobs.problems import FileUnreadable
@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_opened_is_unreadable(
 
 def test_a_file_over_the_limit_is_refused_by_its_size_alone(tmp_path: Path) -> None:
     with (tmp_path / "a.png").open("wb") as file:
-        # A terabyte that takes no room on the disk.
+        # A sparse file: a terabyte that takes no space on the disk.
         file.truncate(2**40)
     with pytest.raises(FileTooLarge):
         read_picture(tmp_path / "a.png")
@@ -122,7 +122,7 @@ def test_a_file_over_the_limit_is_refused_by_its_size_alone(tmp_path: Path) -> N
 
 
 def test_a_file_that_holds_more_than_its_size_said_is_refused() -> None:
-    # As one that grows while it is read: the system says that it has no bytes.
+    # Like a file that grows while it is read: the system reports a size of 0 bytes.
     growing = Path("/proc/self/maps")
     assert growing.stat().st_size == 0
     with pytest.raises(FileTooLarge):
@@ -157,7 +157,7 @@ def test_threads_that_read_at_once_read_the_same_as_one(
         assert np.array_equal(pixels, alone[index % len(contents)])
 
 
-def test_a_problem_tells_nothing_of_the_patient(
+def test_a_problem_holds_no_data_of_the_patient(
     tmp_path: Path, scene: np.ndarray, make_dicom: Callable[..., Dataset], dicom_bytes: Callable[..., bytes]
 ) -> None:
     folder = tmp_path / PATIENT

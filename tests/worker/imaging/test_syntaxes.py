@@ -1,4 +1,4 @@
-"""Every transfer syntax that radiographs come in."""
+"""Transfer syntaxes of radiographs."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_twelve_bit_jpeg_of_other_encoders_is_decoded(name: str) -> None:
     dataset = dcmread(str(get_testdata_file(name, download=False)))
     stored = stored_values(dataset)
     assert stored.shape == (1024, 256)
-    # By dcmtk's dcmdjpeg.
+    # Values from dcmtk's dcmdjpeg.
     assert (stored.min(), stored.max()) == (0, 264)
     assert (stored.argmax(), stored.sum(dtype=np.int64)) == (107919, 3767007)
 

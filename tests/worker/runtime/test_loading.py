@@ -1,4 +1,4 @@
-"""A runtime is one module: one that is defined here screens a batch."""
+"""A new runtime in one module: the one that is defined here screens a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture's probabilities are the same whatever is computed beside it."""
+"""Passes: a picture's probabilities do not depend on the other pictures of its pass."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def runtime() -> Runtime:
 
 
 def computed(runtime: Runtime, *portions: np.ndarray, adaptive: bool = False) -> list[bytes]:
-    """Compute a batch that comes in portions; return each picture's probabilities as they are in memory."""
+    """Compute a batch that arrives in portions; return the bytes of each picture's probabilities."""
     passes = Passes[int](runtime, adaptive=adaptive, size=SIZE)
     rows, count = {}, 0
     for portion in portions:
@@ -49,7 +49,7 @@ def test_a_probability_does_not_depend_on_the_batch_its_order_or_its_other_pictu
     assert computed(runtime, pictures[::-1]) == together[::-1], "in another order"
     assert computed(runtime, pictures[:1], pictures[1:4], pictures[4:]) == together, "in portions"
     strangers = np.zeros((2, 224, 224, 3), dtype=np.uint8)
-    assert computed(runtime, strangers, pictures[:1], strangers)[2] == together[0], "beside strangers"
+    assert computed(runtime, strangers, pictures[:1], strangers)[2] == together[0], "beside other pictures"
 
 
 @pytest.mark.parametrize("precision", list(Precision))
@@ -64,7 +64,7 @@ def test_a_row_of_a_pass_depends_on_neither_its_place_nor_its_neighbours(
 
 
 class Counted:
-    """A runtime that notes the size and the precision of each pass; every second picture is unclear."""
+    """A runtime that records the precision and the size of each pass; every second picture is unclear."""
 
     def __init__(self, like: Runtime) -> None:
         self.card, self.passes = like.card, list[tuple[Precision, int]]()
@@ -85,7 +85,7 @@ def test_pictures_wait_until_a_pass_is_full_and_so_do_those_that_are_computed_ag
         numbers = np.arange(start, start + 3, dtype=np.uint8)
         rows += passes.add((int(n), np.full((2, 2, 3), n, dtype=np.uint8)) for n in numbers)
     assert {count for _, count in counted.passes} == {SIZE}
-    assert len(rows) < 21, "a pass started that was not full"
+    assert len(rows) < 21, "a pass started before it was full"
     assert [one for one, _ in counted.passes].count(Precision.FP32) == 2
     rows += passes.finish()
     assert sorted(number for number, _ in rows) == list(range(21))

@@ -1,4 +1,4 @@
-"""Adaptive precision gives the labels of single precision."""
+"""Adaptive precision: it gives the same labels as single precision."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ CPU = torch.device("cpu")
 
 
 class Scripted:
-    """A runtime whose probabilities are given: in bfloat16 those of `cheap`, else those of `exact`."""
+    """A runtime with given probabilities: those of `cheap` in bfloat16, else those of `exact`."""
 
     def __init__(self, like: Runtime, cheap: list[float], exact: list[float], threshold: float) -> None:
         self.card = like.card.model_copy(update={"threshold": threshold})
         self.cheap, self.exact = cheap, exact
 
     def probabilities(self, pixels: np.ndarray, precision: Precision) -> np.ndarray:
-        """Return what was scripted for the pictures, which are their own numbers."""
+        """Return the given probabilities; the value of a picture's pixels is its index."""
         script = self.cheap if precision is Precision.BF16 else self.exact
         found = [script[int(number)] for number in pixels[:, 0, 0, 0]]
         rows = np.zeros((len(found), 2), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Screening's probabilities are fastai's."""
+"""Probabilities of screening against those of fastai; model files that must not be loaded."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def whole_passes(files: list[Path]) -> list[Path]:
-    """Take some files again, so that fastai's last batch is of 16, too: it fills none up."""
+    """Repeat files until their number is a multiple of 16, as fastai does not fill up its last batch."""
     return (files * 16)[: -(-len(files) // 16) * 16]
 
 
@@ -168,7 +168,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path, artefact: P
         {"surprise": 1},
     ],
 )
-def test_a_card_that_says_nonsense_is_refused(tmp_path: Path, artefact: Path, change: dict) -> None:
+def test_a_card_with_an_invalid_value_is_refused(tmp_path: Path, artefact: Path, change: dict) -> None:
     import json
 
     folder = copy(artefact, tmp_path / "card", (artefact / WEIGHTS_FILE).read_bytes())

@@ -43,7 +43,7 @@ def cut(database: Database) -> list[int]:
 
 
 def try_again(database: Database) -> None:
-    """Retry what failed, and screen it."""
+    """Retry the images that failed, and screen them."""
     screener = Screener(database, WorkerSettings())
     with database.write() as session:
         retry(session, find_cohort(session, "trial"))
@@ -53,7 +53,7 @@ def try_again(database: Database) -> None:
 
 
 def pause_is_over(database: Database) -> None:
-    """Let what waits be tried again now."""
+    """Make waiting batches and sources due now."""
     with database.write() as session:
         session.execute(update(Batch).values(claim_after=None))
         session.execute(update(Source).values(try_at=1.0))

@@ -15,6 +15,6 @@ def files(phantoms: Path) -> list[Path]:
 
 @pytest.fixture
 def folder(phantoms: Path, tmp_path: Path) -> Path:
-    """Copy the phantoms to where they may be changed."""
+    """Copy the phantoms into a folder whose files a test may change."""
     shutil.copytree(phantoms, tmp_path / "ward")
     return tmp_path / "ward"

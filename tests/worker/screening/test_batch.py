@@ -1,4 +1,4 @@
-"""A batch is claimed, kept, written and given back."""
+"""A batch in a worker: its claim, its lease, its predictions and its model."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_worker_whose_lease_was_taken_stops_and_writes_nothing(
     def robbed(self: TorchRuntime, pixels: np.ndarray, *precision: Precision) -> np.ndarray:
         with database.write() as session:
             row = session.get_one(Batch, batch_id)
-            row.lease_token = "somebody else's"  # noqa: S105  (it opens nothing)
+            row.lease_token = "somebody else's"  # noqa: S105  (no secret)
         return real(self, pixels, *precision)
 
     batch_id = submit(database, files[:3])
@@ -129,7 +129,7 @@ def test_a_worker_goes_on_after_the_tables_were_migrated_to_a_newer_version(
     batch_id = submit(database, files)
     screener = Screener(database, WorkerSettings())
     with database.write() as session:
-        # What a later migration may do while old workers are restarted one by one.
+        # A later migration may do this while old workers are restarted one by one.
         for table in ("images", "batches", "predictions", "cohorts", "models"):
             session.execute(text(f"ALTER TABLE {table} ADD COLUMN of_later INTEGER NOT NULL DEFAULT 0"))
         session.execute(text("CREATE TABLE later (id INTEGER PRIMARY KEY)"))

@@ -54,8 +54,8 @@ def test_images_of_a_missing_model_go_into_a_new_batch_once_another_is_champion(
     with database.write() as session:
         assert session.get_one(Batch, batch_id).state is BatchState.CANCELLED
         cohort_id = find_cohort(session, "trial").id
-        (anew,) = cut_batches(session, cohort_id, batch_images=256, in_flight=9)
-    Screener(database, WorkerSettings()).screen(anew)
+        (new_batch_id,) = cut_batches(session, cohort_id, batch_images=256, in_flight=9)
+    Screener(database, WorkerSettings()).screen(new_batch_id)
     with database.read() as session:
         assert set(session.scalars(select(Prediction.model_id))) == {other.id}
         assert (progress(session)[0].done, progress(session)[0].waits_for) == (len(files), None)
@@ -66,7 +66,7 @@ def test_a_model_of_another_preprocessing_screens_nothing_and_its_cohort_says_so
 ) -> None:
     batch_id = submit(database, files)
     with monkeypatch.context() as earlier:
-        # As after an upgrade: the model was registered with the version before.
+        # As after an upgrade: the model was registered with an earlier version.
         earlier.setattr("db.models.card.PREPROCESSING", "another/2")
         with pytest.raises(ModelPreprocessingMismatch):
             Screener(database, WorkerSettings()).screen(batch_id)

@@ -70,10 +70,10 @@ def test_an_unforeseen_error_fails_its_image_alone(
 
 
 @pytest.mark.usefixtures("model")
-def test_a_source_that_vanishes_is_waited_for_and_fails_nothing(database: Database, folder: Path) -> None:
+def test_a_source_that_vanishes_is_waited_for_and_no_image_fails(database: Database, folder: Path) -> None:
     batch_id = submit_folder(database, folder)
     for away in (folder.with_name("gone"), None):
-        # A mount that goes leaves nothing behind, or an empty folder.
+        # After an unmount the folder is missing or empty.
         folder.rename(folder.with_name("elsewhere"))
         if away is None:
             folder.mkdir()
@@ -121,7 +121,7 @@ def test_files_that_vanish_change_or_become_unreadable_fail_with_a_code_and_can_
     closed.write_bytes(content)
     vanished.write_bytes(kept)
     try_again(database)
-    # What was put back has a new date, and is taken as it is by a retry.
+    # The files that were put back have new dates; a retry accepts a file as it is now.
     try_again(database)
     assert set(outcomes(database).values()) == {"done"}
 
@@ -151,7 +151,7 @@ def test_an_intact_copy_is_screened_when_the_first_one_is_truncated(
         (tmp_path / "inbox" / name).parent.mkdir(parents=True)
         (tmp_path / "inbox" / name).write_bytes(content)
     batch_id = submit_folder(database, tmp_path / "inbox")
-    (tmp_path / "inbox" / "b/1.dcm.filepart").unlink()  # the copy is complete, and has its name now
+    (tmp_path / "inbox" / "b/1.dcm.filepart").unlink()  # the copy is complete and has its final name
     screener = Screener(database, WorkerSettings())
     screener.screen(batch_id)
     while batch_ids := cut(database):

@@ -1,4 +1,4 @@
-"""A malicious model file is refused: at import, and by the worker before it is used."""
+"""Malicious model files: they are refused at import, and by a worker before use."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from worker.screening.model_cache import ModelCache
 
 
 class Bomb:
-    """Writes a file where it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -45,7 +45,7 @@ class Bomb:
 
 
 def replace_weights(folder: Path, weights: bytes) -> None:
-    """Put other weights into an artefact, with the digest that fits them."""
+    """Replace an artefact's weights, and set the digest in its card to match."""
     digest = hashlib.sha256(weights).hexdigest()
     (folder / WEIGHTS_FILE).unlink()
     (folder / WEIGHTS_FILE).write_bytes(weights)
@@ -93,7 +93,7 @@ def nested_header(folder: Path) -> None:
 
 
 def oversized_header(folder: Path) -> None:
-    """Name real tensors in a header that is padded beyond any model's."""
+    """Pad the header of the real tensors beyond the size of any model's header."""
     weights = (folder / WEIGHTS_FILE).read_bytes()
     (length,) = struct.unpack("<Q", weights[:8])
     text = weights[8 : 8 + length].ljust(2 << 20)
@@ -145,7 +145,7 @@ PLANTS: dict[str, tuple[Callable[[Path], None], type[PneumoscreenError]]] = {
 
 ONLY_TORCH_TELLS = {"other architecture", "other shape", "not a number", "infinite"}
 
-#: Those that concern the card, which a worker takes from the job table.
+#: Changes to the card. A worker does not read this file: it takes the card from the job table.
 CARDS: dict[str, Callable[[Path], None]] = {
     "card that is a link": link(CARD_FILE),
     "card that is a pickle": plant_card(pickle.dumps({"format": 1})),
@@ -171,7 +171,7 @@ CARDS: dict[str, Callable[[Path], None]] = {
 
 @pytest.fixture
 def planted(artefact: Path, tmp_path: Path) -> Path:
-    """Copy a model, to be tampered with."""
+    """Copy a model for a test to tamper with."""
     return Path(shutil.copytree(artefact, tmp_path / "planted" / artefact.name))
 
 
@@ -201,7 +201,7 @@ def test_a_worker_refuses_what_was_planted_in_the_models_folder(plant: str, plan
     card = read_card(planted)
     put, error = PLANTS[plant]
     put(planted)
-    # Whoever plants can even have made the job table believe it.
+    # An attacker may even have changed the digest in the job table.
     weights = planted / WEIGHTS_FILE
     digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else "0" * 64
     with pytest.raises(error):
@@ -225,7 +225,7 @@ def test_import_without_torch_refuses_everything_that_can_be_checked_without_tor
     put = PLANTS[plant][0] if plant in PLANTS else CARDS[plant]
     put(planted)
     with pytest.raises(ModelInvalid) as refused:
-        # Without tables: it must not come as far as these.
+        # The database has no tables: import must refuse the file before it needs them.
         import_model(Database(), planted)
     assert str(refused.value).isprintable()
     assert not (home / "models").exists()
@@ -247,7 +247,7 @@ def test_models_import_says_what_is_wrong(plant: str, code: str, job_table: Data
 
 
 def test_models_are_listed_even_if_a_card_holds_malformed_values(job_table: Database, planted: Path) -> None:
-    """One that was registered before cards were checked for it, or by whoever writes to the job table."""
+    """The card was registered before such checks existed, or was written into the job table directly."""
     ensure_champion(job_table, planted)
     with job_table.write() as session:
         model = session.scalars(select(Model)).one()

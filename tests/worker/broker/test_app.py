@@ -1,4 +1,4 @@
-"""What goes over the broker, and what does not."""
+"""The Celery application: its messages, its logs, its errors and the broker's URL."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_files_of_celery_processes_are_readable_by_their_owner_only(process: str
     assert done.stdout.split() == [str(0o077), "0"]
 
 
-#: Not as it would stand in a traceback's lines of code.
+#: A patient's name. It is joined at run time, so that no source line in a traceback holds it.
 NAME = "^".join(("DOE", "JANE"))
 
 

@@ -1,0 +1,99 @@
+"""The morning summary: its figures, its page and its text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select, update
+
+from db.engine import Database
+from db.nights.runs import conclude_nights, find_night, now
+from db.tables import Batch, Cohort, NightlyRun
+from scheduler.exports.noted_heads import noted_heads, sealed_head
+from scheduler.nightly.intake import walk_night
+from scheduler.nightly.schedule import Nightly
+from scheduler.nightly.slots import run_now
+from scheduler.nightly.summary import conclude, summarise
+from tests.scheduler.nightly.nights import end, finish, screen, settings, walk
+
+
+def test_the_summary_holds_the_figures_of_the_night(
+    with_champion: Database, ward: Nightly, home: Path, folder: Path
+) -> None:
+    run_id = run_now(with_champion, ward)
+    walk_night(with_champion, settings(ward), run_id)
+    screen(with_champion, run_id, [0.97, 0.2])
+    audit_head = sealed_head(with_champion)
+    summarise(with_champion, settings(ward), run_id)
+    noted = [noted_heads(file) for file in (home / "nightly").iterdir()]
+    assert noted == [{audit_head}] * 3, "in the page, the text and the figures"
+    with with_champion.write() as session:  # the night before
+        session.execute(update(NightlyRun).values(created_at=0, finished_at=1))
+        session.execute(update(Batch).values(finished_at=1))
+    with with_champion.read() as session:
+        figures = find_night(session, run_id).summary
+    assert figures is not None
+    assert (figures["new"], figures["done"], figures["positive"], figures["left"]) == (3, 2, 1, 0)
+    assert figures["failed"] == {"corrupt-image": 1}
+    assert figures["bands"] == [0] * 9 + [1]
+    assert figures["images_per_second"] == pytest.approx(1.0)
+    text = next((home / "nightly").glob("*.txt")).read_text()
+    page = next((home / "nightly").glob("*.html")).read_text()
+    for content in (text, page):
+        assert "corrupt-image" in content
+        assert "Not a diagnosis" in content
+        assert str(folder) not in content
+    assert conclude(with_champion) == [], "it would be summarised twice"
+    (folder / "new.png").write_bytes(b"x")
+    later = run_now(with_champion, ward)
+    walk_night(with_champion, settings(ward), later)
+    screen(with_champion, later, [0.1])
+    summarise(with_champion, settings(ward), later)
+    text = sorted((home / "nightly").glob("*.txt"))[-1].read_text()
+    assert "screened 1 (median of the last 1 nights 2)" in text
+
+
+def test_a_second_slot_of_a_day_reports_its_own_images_alone(
+    with_champion: Database, ward: Nightly, folder: Path
+) -> None:
+    evening = walk(with_champion, ward)
+    screen(with_champion, evening, [0.9, 0.8, 0.1])
+    first = end(with_champion, ward, evening)
+    assert (first["new"], first["done"], first["positive"]) == (3, 3, 2)
+    for number in range(3, 6):
+        (folder / f"{number}.png").write_bytes(b"new")
+    night = walk(with_champion, ward)
+    screen(with_champion, night, [])
+    second = end(with_champion, ward, night)
+    assert (second["new"], second["done"], second["failed"]) == (3, 0, {"corrupt-image": 3})
+    assert (second["positive"], second["earlier"]["done"]) == (0, 0)
+    with with_champion.read() as session:
+        names = session.scalars(select(Cohort.name).order_by(Cohort.id)).all()
+    assert names[1] == f"{names[0]}-2"
+
+
+def test_images_that_a_night_leaves_are_counted_once_in_the_night_that_screens_them(
+    with_champion: Database, ward: Nightly, folder: Path
+) -> None:
+    first = walk(with_champion, ward)
+    with with_champion.write() as session:
+        session.execute(update(NightlyRun).values(window_ends=now(session)))
+        assert conclude_nights(session) == [first]
+    held = end(with_champion, ward, first)
+    assert (held["new"], held["done"], held["left"]) == (3, 0, 3)
+    (folder / "3.png").write_bytes(b"new")
+    second = walk(with_champion, ward)
+    # What the first night had left is screened in the second one.
+    finish(with_champion, first, [0.9, 0.2])
+    finish(with_champion, second, [0.8])
+    with with_champion.write() as session:
+        assert conclude_nights(session) == [second]
+    figures = end(with_champion, ward, second)
+    assert (figures["new"], figures["done"], figures["left"]) == (1, 1, 0)
+    assert figures["earlier"] == {"done": 2, "skipped": {}, "failed": {"corrupt-image": 1}, "left": 0}
+    assert (figures["positive"], len(figures["most_probable"])) == (2, 2)
+    (folder / "4.png").write_bytes(b"new")
+    third = walk(with_champion, ward)
+    screen(with_champion, third, [0.1])
+    assert end(with_champion, ward, third)["earlier"] == {"done": 0, "skipped": {}, "failed": {}, "left": 0}
