@@ -9,16 +9,14 @@ from db.jobs.problems import (
     ColourImage,
     ForProcessing,
     ImageProblem,
-    LateralView,
     MultiFrame,
     NoPixels,
     NotChest,
-    ObliqueView,
 )
 from worker.gate.body_part import names_another_part
 from worker.gate.modality import Sources, class_problem, modality_problem
 from worker.gate.verdict import Verdict
-from worker.gate.view import is_lateral, is_oblique
+from worker.gate.view import view_problem
 from worker.imaging.elements import integer, text
 
 if TYPE_CHECKING:
@@ -58,8 +56,7 @@ CHECKS: tuple[Check, ...] = (
     _refuse(MultiFrame, _has_several_frames),
     _refuse(ColourImage, _is_in_colours),
     _refuse(NotChest, names_another_part),
-    _refuse(LateralView, is_lateral),
-    _refuse(ObliqueView, is_oblique),
+    lambda header, _: view_problem(header),
 )
 
 

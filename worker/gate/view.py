@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from db.jobs.problems import ImageProblem, LateralView, ObliqueView
 from worker.gate.codes import LATERAL_VIEWS, OBLIQUE_VIEWS, snomed_code
 from worker.gate.words import Vocabulary, texts_of
 from worker.imaging.elements import items
@@ -80,14 +81,12 @@ _SEVERAL = re.compile(
 _DIRECTION = re.compile(r"[APLRHF]{1,3}")
 
 
-def is_lateral(header: Dataset) -> bool:
-    """Tell whether an element says that the view is lateral."""
-    return View.LATERAL in _views(header)
-
-
-def is_oblique(header: Dataset) -> bool:
-    """Tell whether an element says that the view is oblique."""
-    return View.OBLIQUE in _views(header)
+def view_problem(header: Dataset) -> ImageProblem | None:
+    """Return why an image is not a frontal view if any element says so: lateral comes before oblique."""
+    views = set(_views(header))
+    if View.LATERAL in views:
+        return LateralView()
+    return ObliqueView() if View.OBLIQUE in views else None
 
 
 def _views(header: Dataset) -> Iterator[View | None]:

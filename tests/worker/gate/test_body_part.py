@@ -20,7 +20,8 @@ from worker.gate.words import plain, texts_of
 Refused = Callable[..., str | None]
 Code = Callable[..., Any]
 
-pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # as sites write them
+#: Of pydicom, for values that are not as the standard has them, but as sites write them.
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS", "ignore:The value length")
 
 #: Body Part Examined (PS3.16 annex L) and what devices and sites write.
 OTHER_PARTS = """

@@ -11,7 +11,8 @@ from pydicom import uid
 Refused = Callable[..., str | None]
 Code = Callable[..., Any]
 
-pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # as sites write them
+#: Of pydicom, for values that are not as the standard has them, but as sites write them.
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS", "ignore:The value length")
 
 
 @pytest.mark.parametrize(

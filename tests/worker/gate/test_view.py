@@ -12,7 +12,8 @@ from pydicom import Sequence
 Refused = Callable[..., str | None]
 Code = Callable[..., Any]
 
-pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS")  # as sites write them
+#: Of pydicom, for values that are not as the standard has them, but as sites write them.
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR CS", "ignore:The value length")
 
 
 def words(listed: str) -> list[str]:
@@ -85,31 +86,27 @@ def test_other_view_positions_pass(refused: Refused, position: str) -> None:
     assert refused(ViewPosition=position) is None
 
 
-@pytest.mark.parametrize("keyword", TEXTS)
 @pytest.mark.parametrize("text", LATERAL_TEXTS)
-def test_a_text_tells_a_lateral_view_whatever_view_position_says(
-    refused: Refused, keyword: str, text: str
-) -> None:
-    assert refused(**{keyword: text}) == "lateral-view"
-    assert refused(ViewPosition="PA", **{keyword: text}) == "lateral-view"
+def test_a_text_tells_a_lateral_view_whatever_view_position_says(refused: Refused, text: str) -> None:
+    for keyword in TEXTS:
+        assert refused(**{keyword: text}) == "lateral-view", keyword
+        assert refused(ViewPosition="PA", **{keyword: text}) == "lateral-view", keyword
 
 
-@pytest.mark.parametrize("keyword", TEXTS)
 @pytest.mark.parametrize("text", OBLIQUE_TEXTS)
-def test_a_text_tells_an_oblique_view(refused: Refused, keyword: str, text: str) -> None:
-    assert refused(**{keyword: text}) == "oblique-view"
+def test_a_text_tells_an_oblique_view(refused: Refused, text: str) -> None:
+    for keyword in TEXTS:
+        assert refused(**{keyword: text}) == "oblique-view", keyword
 
 
 def test_there_are_enough_texts_of_frontal_films() -> None:
     assert len(FRONTAL_TEXTS) > 40
 
 
-@pytest.mark.parametrize("keyword", TEXTS[1:])
 @pytest.mark.parametrize("text", FRONTAL_TEXTS)
-def test_a_text_of_a_frontal_film_or_of_several_views_passes(
-    refused: Refused, keyword: str, text: str
-) -> None:
-    assert refused(BodyPartExamined="CHEST", **{keyword: text}) is None
+def test_a_text_of_a_frontal_film_or_of_several_views_passes(refused: Refused, text: str) -> None:
+    for keyword in TEXTS[1:]:
+        assert refused(BodyPartExamined="CHEST", **{keyword: text}) is None, keyword
 
 
 @pytest.mark.parametrize(
