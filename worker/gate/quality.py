@@ -72,7 +72,7 @@ def measure(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return deviation, range, entropy and structure of uint8 pictures (N, 224, 224) as float64 (N, 4)."""
     shares = _shares(grey)
     greys = np.arange(_GREYS)
-    # Sums of rows, whose rounding does not depend on the other pictures as that of a product of matrices does.
+    # Sums of rows: the rounding of a product of matrices depends on the number of pictures.
     means = (shares * greys).sum(axis=1)
     variances = (shares * greys**2).sum(axis=1) - means**2
     below = shares.cumsum(axis=1)
