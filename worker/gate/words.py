@@ -30,10 +30,14 @@ _BASE_LETTERS = str.maketrans("ŁØĐŒÆ", "LODOA")
 #: The first character of Chinese, Japanese and Korean, which need no spaces between words.
 _FIRST_IDEOGRAPH = "\u2e80"
 
+#: The most values of an element, and letters of a value, that are looked at. A description has one value of
+#: 64 letters (VR LO, PS3.5 6.2); a hostile file has millions.
+_MOST_VALUES, _MOST_LETTERS = 16, 256
+
 _LETTER = r"[^\W\d_]"
 #: What a program writes for a letter that its character set does not have.
 _GAP = re.compile(r"[?\ufffd]")
-_LOST = re.compile(rf"{_LETTER}+(?:[?\ufffd]{_LETTER}+)+")
+_LOST = re.compile(rf"(?<!{_LETTER}){_LETTER}+(?:[?\ufffd]{_LETTER}+)+")
 
 
 def plain(text: str) -> str:
@@ -56,7 +60,7 @@ def texts_of(header: Dataset, *keywords: str) -> list[str]:
         except CorruptImage:
             continue
         values = [] if value is None else [value] if isinstance(value, str) else _values(value)
-        found += [plain("\n".join(_readings(one))) for one in values]
+        found += [plain("\n".join(_readings(one[:_MOST_LETTERS]))) for one in values[:_MOST_VALUES]]
     return [text for text in found if text.strip()]
 
 
