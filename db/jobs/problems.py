@@ -111,7 +111,7 @@ class UnsupportedPixels(ImageFailed):
 
 
 class NoDecoder(ImageFailed):
-    """No installed decoder reads this DICOM transfer syntax. `pneumoscreen doctor` lists the decoders."""
+    """No installed decoder reads this compression. `doctor` lists those of DICOM; else export as PNG."""
 
     code = "no-decoder"
 

@@ -13,7 +13,7 @@ from worker.gate.steps import check_header
 from worker.imaging.dicom import facts_of, is_dicom, parse_dicom, picture_pixels
 from worker.imaging.limits import Limits
 from worker.imaging.picture import HeaderFacts
-from worker.imaging.raster import decode_raster
+from worker.imaging.rasters.decode import decode_raster
 
 
 @dataclass(frozen=True, slots=True)

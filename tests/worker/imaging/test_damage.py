@@ -185,12 +185,13 @@ def test_an_error_of_our_own_is_not_called_a_corrupt_image(
     healthy: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import worker.decoding.decode as decoding
-    from worker.imaging import dicom, raster
+    from worker.imaging import dicom
+    from worker.imaging.rasters import pillow
 
     def mistaken(*_: object) -> None:
         raise AttributeError("a programming error")
 
-    for module, name in ((dicom, "display_values"), (decoding, "check_header"), (raster, "squeeze")):
+    for module, name in ((dicom, "display_values"), (decoding, "check_header"), (pillow, "squeeze")):
         monkeypatch.setattr(module, name, mistaken)
     for kind in ("plain", "PNG"):
         with pytest.raises(AttributeError):
