@@ -34,7 +34,7 @@ def commands() -> str:
     parts = ["# Commands\n", _NOTE]
     for words in _commands():
         shown = runner.invoke(app, [*words, "--help"], prog_name="pneumoscreen")
-        parts.append(f"## {' '.join(words)}\n\n```\n{shown.output.strip()}\n```\n")
+        parts.append(f"## {' '.join(words) or 'pneumoscreen'}\n\n```\n{shown.output.strip()}\n```\n")
     parts.append(
         "Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration, 130 interrupted;\n"
         "`screen` and `demo` also 143 after TERM and 129 after HUP.\n"
@@ -43,10 +43,15 @@ def commands() -> str:
 
 
 def _commands() -> Iterator[list[str]]:
+    yield []
     for command in app.registered_commands:
         yield [command.name or getattr(command.callback, "__name__", "")]
     for group in app.registered_groups:
-        for command in group.typer_instance.registered_commands if group.typer_instance else ():
+        if group.typer_instance is None:
+            continue
+        if group.typer_instance.info.invoke_without_command is True:
+            yield [str(group.name)]
+        for command in group.typer_instance.registered_commands:
             yield [str(group.name), str(command.name)]
 
 

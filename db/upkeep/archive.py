@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,6 +51,16 @@ def cohorts_to_archive(session: Session, *, older_than_seconds: float) -> Sequen
         Cohort.id.not_in(cohorts_with(*UNFINISHED)),
     )
     return session.scalars(query.order_by(Cohort.id)).all()
+
+
+def archivable(session: Session, *, older_than_seconds: float) -> list[Stamp]:
+    """Return the stamps of the cohorts that would be archived now. Nothing is changed."""
+    stamps = []
+    for cohort in cohorts_to_archive(session, older_than_seconds=older_than_seconds):
+        # Its counters say that it is finished, and its images do not.
+        with suppress(CohortNotFinished):
+            stamps.append(stamp(session, cohort.id))
+    return stamps
 
 
 def archive_rows(session: Session, cohort_id: int) -> Iterator[dict[str, Any]]:

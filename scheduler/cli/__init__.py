@@ -9,13 +9,15 @@ import os
 import signal
 import sys
 import traceback
+from importlib.metadata import version
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from db.atomic import DiskFull, is_full, keep_private
 from db.errors import PneumoscreenError
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.models import evaluate, registry, training
 from scheduler.cli.signals import Ended
 from scheduler.cli.study import cohorts, images, labels, nightly, results, screening
@@ -49,7 +51,9 @@ class Unforeseen(PneumoscreenError):
 
 app = typer.Typer(
     name="pneumoscreen",
+    cls=CommandGroup,
     help="Batch screening of chest X-rays for pneumonia. A research and triage aid, never a diagnosis.",
+    epilog="Example: pneumoscreen demo",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -70,6 +74,22 @@ for room in (
     audit,
 ):
     room.add_to(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pneumoscreen {version('pneumoscreen')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 def main() -> NoReturn:

@@ -242,7 +242,7 @@ def _screen(run: Run, images: Path, artefact: Path, other: Path) -> None:
     """Screen images while a worker is killed, the broker is flushed and a model's weights are replaced."""
     for model in (artefact, other):
         run("models", "import", str(model))
-    run("models", "promote", artefact.name)
+    run("models", "promote", artefact.name, "--yes")
     run("up")
     run.administer()
     run.listen()

@@ -19,6 +19,7 @@ from db.jobs.problems import CorruptImage
 from db.settings import DatabaseSettings
 from db.states import ImageState
 from db.tables import Cohort, Image, Study
+from db.upkeep.archive import archivable
 from db.upkeep.migrate import upgrade
 from scheduler.exports.archive import ArchiveDamaged, prune
 from scheduler.exports.results import OutputUnwritable, write_results
@@ -177,3 +178,15 @@ def rows_of(file: Path) -> int:
     if file.suffix == ".xlsx":
         return int(load_workbook(file)["results"].max_row) - 1
     return sum("corrupt-image" in line for line in file.read_text().splitlines())
+
+
+def test_a_dry_run_names_what_would_be_archived_and_moves_nothing(database: Database, tmp_path: Path) -> None:
+    take_in(database, "ward 7", 3)
+    with database.read() as session:
+        (found,) = archivable(session, older_than_seconds=5 * 86_400)
+        assert (found.counts.name, found.rows) == ("ward 7", 3)
+        assert archivable(session, older_than_seconds=10**10) == []
+    assert count(database) == 3
+    assert [one.rows for one in prune(database, tmp_path / "archive", days=5)] == [found.rows]
+    with database.read() as session:
+        assert archivable(session, older_than_seconds=0) == []

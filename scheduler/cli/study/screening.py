@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,24 +50,26 @@ def screen(
     Ctrl-C, TERM and HUP stop it cleanly; the same command continues where it stopped, and screens nothing
     twice. A stack that other commands use keeps running.
     """
+    from scheduler.cli.study.counting import counting
     from scheduler.cli.system.running import running_stack
+    from scheduler.cli.watch import watch
     from scheduler.exports.results import check_output, write_results
     from scheduler.exports.selection import Selection
     from scheduler.ingest import open_source
-    from scheduler.submit import default_cohort, submit
-    from scheduler.watch import watch
+    from scheduler.submit import Hooks, default_cohort, submit
 
     if out is not None:
         check_output(out)
     place = open_source(source)
     database = ready_database(with_champion=True)
     name = cohort or default_cohort(place)
-    submitted = submit(database, place, name=name)
+    with counting(errors) as count:
+        submitted = submit(database, place, name=name, hooks=Hooks(known=(count,)))
     if not as_json:
         say(submitted.as_text())
     try:
-        with ended_by_signals(), running_stack(database) as stack:
-            finished = watch(database, submitted.cohort_id, errors, check=stack.check)
+        with ended_by_signals(), running_stack(database) as (stack, waits_for):
+            finished = watch(database, submitted.cohort_id, errors, check=stack.check, waits_for=waits_for)
     except (KeyboardInterrupt, Ended):
         with suppress(OSError):  # the terminal may be gone
             errors.print("Stopped. The same command continues from here.")
@@ -94,31 +96,37 @@ def demo(
 ) -> None:
     """Screen synthetic X-rays and show the results, in a separate data directory.
 
-    The phantoms have the outline of a chest and no anatomy: their probabilities mean nothing.
+    The phantoms have the outline of a chest and no anatomy: their probabilities mean nothing. A demo that was
+    left running with --keep is not touched: it gets another cohort, and keeps running.
     """
     from db.settings import ENV_PREFIX, home
     from deploy.stack import Stack
     from scheduler.cli.system.running import running_stack
+    from scheduler.cli.watch import watch
     from scheduler.exports.selection import Selection
     from scheduler.ingest import open_source
     from scheduler.submit import submit
-    from scheduler.watch import watch
     from worker.phantoms import write_phantoms
 
     folder = home() / "demo"
     os.environ[ENV_PREFIX + "HOME"] = str(folder)
-    with ended_by_signals(), Stack().emptied():
-        source = folder / "x-rays"
+    kept = Stack().is_kept()
+    with ended_by_signals(), nullcontext() if kept else Stack().emptied():
+        number = 1 + sum(1 for _ in folder.glob("x-rays*"))
+        name = "demo" if number == 1 else f"demo-{number}"
+        source = folder / name.replace("demo", "x-rays")
+        if kept:
+            console.print(f"The demo that was kept still runs. This one is its cohort {name}.")
         write_phantoms(source, images)
         console.print(f"{images} phantom chest X-rays (JPEG, PNG, DICOM CR and DX) in {source}", markup=False)
         database = ready_database(with_champion=True)
-        submitted = submit(database, open_source(str(source)), name="demo")
-        with running_stack(database, keep=keep) as stack:
-            finished = watch(database, submitted.cohort_id, errors, check=stack.check)
-            print_rows(database, "demo", Selection(identifiers=True), limit=images)
+        submitted = submit(database, open_source(str(source)), name=name)
+        with running_stack(database, keep=keep) as (stack, waits_for):
+            finished = watch(database, submitted.cohort_id, errors, check=stack.check, waits_for=waits_for)
+            console.print("Phantoms have no anatomy: the probabilities in this table mean nothing.")
+            print_rows(database, name, Selection(identifiers=True), limit=images)
             _print_summary(database, finished)
-            console.print("Phantoms have no anatomy: these probabilities mean nothing.")
-            _print_flower(stack, keep=keep)
+            _print_flower(stack, keep=keep or kept)
     raise typer.Exit(1 if finished.failed else 0)
 
 
