@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: Rows that are shown in a terminal.
 SHOWN = 20
 
+#: The label or, if there is none, the error: a row has one of them at most, and a terminal has little room.
+_OUTCOME = "outcome"
+
 #: Characters of a file's digest that are shown in a terminal.
 _DIGEST = len("sha256:") + 12
 
@@ -136,7 +139,7 @@ def _columns(selection: Selection) -> list[str]:
     """Return the columns that fit into a terminal."""
     accession = ["accession"] if selection.accession else []
     name = "file" if selection.names else "source"
-    return ["image", name, *accession, "state", "probability", "label", "error"]
+    return ["image", name, *accession, "state", "probability", _OUTCOME]
 
 
 def _no_accession(database: Database, name: str, selection: Selection) -> str:
@@ -156,6 +159,8 @@ def _no_accession(database: Database, name: str, selection: Selection) -> str:
 
 
 def _cell(row: ResultRow, column: str) -> object:
+    if column == _OUTCOME:
+        return row.label or row.error
     value = getattr(row, column)
     if isinstance(value, float):
         return f"{value:.4f}"
