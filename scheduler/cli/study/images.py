@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scheduler.cli.console import console, print_facts, print_json
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson, Identifiers, Names
 from scheduler.counts import counted
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
-    show = typer.Typer(help="Everything about one image.", no_args_is_help=True)
+    show = typer.Typer(cls=CommandGroup, help="Everything about one image.", no_args_is_help=True)
     show.command("image", epilog="Example: pneumoscreen show image 69 --names")(image)
     # With one command alone, typer would take its name away.
     show.callback()(lambda: None)
