@@ -83,15 +83,15 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
         chosen = find_recipe(recipe)
         changed: dict[str, Any] = {"epochs": epochs, "weight_decay": wd, "seeds": seeds}
         chosen = replace(chosen, **{name: value for name, value in changed.items() if value is not None})
-        names = tuple(name.strip() for name in backbones.split(","))
+        compared = tuple(name.strip() for name in backbones.split(","))
         plan = Plan(
             recipe=chosen,
             data=_checked_source(data, labels=labels),
             use_labels=labels,
             classes=parse_classes(classes),
-            backbones=names,
+            backbones=compared,
             weights=None if weights is None else weights.resolve(),
-            random_weights=_missing_weights(names, weights) if random_weights else (),
+            random_weights=_missing_weights(compared, weights) if random_weights else (),
             promote=check_promote(promote),
             names=names,
         )
