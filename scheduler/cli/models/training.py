@@ -1,28 +1,38 @@
-"""Commands on training: retrain, runs."""
+"""Commands on training: retrain, runs, runs cancel."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scheduler.cli.completion import recipes
 from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.models.runs import print_runs
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
+from scheduler.counts import counted
 
 if TYPE_CHECKING:
     from db.engine import Database
     from db.tables import TrainingRun
     from training.plan import Plan
     from training.run.conclusion import Finished
+    from training.run.progress import Step
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command(epilog="Example: pneumoscreen retrain /data/labelled --weights /data/imagenet")(retrain)
-    app.command(epilog="Example: pneumoscreen runs --json")(runs)
+    group = typer.Typer(
+        cls=CommandGroup, epilog="Example: pneumoscreen runs --json", invoke_without_command=True
+    )
+    group.callback()(runs)
+    group.command("cancel", epilog="Example: pneumoscreen runs cancel 3")(cancel)
+    app.add_typer(group, name="runs")
 
 
 def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
@@ -32,7 +42,7 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
             help="A folder that holds NORMAL/ and PNEUMONIA/ (or BACTERIAL/ and VIRAL/).", show_default=False
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="thesis or clinical.")] = "clinical",
+    recipe: Annotated[str, typer.Option(help="thesis or clinical.", autocompletion=recipes)] = "clinical",
     backbones: Annotated[
         str, typer.Option(help="Backbones to compare, separated by commas.")
     ] = "resnet18,resnet34,resnet50,alexnet",
@@ -137,6 +147,7 @@ def _check_weights(plan: Plan) -> None:
 
 
 def _queue(run_id: int, *, as_json: bool) -> None:
+    from scheduler.cli.system.running import say_missing_workers
     from worker.broker.notify import ask_for_batches
 
     ask_for_batches()
@@ -144,28 +155,25 @@ def _queue(run_id: int, *, as_json: bool) -> None:
         print_json({"run": run_id})
     else:
         console.print(f"Run {run_id} waits for a training worker; `pneumoscreen runs` shows its progress.")
+        say_missing_workers({"training", "housekeeping"}, "the run waits")
 
 
 def _train(database: Database, run_id: int, *, as_json: bool) -> None:
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from scheduler.cli.progress_line import Part, ProgressLine
 
-    from training.run.lifecycle import train
-    from training.run.progress import Step
-
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[last]}"),
-        console=errors,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("reading images", total=1.0, last="")
+    with ProgressLine(errors, stays=True) as line:
+        line.show([Part("reading images ...")])
+        from training.run.lifecycle import train
 
         def show(step: Step) -> None:
-            last = ""
+            parts = [Part(step.backbone), Part(f"{step.part:.0%}", rank=1)]
+            if step.seconds_left is not None:
+                parts.append(Part(f"{timedelta(seconds=round(step.seconds_left))} left", rank=2))
             if step.epochs:
                 epoch = step.epochs[-1]
-                last = f"loss {epoch.train_loss:.4f} / {epoch.valid_loss:.4f}, accuracy {epoch.accuracy:.4f}"
-            bar.update(task, completed=step.part, description=step.backbone, last=last)
+                losses = f"loss {epoch.train_loss:.4f} / {epoch.valid_loss:.4f}"
+                parts += [Part(losses, rank=4), Part(f"accuracy {epoch.accuracy:.4f}", rank=3)]
+            line.show(parts, done=step.part)
 
         try:
             finished = train(database, run_id, on_step=show)
@@ -219,7 +227,7 @@ def _print_finished(finished: Finished) -> None:
         errors.print(f"left out, its labels contradict one another: {digest[:12]}", markup=False)
     if finished.without_file:
         errors.print(
-            f"left out, no readable file is known: {finished.without_file} labelled images",
+            f"left out, no readable file is known: {counted(finished.without_file, 'labelled image')}",
             markup=False,
         )
     for sentence in finished.choice:
@@ -235,16 +243,33 @@ def _print_finished(finished: Finished) -> None:
     console.print(f"Report: {finished.report}", markup=False, soft_wrap=True)
 
 
-def runs(as_json: AsJson = False) -> None:
+def runs(context: typer.Context, as_json: AsJson = False) -> None:
     """List training runs: how far they have come, and how they ended."""
     from db.training.runs import all_runs
 
+    if context.invoked_subcommand is not None:
+        return
     with ready_database().read() as session:
         found = all_runs(session)
     if as_json:
         print_json([_run_json(run) for run in found])
         return
     print_runs(found)
+
+
+def cancel(
+    run: Annotated[int, typer.Argument(help="Id of the run, as `runs` shows it.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Cancel a queued training run, before a worker begins it; `retrain --resume` queues it again."""
+    from db.training.runs import cancel_run
+
+    with ready_database().write() as session:
+        cancel_run(session, run)
+    if as_json:
+        print_json({"run": run, "state": "stopped"})
+    else:
+        console.print(f"Run {run} is cancelled. `pneumoscreen retrain --resume {run}` starts it again.")
 
 
 def _run_json(run: TrainingRun) -> dict[str, Any]:
