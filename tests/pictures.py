@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from worker.decoding.decode import decode_file
+from worker.decoding.reader import read_bytes
 from worker.files.roots import EVERYWHERE, Roots
 from worker.imaging.limits import DEFAULTS, Limits
 from worker.imaging.picture import Picture
-from worker.imaging.reader import read_bytes
 
 
 def decode(content: bytes, limits: Limits = DEFAULTS) -> np.ndarray:

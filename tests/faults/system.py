@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from redis import Redis
 from sqlalchemy import func, select
 
-import deploy.stack
+import deploy.configuration
 from db.engine import Database
 from db.models.registry import ensure_champion
 from db.settings import DatabaseSettings, secrets_folder
@@ -135,7 +135,7 @@ def running_system(
     upgrade(database)
     ensure_champion(database, artefact)
     monkeypatch.setattr(
-        deploy.stack, "valkey_config", lambda *given: f"{valkey_config(*given)}{ADMINISTRATOR}\n"
+        deploy.configuration, "valkey_config", lambda *given: f"{valkey_config(*given)}{ADMINISTRATOR}\n"
     )
     for name, value in (QUICK | {"DATABASE_URL": through or database_url} | settings).items():
         monkeypatch.setenv(f"PNEUMOSCREEN_{name}", str(value))

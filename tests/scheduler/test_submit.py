@@ -203,7 +203,7 @@ def test_no_ingest_breaks_off_right_after_the_job_table_was_unavailable(
         begin_ingest(session, cohort.id, "/data", owner="host:1", lease_seconds=-1)
     sweeper = Sweeper(database)
     with monkeypatch.context() as patch:
-        patch.setattr("scheduler.dispatch.expire", Mock(side_effect=DatabaseFailed))
+        patch.setattr("scheduler.dispatch.expire_batches", Mock(side_effect=DatabaseFailed))
         with pytest.raises(DatabaseFailed):
             sweeper.sweep()
     sweeper.sweep()

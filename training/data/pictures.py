@@ -13,9 +13,9 @@ from training.data.attributes import GROUP, read_attributes
 from training.data.labelled import LabelledImage
 from training.data.patients import Group, ToldBy
 from worker.decoding.pool import DecoderPool
+from worker.decoding.reader import read_bytes
 from worker.imaging.limits import Limits
 from worker.imaging.picture import SIDE
-from worker.imaging.reader import read_bytes
 
 #: Images that are decoded ahead.
 _AHEAD = 256

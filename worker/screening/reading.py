@@ -18,11 +18,11 @@ from db.jobs.problems import (
     SourceAway,
 )
 from worker.decoding.pool import DecoderPool
+from worker.decoding.reader import read_bytes
 from worker.files.access import is_available
 from worker.files.roots import Roots
 from worker.files.url import locate
 from worker.imaging.picture import Picture
-from worker.imaging.reader import read_bytes
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)

@@ -45,7 +45,7 @@ def decode(content, limits):
     if name == "hang":
         time.sleep(3600)
     if name == "memory":
-        kept = [bytearray(2**24) for _ in range(2**20)]
+        kept = [bytearray(2**29) for _ in range(2**10)]
     if name == "environment":
         ours = [key for key in os.environ if "PNEUMOSCREEN" in key]
         raise KeyError if ours else LookupError

@@ -70,12 +70,18 @@ def test_if_the_device_fails_the_batch_waits_and_no_image_fails(
     }
 
     def fails(self: TorchRuntime | torch.nn.Module, *_: Any, **__: Any) -> Any:
-        if where == "cuda":
-            self.device = torch.device("cuda")
         raise says[where]
+
+    probabilities = TorchRuntime.probabilities
+
+    def on_cuda(self: TorchRuntime, *arguments: Any) -> Any:
+        self.device = torch.device("cuda")
+        return probabilities(self, *arguments)
 
     batch_id, screener = submit(database, files), Screener(database, WorkerSettings())
     with monkeypatch.context() as patch:
+        if where == "cuda":
+            patch.setattr(TorchRuntime, "probabilities", on_cuda)
         patch.setattr(
             *((torch.nn.Module, "to") if where == "model" else (TorchRuntime, "_probabilities")), fails
         )
