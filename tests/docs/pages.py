@@ -31,8 +31,8 @@ PAGES = ("README.md", "docs/data-manager.md", "docs/it.md", "docs/researcher.md"
 USER = "anna"
 #: Width of the pages' terminal, in characters.
 COLUMNS = 100
-#: A page's line that stands for any lines, or none.
-ANY_LINES = "..."
+#: A page's line of this alone stands for any lines, or none; in a line it stands for any text.
+ANYTHING = "..."
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run: digests, dates, times, fractions, durations, and numbers of four digits or
@@ -152,18 +152,28 @@ def _trimmed(lines: list[str]) -> Iterator[str]:
 
 def first_missing(command: Command, outcome: Outcome) -> str | None:
     """Return the first line of the page that the command did not print, in the page's order, or None."""
-    printed = iter([_comparable(line) for line in outcome.printed])
+    printed = iter(outcome.printed)
     for line in command.shown:
-        if line not in ("", ANY_LINES):
-            pattern = ".*".join(re.escape(part) for part in _comparable(line).split(ANY_LINES))
-            if not any(re.fullmatch(pattern, one) for one in printed):
-                return line
+        if line not in ("", ANYTHING) and not any(_matches(line, one) for one in printed):
+            return line
     return None
+
+
+def _matches(shown: str, printed: str) -> bool:
+    pattern = ".*".join(re.escape(part) for part in _comparable(shown).split(ANYTHING))
+    return re.fullmatch(pattern, _comparable(printed)) is not None
 
 
 def _comparable(line: str) -> str:
     """Return a line without what differs from run to run, and without the widths of columns."""
     return _VARIES.sub("#", re.sub(r"\s+", " ", re.sub("─+", "─", line.strip())))
+
+
+def _with_gaps(command: Command, outcome: Outcome) -> Iterator[str]:
+    """Yield what was printed, with the gaps that the page has in its lines."""
+    with_gaps = [line for line in command.shown if ANYTHING in line and line != ANYTHING]
+    for line in outcome.printed:
+        yield next((one for one in with_gaps if _matches(one, line)), line)
 
 
 def rewritten(page: str, outcomes: Iterator[Outcome]) -> str:
@@ -175,8 +185,8 @@ def rewritten(page: str, outcomes: Iterator[Outcome]) -> str:
         lines = []
         for command in commands(found[2]):
             outcome = next(outcomes)
-            is_right = ANY_LINES in command.shown and first_missing(command, outcome) is None
-            lines += [f"$ {outcome.text}", *(command.shown if is_right else outcome.printed)]
+            is_right = ANYTHING in command.shown and first_missing(command, outcome) is None
+            lines += [f"$ {outcome.text}", *(command.shown if is_right else _with_gaps(command, outcome))]
         return "\n".join(["```console", *lines, "```"])
 
     return _BLOCK.sub(write, page)
