@@ -123,7 +123,7 @@ def run_all(page: str, home: Path) -> Iterator[tuple[Command, Outcome]]:
         yield command, outcome
 
 
-def run(command: Command, home: Path, seconds: float = 600) -> Outcome:
+def run(command: Command, home: Path, seconds: float = 1200) -> Outcome:
     """Run a command with bash in the user's home, and return what it printed, errors too."""
     done = subprocess.run(
         ["bash", "-c", command.text],

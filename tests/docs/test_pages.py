@@ -107,3 +107,24 @@ def test_a_page_is_written_again_with_what_its_commands_print() -> None:
     page = "# A page\n\n```console\n$ one\nold\n$ two\n...\nlast\n```\n\n```sh\nnot run\n```\n"
     outcomes = iter([Outcome("one", ("new",), 0), Outcome("two", ("first", "last"), 0)])
     assert rewritten(page, outcomes) == page.replace("old", "new")
+
+
+def test_the_readme_names_the_limits_before_anything_is_screened() -> None:
+    before = " ".join((ROOT / "README.md").read_text().partition("make demo")[0].split())
+    for limit in ("never a diagnosis", "pneumonia", "frontal", "children of 1 to 5 years from one hospital"):
+        assert limit in before
+
+
+@pytest.mark.parametrize("page", ["security.md", "reliability.md", "operate.md", "it.md", "data-manager.md"])
+def test_no_cell_of_a_table_is_a_paragraph(page: str) -> None:
+    for line in (ROOT / "docs" / page).read_text().splitlines():
+        if line.startswith("| "):
+            assert max(len(cell) for cell in line.split(" | ")) <= 150, line
+
+
+@pytest.mark.parametrize("page", ["security.md", "reliability.md"])
+def test_the_names_of_tests_are_in_an_appendix(page: str) -> None:
+    for_people, heading, appendix = (ROOT / "docs" / page).read_text().partition("\n## Appendix")
+    assert heading
+    assert "`test_" not in for_people
+    assert appendix.count("`test_") > 50
