@@ -177,7 +177,7 @@ def _with_gaps(command: Command, outcome: Outcome) -> Iterator[str]:
 
 
 def rewritten(page: str, outcomes: Iterator[Outcome]) -> str:
-    """Return the page with what its commands printed; a shortened output that is still right stays."""
+    """Return the page with what its commands printed; what is still right stays as it is."""
 
     def write(found: re.Match[str]) -> str:
         if found[1] != "console":
@@ -185,7 +185,10 @@ def rewritten(page: str, outcomes: Iterator[Outcome]) -> str:
         lines = []
         for command in commands(found[2]):
             outcome = next(outcomes)
-            is_right = ANYTHING in command.shown and first_missing(command, outcome) is None
+            is_whole = len([line for line in command.shown if line]) == len(
+                list(filter(None, outcome.printed))
+            )
+            is_right = (is_whole or ANYTHING in command.shown) and first_missing(command, outcome) is None
             lines += [f"$ {outcome.text}", *(command.shown if is_right else _with_gaps(command, outcome))]
         return "\n".join(["```console", *lines, "```"])
 
