@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import inspect
 
 from db.engine import Database
 from db.models.card import ModelCard
 from db.models.registry import ensure_champion
 from db.models.store import digest_of
 from db.settings import DatabaseSettings
-from db.tables import Model
+from db.tables import Model, Table
 from db.upkeep.migrate import upgrade
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
@@ -65,15 +67,71 @@ def postgres_url(postgres: object, name: str) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, home: Path) -> str:
-    """Return the URL of an empty database, for each kind."""
+    """Return the URL of a database of each kind: with tables if the test has `database`, else empty."""
+    migrated = "database" in request.fixturenames
     if request.param == "sqlite":
-        return f"sqlite:///{home / 'pneumoscreen.db'}"
-    return postgres_url(request.getfixturevalue("postgres"), "scratch")
+        path = home / "pneumoscreen.db"
+        if migrated:
+            shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        return f"sqlite:///{path}"
+    postgres = request.getfixturevalue("postgres")
+    return migrated_postgres(postgres) if migrated else postgres_url(postgres, "scratch")
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a job table without rows, which tests copy: to migrate takes longer than most of them."""
+    path = tmp_path_factory.mktemp("migrated") / "pneumoscreen.db"
+    database = Database(DatabaseSettings(database_url=SecretStr(f"sqlite:///{path}")))
+    upgrade(database)
+    # The last connection that is closed writes the log into the file.
+    database.close()
+    return path
+
+
+#: The schema of a database on PostgreSQL, and its version: tests may change both.
+SCHEMA = """
+SELECT (SELECT string_agg(version_num, ',') FROM alembic_version),
+    (SELECT md5(string_agg(table_name || column_name || data_type, ',' ORDER BY table_name, column_name))
+     FROM information_schema.columns WHERE table_schema = 'public'),
+    (SELECT md5(string_agg(tgname || tgrelid, ',' ORDER BY tgname, tgrelid))
+     FROM pg_trigger WHERE NOT tgisinternal),
+    (SELECT md5(string_agg(indexname, ',' ORDER BY indexname)) FROM pg_indexes WHERE schemaname = 'public'),
+    (SELECT count(*) FROM pg_constraint), (SELECT count(*) FROM pg_roles)
+"""
+
+#: The schema that the migrations make, of each server.
+_schemas: dict[int, object] = {}
+
+
+def migrated_postgres(postgres: object) -> str:
+    """Return the URL of a job table without rows: made once, and emptied if its schema is as it was."""
+    psql = postgres.psql  # type: ignore[attr-defined]
+    url = str(postgres.get_uri("migrated"))  # type: ignore[attr-defined]
+    if id(postgres) in _schemas:
+        # A test may leave connections behind, and an emptied table waits for all that use it.
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = 'migrated' AND pid <> pg_backend_pid()"
+            )
+            if connection.execute(SCHEMA).fetchone() == _schemas[id(postgres)]:
+                names = ", ".join(Table.metadata.tables)
+                connection.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+                return url
+    psql("DROP DATABASE IF EXISTS migrated WITH (FORCE)")
+    psql("CREATE DATABASE migrated")
+    database = Database(DatabaseSettings(database_url=SecretStr(url)))
+    upgrade(database)
+    database.close()
+    with psycopg.connect(url) as connection:
+        _schemas[id(postgres)] = connection.execute(SCHEMA).fetchone()
+    return url
 
 
 @pytest.fixture
 def empty_database(database_url: str) -> Iterator[Database]:
-    """Open a database without tables."""
+    """Open a database; without tables unless the test has `database` as well."""
     database = Database(DatabaseSettings(database_url=SecretStr(database_url)))
     yield database
     database.close()
@@ -82,7 +140,9 @@ def empty_database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def database(empty_database: Database) -> Database:
     """Open a job table."""
-    upgrade(empty_database)
+    if not inspect(empty_database.engine).has_table("alembic_version"):
+        # The fixture was asked for by name in the middle of a test.
+        upgrade(empty_database)
     return empty_database
 
 
