@@ -128,3 +128,8 @@ def test_the_names_of_tests_are_in_an_appendix(page: str) -> None:
     assert heading
     assert "`test_" not in for_people
     assert appendix.count("`test_") > 50
+
+
+def test_the_version_of_torch_on_the_page_for_it_is_the_pinned_one() -> None:
+    (pinned,) = re.findall(r'"(torch==[\d.]+)"', (ROOT / "pyproject.toml").read_text())
+    assert set(re.findall(r"torch==[\d.]+", (ROOT / "docs" / "it.md").read_text())) == {pinned}

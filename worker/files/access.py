@@ -14,7 +14,7 @@ from worker.files.url import RemoteUrlInvalid, check_url, is_local, scheme_of
 
 
 class RemoteUnsupported(PneumoscreenError):
-    """The package for this protocol is missing. In the clone: `pip install '.[remote]'`; for sftp, `paramiko`."""
+    """This protocol needs a package. In the clone: `pip install '.[remote]'`; for sftp, `paramiko`."""
 
     code = "remote-unsupported"
 
