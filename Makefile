@@ -58,8 +58,9 @@ bench: $(VENV)/.dev  ## Time screening against plain fastai
 growth: $(VENV)/.dev  ## Time the job table at up to a million images, and draw it in docs/images
 	GROWTH=1000000 GROWTH_PICTURE=docs/images $(BIN)/python -m pytest tests/bench/test_growth.py -m bench -s $(ARGS)
 
-docs: $(VENV)/.dev  ## Write the reference pages again: commands, settings, error codes
+docs: $(VENV)/.dev  ## Write the reference pages again: commands, settings, error codes, image files
 	$(BIN)/python docs/reference.py
+	WRITE_PAGES=1 $(BIN)/python -m pytest -q tests/worker/decoding/test_kinds.py -k page
 
 pages: $(VENV)/.dev  ## Run the commands of the pages for people, and write into them what they print now
 	$(BIN)/python -m tests.docs.pages $(ARGS)

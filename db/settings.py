@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -12,6 +13,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -96,14 +98,35 @@ class RoomSettings(BaseSettings):
 
     @classmethod
     def read(cls) -> Self:
-        """Read the settings, or raise SettingsInvalid naming the ones that cannot be used."""
+        """Read the settings, or raise SettingsInvalid with those that cannot be used, and why.
+
+        No value is repeated: it may be a secret.
+        """
         try:
             return cls()
         except ValidationError as error:
-            names = sorted({ENV_PREFIX + str(part["loc"][0]).upper() for part in error.errors()})
-            raise SettingsInvalid(", ".join(names)) from None
-        except ValueError as error:  # not TOML
-            raise SettingsInvalid("pneumoscreen.toml is not valid TOML") from error
+            wrong = sorted({_complaint(part["loc"], part["msg"]) for part in error.errors()})
+            raise SettingsInvalid("; ".join(wrong)) from None
+        except SettingsError as error:  # a list or a table in the environment or a secret file
+            name = next(iter(re.findall('field "(.+?)"', str(error))), "").upper()
+            raise SettingsInvalid(f"{ENV_PREFIX}{name}: outside of the file it has to be JSON") from None
+        except (ValueError, OSError) as error:
+            raise SettingsInvalid(f"{config_file()}{_place(error)}") from None
+
+
+def _complaint(where: tuple[int | str, ...], why: str) -> str:
+    """Return the name of a setting that cannot be used, the place in it, and the reason."""
+    name = ENV_PREFIX + str(where[0]).upper() if where else "pneumoscreen.toml"
+    inside = f" ({' '.join(map(str, where[1:]))})" if where[1:] else ""
+    return f"{name}{inside}: {why.removeprefix('Value error, ')}"
+
+
+def _place(error: ValueError | OSError) -> str:
+    """Return where a file of settings cannot be read, without its text."""
+    if isinstance(error, OSError):
+        return f": {os.strerror(error.errno or 0)}"
+    line = re.search(r"at (line \d+), column \d+|at (end of document)", str(error))
+    return f", {line[1] or line[2]}: this is not TOML" if line else ": this is not TOML in UTF-8"
 
 
 class DatabaseSettings(RoomSettings):

@@ -70,7 +70,8 @@ class RunState(StrEnum):
     DONE = "done"
     #: None of its backbones could be trained; `problem` says why.
     FAILED = "failed"
-    #: Stopped by its user or lost with its command; `retrain --resume` continues after its last epoch.
+    #: Stopped or cancelled by its user, or lost with its command; `retrain --resume` continues after its last
+    #: epoch.
     STOPPED = "stopped"
 
 

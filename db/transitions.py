@@ -186,7 +186,7 @@ class RunChange:
     _state = RunState
     OPEN = Transition((), _state.QUEUED, "A user or a trigger asks for it.")
     CLAIM = Transition(
-        (_state.QUEUED, _state.STOPPED, _state.RUNNING),
+        (_state.QUEUED, _state.RUNNING),
         _state.RUNNING,
         "A worker or a command claims it, also once a lease expired.",
     )
@@ -199,6 +199,7 @@ class RunChange:
     FINISH = Transition((_state.RUNNING,), _state.DONE, "The report is written.")
     FAIL = Transition((_state.RUNNING,), _state.FAILED, "None of its backbones could be trained.")
     STOP = Transition((_state.RUNNING,), _state.STOPPED, "A user stops its command.")
+    CANCEL = Transition((_state.QUEUED,), _state.STOPPED, "A user cancels it before it is claimed.")
     REQUEUE = Transition((_state.RUNNING,), _state.QUEUED, "Its worker stops.")
     EXPIRE = Transition((_state.RUNNING,), _state.QUEUED, "The lease of a worker expires.")
     EXPIRE_LAST = Transition((_state.RUNNING,), _state.FAILED, "The lease of a worker expires too often.")

@@ -10,13 +10,17 @@ from db.atomic import write_whole
 from db.settings import secrets_folder
 from deploy.broker import USER, valkey_config
 from deploy.flower.settings import FlowerSettings
+from deploy.ports import choose
 from deploy.programs import Ports, programs, supervisor_config
 from deploy.settings import StackSettings
-from scheduler.metrics.settings import MetricsSettings
 
 
 def configure(run: Path) -> None:
-    """Write every file that the stack's processes read at their start; keep secrets that are set already."""
+    """Write every file that the stack's processes read at their start; keep secrets that are set already.
+
+    Raises PortBusy, before anything is written.
+    """
+    ports = Ports(**choose(run))
     settings = StackSettings.read()
     if settings.embedded_broker:
         _configure_broker(run, settings.embedded_broker_memory_mib)
@@ -25,10 +29,6 @@ def configure(run: Path) -> None:
         _write_secret("flower_password", secrets.token_urlsafe(12))
     if not flower.flower_cookie_secret.get_secret_value():
         _write_secret("flower_cookie_secret", secrets.token_urlsafe(48))
-    ports = Ports(
-        flower=flower.flower_port or _free_port(),
-        metrics=MetricsSettings.read().metrics_port or _free_port(),
-    )
     _write(run / "flower.port", str(ports.flower))
     _write(run / "metrics.port", str(ports.metrics))
     _write(run / "supervisord.conf", supervisor_config(programs(settings, ports), settings))

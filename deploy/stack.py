@@ -16,6 +16,7 @@ from db.settings import ENV_PREFIX, config_file, home, secrets_folder
 from deploy.configuration import configure
 from deploy.control import Control, StackHung, StackNotRunning, check_folder
 from deploy.flower.settings import FlowerSettings
+from deploy.ports import Port, PortBusy, busy, is_free, is_served, ports
 from deploy.processes import MARK, Marked, marked, stop_marked
 from deploy.settings import StackSettings
 from deploy.users import Users
@@ -90,6 +91,10 @@ class Stack:
         """Tell whether supervisord has ended. Unless it was killed, its processes have ended too."""
         return self._control.is_gone()
 
+    def is_kept(self) -> bool:
+        """Tell whether the stack is to run on until `stop`, also when no command uses it."""
+        return self._users.is_kept()
+
     def left_over(self) -> list[Marked]:
         """Return the processes that a killed supervisord has left behind."""
         return marked(self._mark) if self.is_gone() else []
@@ -97,12 +102,19 @@ class Stack:
     @property
     def flower_address(self) -> str:
         """Flower's address on this machine."""
-        return f"http://127.0.0.1:{(self.run / 'flower.port').read_text(encoding='ascii')}"
+        return f"http://127.0.0.1:{self._port('flower').taken}"
 
     @property
     def metrics_address(self) -> str:
         """The metrics server's address on this machine."""
-        return f"http://127.0.0.1:{(self.run / 'metrics.port').read_text(encoding='ascii')}/metrics"
+        return f"http://127.0.0.1:{self._port('metrics').taken}/metrics"
+
+    def serves(self, process: str) -> bool:
+        """Tell whether `flower` or `metrics` listens at its address, and not another program."""
+        return is_served(self._port(process))
+
+    def _port(self, process: str) -> Port:
+        return next(port for port in ports(self.run) if port.process == process)
 
     @property
     def flower_login(self) -> tuple[str, str]:
@@ -112,27 +124,30 @@ class Stack:
 
     # -- starting and stopping
 
-    def start(self, prepare: Callable[[], None]) -> None:
+    def start(self, prepare: Callable[[], None]) -> bool:
         """Call `prepare` and start the stack if it is not running, and let it run until `stop`.
 
-        Returns once every process has been started. Raises StackFailed, StackBusy, StackNotOurs.
+        Returns, once every process has been started, False if they were running. Raises StackFailed,
+        StackBusy, StackNotOurs, PortBusy.
         """
         with self._alone():
-            self._bring_up(prepare)
+            started = self._bring_up(prepare)
             self._users.keep()
+        return started
 
     @contextmanager
-    def use(self, prepare: Callable[[], None], *, keep: bool = False) -> Iterator[None]:
+    def use(self, prepare: Callable[[], None], *, keep: bool = False) -> Iterator[bool]:
         """Run the stack during the block, and longer if others use it or `keep` is set.
 
-        Calls `prepare` and starts the stack if it is not running; the last user stops it. Raises as `start`.
+        Calls `prepare` and starts the stack if it is not running; the last user stops it. Yields whether it
+        was started. Raises as `start`.
         """
         self._make_folders()
         user = self._users.enter()
         try:
             with self._alone():
-                self._bring_up(prepare)
-            yield
+                started = self._bring_up(prepare)
+            yield started
         except BaseException:
             self._leave(user)
             raise
@@ -209,13 +224,15 @@ class Stack:
             self._wait(self.is_gone, "a process does not stop", seconds)
             self._wait(lambda: not marked(self._mark), "supervisord does not end", _END_SECONDS)
 
-    def _bring_up(self, prepare: Callable[[], None]) -> None:
+    def _bring_up(self, prepare: Callable[[], None]) -> bool:
+        """Start the stack if it is not running; return whether it was started."""
         if self.is_running():
-            return
+            return False
         self._stop()
-        prepare()
         configure(self.run)
+        prepare()
         self._spawn()
+        return True
 
     def _make_folders(self) -> None:
         for folder in (self.home, self.run, self.logs, self.home / "broker", secrets_folder()):
@@ -245,18 +262,24 @@ class Stack:
         self._wait(self.is_running, "supervisord does not answer")
 
     def wait_ready(self, ready: Callable[[], bool]) -> None:
-        """Wait until `ready` returns true, at most three minutes. Raises StackFailed if a process fails."""
+        """Wait until `ready` returns true, at most three minutes.
+
+        Raises StackFailed if a process fails, PortBusy if another program has taken its port.
+        """
 
         def checked() -> bool:
             self.check()
             return ready()
 
-        self._wait(checked, "the workers do not answer")
+        self._wait(checked, "its processes do not answer")
 
     def check(self) -> None:
-        """Raise StackNotRunning or, if supervisord has given a process up, StackFailed."""
+        """Raise StackNotRunning or, if supervisord has given a process up, PortBusy or StackFailed."""
         fatal = [process.name for process in self.processes() if process.state == "FATAL"]
         if fatal:
+            for port in ports(self.run):
+                if port.process in fatal and not is_free(port.taken):
+                    raise PortBusy(busy(port, port.taken))
             raise StackFailed(f"{', '.join(fatal)}; see the logs folder of the data directory")
 
     @staticmethod

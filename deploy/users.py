@@ -67,7 +67,11 @@ class Users:
 
     def is_wanted(self) -> bool:
         """Tell whether the stack is to run on."""
-        return self._kept.exists() or self.are_there()
+        return self.is_kept() or self.are_there()
+
+    def is_kept(self) -> bool:
+        """Tell whether the stack is to run on without users."""
+        return self._kept.exists()
 
     def keep(self) -> None:
         """Let the stack run on when nobody uses it."""

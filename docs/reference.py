@@ -1,4 +1,4 @@
-"""The generator of the reference pages: commands, settings, codes and states. `make docs` runs it."""
+"""The generator of the reference pages: commands, settings, codes, states, results. `make docs` runs it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from db.jobs.problems import ImageFailed, ImageSkipped, every_problem
 from db.settings import ENV_PREFIX, RoomSettings
 from db.transitions import LIFECYCLES, transitions
 from scheduler.cli import app
+from scheduler.exports.columns import COLUMNS
 
 HERE = Path(__file__).parent
 
@@ -33,7 +34,7 @@ def commands() -> str:
     parts = ["# Commands\n", _NOTE]
     for words in _commands():
         shown = runner.invoke(app, [*words, "--help"], prog_name="pneumoscreen")
-        parts.append(f"## {' '.join(words)}\n\n```\n{shown.output.strip()}\n```\n")
+        parts.append(f"## {' '.join(words) or 'pneumoscreen'}\n\n```\n{shown.output.strip()}\n```\n")
     parts.append(
         "Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration, 130 interrupted;\n"
         "`screen` and `demo` also 143 after TERM and 129 after HUP.\n"
@@ -42,10 +43,15 @@ def commands() -> str:
 
 
 def _commands() -> Iterator[list[str]]:
+    yield []
     for command in app.registered_commands:
         yield [command.name or getattr(command.callback, "__name__", "")]
     for group in app.registered_groups:
-        for command in group.typer_instance.registered_commands if group.typer_instance else ():
+        if group.typer_instance is None:
+            continue
+        if group.typer_instance.info.invoke_without_command is True:
+            yield [str(group.name)]
+        for command in group.typer_instance.registered_commands:
             yield [str(group.name), str(command.name)]
 
 
@@ -153,7 +159,54 @@ def _node(state: str) -> str:
     return str(state).replace("-", "_")
 
 
-PAGES = {"commands.md": commands, "settings.md": settings, "codes.md": codes, "states.md": states}
+_RESULTS = """\
+`pneumoscreen results COHORT --out FILE` writes one row for each image of a cohort, in the order in which the
+images were added. The suffix of the file decides the format:
+
+- `.csv`: commas, UTF-8 with a byte order mark, as Excel and pandas read it. Text that a spreadsheet would
+  take for a formula begins with an apostrophe. Probabilities have six digits.
+- `.xlsx`: an Excel workbook. The sheet `results` has the rows: text is text and never a formula, numbers have
+  all digits. The sheet `about` has the digest of the audit log. Excel opens 1,048,575 rows at most.
+- `.parquet`: for pandas, R and databases. Numbers have all digits. The digest of the audit log is in the
+  file's metadata.
+- `.json`: an array of objects, one on each line; an empty cell is `null`. Probabilities have six digits.
+
+What a table has beyond the default:
+
+- `--names` adds the column `file`, by which a table can be joined to a list of the study, and nothing else.
+- `--identifiers` shows UIDs and whole paths instead of pseudonyms and digests.
+- `--accession` adds the column `accession`. It is empty unless `PNEUMOSCREEN_KEEP_ACCESSION` was on when the
+  images were added.
+- `--state failed` keeps only images in this state; give it several times for several states.
+- `--columns image,file,probability` keeps only these columns, in this order.
+
+Without `--out`, the first rows are shown in the terminal. `pneumoscreen show image NUMBER` prints everything
+about one image.
+
+## Columns
+
+Scripts can rely on the first eleven; new columns are added at the end.
+
+| column | type | meaning | empty if |
+| --- | --- | --- | --- |"""
+
+
+def results() -> str:
+    """Return the formats and the columns of a results table."""
+    parts = ["# Results\n", _NOTE, _RESULTS]
+    for column in COLUMNS:
+        meaning = f"{column.meaning} Only with `{column.option}`." if column.option else column.meaning
+        parts.append(f"| `{column.name}` | {column.kind} | {meaning} | {column.empty} |")
+    return "\n".join(parts) + "\n"
+
+
+PAGES = {
+    "commands.md": commands,
+    "settings.md": settings,
+    "codes.md": codes,
+    "states.md": states,
+    "results.md": results,
+}
 
 
 def main() -> None:

@@ -31,6 +31,12 @@ class LabelsUnreadable(PneumoscreenError):
     code = "labels-unreadable"
 
 
+class LabelsInFolder(PneumoscreenError):
+    """This is a folder, and labels are imported from a CSV file. Name the file."""
+
+    code = "labels-in-folder"
+
+
 class LabelRowsBad(PneumoscreenError):
     """Some rows cannot be used, and nothing was imported. Fix them, or leave them out with --skip-bad."""
 
@@ -60,8 +66,8 @@ class Imported:
 def import_labels(database: Database, file: Path, *, skip_bad: bool = False) -> Imported:
     """Import the labels of a CSV file: all rows or none, or with `skip_bad` the rows that can be used.
 
-    Raises SourceMissing, SourceUnreadable, LabelsUnreadable, LabelRowsBad, SiteKeyMissing, SiteKeyDiffers,
-    SiteKeyUnusable.
+    Raises SourceMissing, SourceUnreadable, LabelsInFolder, LabelsUnreadable, LabelRowsBad, SiteKeyMissing,
+    SiteKeyDiffers, SiteKeyUnusable.
     """
     ensure_site_key(database)
     readings: list[tuple[int, Reading]] = []
@@ -104,8 +110,10 @@ def _rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 raise LabelsUnreadable
             for number, row in enumerate(csv.DictReader(text, names, delimiter=separator), start=2):
                 yield number, {name: (value or "").strip() for name, value in row.items() if name in names}
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise SourceMissing from None
+    except IsADirectoryError:
+        raise LabelsInFolder from None
     except (UnicodeDecodeError, csv.Error):
         raise LabelsUnreadable from None
     except OSError:

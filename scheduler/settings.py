@@ -27,3 +27,6 @@ class SchedulerSettings(RoomSettings):
     ring_again_seconds: Annotated[float, Field(gt=0)] = 30.0
     #: Images written per transaction while a source is walked.
     ingest_images: Annotated[int, Field(ge=1)] = 1000
+    #: Whether Accession Numbers are stored with the studies that are added from now on. They identify a
+    #: patient's visit, so they are not stored unless you decide it. `results --accession` exports them.
+    keep_accession: bool = False

@@ -20,6 +20,7 @@ from db.lease import Heartbeat
 from db.models.registry import champion, find_model
 from db.tables import Cohort
 from db.text import is_too_long
+from scheduler.counts import counted
 from scheduler.ingest.chunks import chunks
 from scheduler.ingest.pseudonym import ensure_site_key, place_pseudonym
 from scheduler.ingest.source import Source, SourceEmpty, SourceUnreadable
@@ -54,8 +55,8 @@ class Submitted:
     def as_text(self) -> str:
         """Return it as a sentence or two."""
         text = (
-            f"Cohort {self.cohort}: {self.found} images, {self.new} of them new; "
-            f"{self.ignored} other files ignored."
+            f"Cohort {self.cohort}: {counted(self.found, 'image')}, {self.new} of them new; "
+            f"{counted(self.ignored, 'other file')} ignored."
         )
         if self.closed_folders:
             text += f" Folders that may not be read: {self.closed_folders}."

@@ -157,11 +157,12 @@ def test_screen_starts_the_stack_writes_results_and_stops_the_stack(
 ) -> None:
     out = tmp_path / "results.csv"
     run("screen", str(phantoms), "--out", str(out))
-    with out.open() as file:
+    with out.open(encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
         "cohort", "study", "series", "instance", "source", "state",
         "probability", "label", "threshold", "model", "error", "type", "type_probability",
+        "image", "patient", "time", "precision", "runtime", "preprocessing", "software",
     ]  # fmt: skip
     assert [row["state"] for row in rows] == ["done"] * 10
     assert all(0 <= float(row["probability"]) <= 1 for row in rows)
@@ -210,6 +211,13 @@ def test_the_stack_runs_in_a_home_of_any_name(
         database.close()
     assert (home / "pneumoscreen.db").is_file()
     assert (home / "logs" / "worker.log").is_file()
+
+
+@pytest.mark.long
+def test_demo_says_that_its_probabilities_mean_nothing_before_it_shows_them(home: Path) -> None:
+    shown = run("demo", "--images", "6").stdout
+    assert "Phantoms have no anatomy" in shown.partition("P(PNEUMONIA)")[0]
+    assert "PNEUMONIA (" in shown
 
 
 @BOTH_AT_LENGTH
@@ -277,10 +285,12 @@ def test_a_worker_that_may_not_finish_gives_its_batches_back_at_once(
 
 
 def test_the_stack_refuses_access_without_a_login_and_restarts_dead_processes(
-    job_table: Database, home: Path
+    job_table: Database, home: Path, phantoms: Path
 ) -> None:
     done = json.loads(run("up", "--json").stdout)
     again = run("up")
+    assert "The stack runs already." in again.stdout
+    assert done["flower"] in again.stdout
     assert "RUNNING" in again.stdout
     url = (home / "secrets" / "pneumoscreen_broker_url").read_text()
     port = int(url.rsplit(":", 1)[1].split("/")[0])
@@ -293,6 +303,9 @@ def test_the_stack_refuses_access_without_a_login_and_restarts_dead_processes(
     credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
     request.add_header("Authorization", f"Basic {credentials}")
     wait_for(lambda: b"screen@" in urllib.request.urlopen(request, timeout=10).read())
+    run("submit", str(phantoms), "--cohort", "trial")
+    tasks = done["flower"] + "/api/tasks?taskname=screen.batch"
+    wait_for(lambda: "{'batch': 1, 'cohort': 1}" in ask(tasks, request.headers).decode())
     lengths = json.loads(ask(done["flower"] + "/api/queues/length", request.headers))["active_queues"]
     assert {one["name"] for one in lengths} == set(QUEUES)
     for closed, status in (("/api/task/send-task/screen.batch", 403), ("/metrics", 404)):

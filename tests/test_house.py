@@ -148,7 +148,7 @@ def test_status_imports_neither_torch_nor_fastai(home: Path) -> None:
         line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line
     }
     assert "sqlalchemy" in imported
-    assert imported.isdisjoint({"torch", "torchvision", "fastai", "pandas", "scipy", "pydicom"})
+    assert imported.isdisjoint({"torch", "torchvision", "fastai", "pandas", "scipy", "pydicom", "openpyxl"})
 
 
 def test_status_answers_soon_after_its_libraries_are_there(home: Path) -> None:
@@ -194,7 +194,7 @@ def test_the_scheduler_works_where_no_worker_is_installed(home: Path, phantoms: 
 
     run("submit", str(phantoms), "--cohort", "trial")
     assert '"total": 10' in run("status", "trial", "--json")
-    for suffix in ("csv", "json", "parquet"):
+    for suffix in ("csv", "json", "parquet", "xlsx"):
         run("results", "trial", "--out", str(tmp_path / f"r.{suffix}"))
     run("models", "list")
     run("nightly", "list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,8 @@ class HeldOut:
     pixels: NDArray[np.uint8]
     #: Subgroup by attribute and image, None if unknown: `{"type": ("BACTERIAL", None, ...)}`.
     subgroups: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
+    #: File names for the report, if the run's user asked for them; else empty.
+    names: tuple[str, ...] = ()
 
     @property
     def positive_columns(self) -> list[int]:
@@ -57,8 +60,16 @@ class Answers:
     model: str
     #: P(PNEUMONIA), float64, (N,).
     probability: NDArray[np.float64]
-    #: P(PNEUMONIA) at or above this is called pneumonia.
-    threshold: float
+    #: P(PNEUMONIA) at or above this is called pneumonia: one for all images, or float64, (N,).
+    threshold: float | NDArray[np.float64]
+    #: P(PNEUMONIA) with one temperature for all images, float64, (N,), which an AUC needs because it compares
+    #: images; None if that is `probability`.
+    ranking: NDArray[np.float64] | None = None
+
+    @property
+    def score(self) -> NDArray[np.float64]:
+        """What the images are ordered by for an AUC: float64, (N,)."""
+        return self.probability if self.ranking is None else self.ranking
 
     @property
     def called(self) -> NDArray[np.bool_]:
@@ -121,6 +132,17 @@ class DataSummary:
     without_file: int = 0
 
 
+class FittedOn(StrEnum):
+    """The images that fitted the temperature and the threshold of the answers that a report measures."""
+
+    #: None: the recipe sets both.
+    NOTHING = "nothing"
+    #: Held-out images of other patients: each image is judged by what the other folds fitted.
+    OTHER_PATIENTS = "other patients"
+    #: The very images that are measured, because there are too few patients to divide them.
+    SAME_IMAGES = "the same images"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """A finished run."""
@@ -138,6 +160,17 @@ class Comparison:
     data: DataSummary
     held_out: HeldOut
     outcomes: tuple[BackboneOutcome, ...]
+    #: The answers of each outcome that are measured and compared, in the order of `outcomes`.
+    answers: tuple[Answers, ...]
+    fitted_on: FittedOn
+    #: In how many parts the held-out images were divided for `FittedOn.OTHER_PATIENTS`, else 0.
+    folds: int
     failed: tuple[FailedBackbone, ...]
     #: float64, (N,): P(PNEUMONIA) by a logistic regression on 16x16 thumbnails, fitted on the training side.
     baseline: NDArray[np.float64]
+
+    @property
+    def names(self) -> list[str]:
+        """The name of each outcome in the report: its backbone, and its seed if there are several."""
+        several = len({one.seed for one in self.outcomes}) > 1
+        return [f"{one.backbone} (seed {one.seed})" if several else one.backbone for one in self.outcomes]

@@ -47,3 +47,5 @@ class Plan(BaseModel):
     random_weights: tuple[str, ...] = ()
     #: Whether a winner that passes the comparison becomes champion at once, or a person decides.
     promote: Promote = "ask"
+    #: Whether the report names files, which may hold patient data.
+    names: bool = False

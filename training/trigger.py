@@ -17,9 +17,9 @@ from training.plan import Plan
 from training.recipe import RECIPES, RecipeName
 from training.settings import TrainingSettings
 
-#: Seconds after a run on labels failed before another one is opened. The next one would fail for the same
-#: reason, until somebody has fixed the cause.
-_AFTER_FAILURE_SECONDS = 86_400.0
+#: Seconds after a run on labels failed, or was cancelled while it was queued, before another one is opened.
+#: The next one would fail for the same reason, until somebody has fixed the cause.
+_PAUSE_SECONDS = 86_400.0
 
 
 def trigger(database: Database, settings: TrainingSettings) -> int | None:
@@ -55,9 +55,10 @@ def trigger(database: Database, settings: TrainingSettings) -> int | None:
 
 
 def _holds_back(session: Session, run: TrainingRun) -> bool:
-    """Tell whether a run on labels waits for a worker, is running, or failed a short time ago."""
-    if run.state is RunState.FAILED:
-        return (run.finished_at or run.created_at) > now(session) - _AFTER_FAILURE_SECONDS
+    """Tell whether a run on labels is queued or running, or failed or was cancelled a short time ago."""
+    # A run that was stopped and is for a worker was cancelled.
+    if run.state is RunState.FAILED or (run.state is RunState.STOPPED and run.for_worker):
+        return (run.finished_at or run.created_at) > now(session) - _PAUSE_SECONDS
     # A queued run that a command opened and did not claim holds nothing back.
     return run.state is RunState.RUNNING or (run.state is RunState.QUEUED and run.for_worker)
 

@@ -36,8 +36,8 @@ def _screener() -> Screener:
 
 
 @app.task(name=SCREEN_BATCH)  # type: ignore[untyped-decorator]
-def screen_batch(batch_id: int) -> None:
-    """Screen one batch of images."""
+def screen_batch(batch_id: int) -> dict[str, int] | None:
+    """Screen one batch of images; return its row ids for Flower: it may be another than the message names."""
     screener = _screener()
     try:
         screened = screener.screen(batch_id)
@@ -45,18 +45,19 @@ def screen_batch(batch_id: int) -> None:
         log.warning(
             "batch %d: %s; it is notified again later", batch_id, error.code, extra={"batch": batch_id}
         )
-        return
+        return None
     finally:
         if screener.device.is_lost:
             log.error("the GPU failed; this worker ends, and its supervisor starts another one")
             _give_up()
-    if not screened:
-        return  # nothing was claimed, so there is no room for another batch
+    if screened is None:
+        return None  # nothing was claimed, so there is no room for another batch
     try:
         # Room for another batch: ask for it now rather than at the next tick.
         app.send_task(DISPATCH)
     except OperationalError:
         log.warning("the broker is unavailable; the next tick sends more batches")
+    return {"batch": screened.batch_id, "cohort": screened.cohort_id}
 
 
 def _give_up(*_: Any) -> None:

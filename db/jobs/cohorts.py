@@ -14,7 +14,7 @@ from db.errors import PneumoscreenError
 from db.jobs.duplicates import promote_duplicates, skip_duplicates
 from db.jobs.problems import Cancelled, FileChanged
 from db.jobs.sources import end_waits
-from db.states import UNFINISHED_INGEST, CohortState, ImageState
+from db.states import UNFINISHED, UNFINISHED_INGEST, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Ingest, Model, Source
 from db.text import is_text
 from db.transitions import BatchChange, CohortChange, ImageChange, IngestChange, change
@@ -152,9 +152,12 @@ def lock_cohorts_of(session: Session, batches: ColumnElement[bool]) -> Sequence[
 def cancel(session: Session, cohort: Cohort, *, actor: str | None = None) -> int:
     """Cancel a cohort; return how many images are skipped for it.
 
-    Images that a worker has claimed are still screened, because their batch ends in seconds. Safe to repeat.
+    Images that a worker has claimed are still screened, because their batch ends in seconds. A cohort that is
+    finished stays finished, and no event is recorded. Safe to repeat.
     """
     cohort = lock_cohort(session, cohort.id)
+    if _is_finished(session, cohort):
+        return 0
     CohortChange.CANCEL.apply(cohort)
     change(session, Ingest, IngestChange.GIVE_UP, Ingest.cohort_id == cohort.id)
     change(session, Batch, BatchChange.CANCEL, Batch.cohort_id == cohort.id)
@@ -163,6 +166,12 @@ def cancel(session: Session, cohort: Cohort, *, actor: str | None = None) -> int
     end_waits(session, Source.cohort_id == cohort.id)
     record(session, "cohort.cancel", f"cohort:{cohort.id}", actor=actor, images=skipped)
     return skipped
+
+
+def _is_finished(session: Session, cohort: Cohort) -> bool:
+    """Tell whether every image of a cohort has been added and has ended."""
+    left = select(Image.id).where(Image.cohort_id == cohort.id, Image.state.in_(UNFINISHED)).limit(1)
+    return cohort.state is CohortState.READY and session.scalar(left) is None
 
 
 def retry(session: Session, cohort: Cohort, *, actor: str | None = None) -> int:

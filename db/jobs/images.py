@@ -36,6 +36,8 @@ class NewImage:
     instance_uid: str | None = None
     #: HMAC-SHA256 of the Patient ID under the site's key.
     patient_key: str | None = None
+    #: Accession Number; None if the installation does not keep it.
+    accession: str | None = None
     #: The code of the problem that was found already; None if the image is to be screened.
     problem: str | None = None
     #: The state that the problem puts it into.
@@ -94,14 +96,20 @@ def add_images(
 
 def _study_ids(session: Session, cohort_id: int, images: Iterable[NewImage]) -> dict[str, int]:
     """Return the row ids of the images' studies; missing rows are added."""
-    patients = {image.study_uid: image.patient_key for image in images if image.study_uid}
-    if not patients:
+    rows = {
+        image.study_uid: {
+            "cohort_id": cohort_id,
+            "study_uid": image.study_uid,
+            "patient_key": image.patient_key,
+            "accession": image.accession,
+        }
+        for image in images
+        if image.study_uid
+    }
+    if not rows:
         return {}
-    rows = [{"cohort_id": cohort_id, "study_uid": uid, "patient_key": key} for uid, key in patients.items()]
-    session.execute(insert_new(session, Study), rows)
+    session.execute(insert_new(session, Study), list(rows.values()))
     found = session.execute(
-        select(Study.study_uid, Study.id).where(
-            Study.cohort_id == cohort_id, Study.study_uid.in_(list(patients))
-        )
+        select(Study.study_uid, Study.id).where(Study.cohort_id == cohort_id, Study.study_uid.in_(list(rows)))
     )
     return {row.study_uid: row.id for row in found}

@@ -21,7 +21,7 @@ from db.transitions import ModelChange, change
 
 
 class ModelUnknown(PneumoscreenError):
-    """No registered model has this id. `pneumoscreen doctor` names the champion."""
+    """No registered model has this id. `pneumoscreen models list` lists the ids."""
 
     code = "model-unknown"
 
@@ -49,8 +49,16 @@ class ModelDiffers(PneumoscreenError):
     code = "model-differs"
 
 
+class GateNotPassed(PneumoscreenError):
+    """The gate has not found the model as good as the champion. To promote it all the same, give --yes."""
+
+    code = "gate-not-passed"
+
+
 #: Actions in the audit log.
 _PROMOTE, _ROLLBACK = "model.promote", "model.rollback"
+#: Actions by which a training run records what the gate says about a model.
+_GATE_YES, _GATE_NO = "gate.yes", "gate.no"
 
 
 def import_model(database: Database, folder: Path) -> Model:
@@ -146,6 +154,21 @@ def lock_if_champion(session: Session, name: str) -> bool:
     """Tell whether a model is champion. If so, no other is promoted before the transaction ends."""
     query = select(Model.id).where(Model.name == name, Model.state == ModelState.CHAMPION)
     return session.scalar(query.with_for_update()) is not None
+
+
+def check_gate(session: Session, model: Model) -> None:
+    """Raise GateNotPassed for a candidate that the gate never compared, or to which it last said no.
+
+    A model that is or was champion passes.
+    """
+    if model.state is not ModelState.CANDIDATE:
+        return
+    of_model = Event.subject == f"model:{model.id}", Event.action.in_((_GATE_YES, _GATE_NO))
+    last = session.scalar(select(Event).where(*of_model).order_by(Event.id.desc()).limit(1))
+    if last is None:
+        raise GateNotPassed("it was never compared with a champion on the same images")
+    if last.action == _GATE_NO:
+        raise GateNotPassed("; ".join(last.detail["reasons"]))
 
 
 def promote(session: Session, name: str, *, actor: str | None = None) -> Model:

@@ -20,7 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from db.states import TERMINAL, UNFINISHED, BatchState, ImageState
-from db.tables import Batch, Image, ImageCount, NightlyRun, Prediction
+from db.tables import Batch, Image, ImageCount, Model, NightlyRun, Prediction
 
 #: Bands of P(PNEUMONIA) that positives are counted in, from 0 to 1.
 BANDS = 10
@@ -63,6 +63,8 @@ class NightFigures:
     bands: list[int]
     #: Image id and probability of the most probable ones.
     most_probable: list[tuple[int, float]]
+    #: Of all that got a prediction, those of each model, by its name.
+    models: dict[str, int]
     #: From the first batch that was cut to the last that was finished.
     seconds: float
     images_per_second: float | None
@@ -98,6 +100,7 @@ def night_figures(session: Session, run: NightlyRun) -> NightFigures:
         positive=sum(positives[0]),
         bands=positives[0],
         most_probable=positives[1],
+        models=_models(session, batches),
         seconds=seconds,
         images_per_second=done / seconds if seconds > 0 else None,
     )
@@ -170,14 +173,30 @@ def _outcome(rows: Iterable[tuple[ImageState, str | None, int]], left: int) -> O
     )
 
 
+def _predicted(batches: ScalarSelect[int], *columns: Any) -> Select[Any]:
+    """Select from the predictions that these batches made, and not from those of other models."""
+    return (
+        select(*columns)
+        .join(Image, Image.id == Prediction.image_id)
+        .join(Batch, and_(Batch.id == Image.batch_id, Batch.model_id == Prediction.model_id))
+        .where(Image.batch_id.in_(batches))
+    )
+
+
+def _models(session: Session, batches: ScalarSelect[int]) -> dict[str, int]:
+    """Return how many predictions of these batches each model made."""
+    made = _predicted(batches, Prediction.model_id, func.count().label("made"))
+    made_by = made.group_by(Prediction.model_id).subquery()
+    rows = session.execute(
+        select(Model.name, made_by.c.made).join(made_by, made_by.c.model_id == Model.id).order_by(Model.name)
+    )
+    return {name: count for name, count in rows}  # noqa: C416  (a Result has keys, and is no mapping)
+
+
 def _positives(session: Session, batches: ScalarSelect[int]) -> tuple[list[int], list[tuple[int, float]]]:
     """Return how many positives of these batches are in each band, and the most probable ones."""
-    predicted = (
-        select(Prediction.image_id, Prediction.probability)
-        .join(Image, Image.id == Prediction.image_id)
-        .where(Image.batch_id.in_(batches), Prediction.probability >= Prediction.threshold)
-        .subquery()
-    )
+    positive = Prediction.probability >= Prediction.threshold
+    predicted = _predicted(batches, Prediction.image_id, Prediction.probability).where(positive).subquery()
     counts = [
         func.count().filter(
             predicted.c.probability >= band / BANDS,

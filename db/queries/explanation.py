@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from db.errors import PneumoscreenError
-from db.queries.results import ResultRow, read_results
+from db.queries.results import IDENTIFIERS, Disclosure, ResultRow, read_results
 from db.tables import Batch, Cohort, Image, Model, Prediction
 
 
@@ -50,7 +49,6 @@ class PredictionExplained:
 class ImageExplained:
     """One image: its row in the results, its file, its batch and its predictions."""
 
-    image_id: int
     cohort_id: int
     result: ResultRow
     #: The frame within the file, counted from 0.
@@ -70,21 +68,15 @@ class ImageExplained:
     predictions: tuple[PredictionExplained, ...]
 
 
-def show_image(
-    session: Session, image_id: int, *, pseudonym: Callable[[str], str] | None = None
-) -> ImageExplained:
-    """Return one image with all that explains its predictions. Raises ImageUnknown.
-
-    `pseudonym` is as in `cohort_results`.
-    """
+def show_image(session: Session, image_id: int, *, disclosure: Disclosure = IDENTIFIERS) -> ImageExplained:
+    """Return one image with all that explains its predictions. Raises ImageUnknown."""
     image = session.get(Image, image_id)
     if image is None:
         raise ImageUnknown
     cohort = session.get_one(Cohort, image.cohort_id)
     batch = None if image.batch_id is None else session.get_one(Batch, image.batch_id)
-    ((_, result),) = read_results(session, cohort.name, [image_id], pseudonym=pseudonym)
+    (result,) = read_results(session, cohort, [image_id], disclosure=disclosure)
     return ImageExplained(
-        image_id=image.id,
         cohort_id=cohort.id,
         result=result,
         frame=image.frame,

@@ -6,7 +6,7 @@ page costs as much as the first. A page of images reads a bounded number of rows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from db.queries.progress import Progress, progress_of
-from db.queries.results import ResultRow, image_chunks, read_results
+from db.queries.results import IDENTIFIERS, Disclosure, ResultRow, image_chunks, read_results
 from db.states import CohortState, ImageState
 from db.tables import Cohort, Image, Prediction
 
@@ -75,14 +75,6 @@ class ImageFilter:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class ListedImage:
-    """An image of a page."""
-
-    image_id: int
-    result: ResultRow
-
-
 def list_cohorts(
     session: Session,
     *,
@@ -115,12 +107,12 @@ def list_images(
     after: int = 0,
     limit: int = LIMIT,
     wanted: ImageFilter | None = None,
-    pseudonym: Callable[[str], str] | None = None,
-) -> Page[ListedImage]:
+    disclosure: Disclosure = IDENTIFIERS,
+) -> Page[ResultRow]:
     """Return a page of a cohort's images in the order in which they were added.
 
     A page with a filter can hold fewer rows than `limit`, or none, and still have a next one: it examines at
-    most `EXAMINED` images. `pseudonym` is as in `cohort_results`.
+    most `EXAMINED` images.
     """
     wanted = wanted or ImageFilter()
     if not wanted.states:
@@ -128,14 +120,13 @@ def list_images(
     conditions = wanted.conditions
     # The index of cohort, state and id answers a filter without conditions.
     examined = EXAMINED if conditions else limit + 1
-    rows: list[ListedImage] = []
+    rows: list[ResultRow] = []
     for image_ids in image_chunks(session, cohort.id, after=after, limit=examined, states=wanted.states):
         left = limit + 1 - len(rows)
-        found = read_results(session, cohort.name, image_ids, *conditions, limit=left, pseudonym=pseudonym)
-        rows += [ListedImage(image_id, row) for image_id, row in found]
+        rows += read_results(session, cohort, image_ids, *conditions, limit=left, disclosure=disclosure)
         examined -= len(image_ids)
         after = image_ids[-1]
         if len(rows) > limit:
-            return Page(tuple(rows[:limit]), rows[limit - 1].image_id)
+            return Page(tuple(rows[:limit]), rows[limit - 1].image)
     # Nothing is left to examine, or the page has examined as many as it may.
     return Page(tuple(rows), None if examined else after)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import ColumnElement, Select, and_, func, select, union_all
+from sqlalchemy import ColumnElement, Row, Select, and_, func, select, union_all
 from sqlalchemy.orm import Session
 
 from db.states import ImageState
-from db.tables import Batch, Cohort, Image, Model, Prediction, Study
+from db.tables import Batch, Cohort, Image, Model, Prediction, Source, Study
 
 #: Images read at a time: enough to hide the round trip, and few enough that PostgreSQL looks each of them up
 #: in the other tables instead of reading one of those whole.
@@ -40,24 +42,53 @@ class ResultRow:
     #: The most probable type of pneumonia and its probability, if the model distinguishes types.
     type: str | None
     type_probability: float | None
+    #: The row id of the image.
+    image: int
+    #: The pseudonym of the patient.
+    patient: str | None
+    #: When the prediction was made: ISO 8601 in UTC, to the second.
+    time: str | None
+    #: What the prediction was made with: number format, library and device, preprocessing, our version.
+    precision: str | None
+    runtime: str | None
+    preprocessing: str | None
+    software: str | None
+    #: The file's path within the source, and the Accession Number; None unless the reader may see them.
+    file: str | None
+    accession: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disclosure:
+    """The identifiers that rows show."""
+
+    #: Called with each UID. If it is given, the rows hold no UID and no path but those that follow.
+    pseudonym: Callable[[str], str] | None = None
+    #: Whether rows hold the path of the file within its source.
+    names: bool = False
+    #: Whether rows hold the Accession Number.
+    accession: bool = False
+
+
+#: Shows UIDs and whole paths as they are.
+IDENTIFIERS = Disclosure()
 
 
 def cohort_results(
     session: Session,
     cohort: Cohort,
     *,
-    pseudonym: Callable[[str], str] | None = None,
+    disclosure: Disclosure = IDENTIFIERS,
+    states: Collection[ImageState] = tuple(ImageState),
     after: int = 0,
     limit: int | None = None,
 ) -> Iterator[ResultRow]:
-    """Yield a cohort's rows: all, or `limit` of them `after` an image.
+    """Yield a cohort's rows in some states: all, or `limit` of them `after` an image.
 
-    `pseudonym` is called with each UID. If it is given, the rows hold no identifiers: no UID and no path. An
-    image's prediction is the one of the model that its batch was pinned to.
+    An image's prediction is the one of the model that its batch was pinned to.
     """
-    for image_ids in image_chunks(session, cohort.id, after=after, limit=limit):
-        for _, row in read_results(session, cohort.name, image_ids, pseudonym=pseudonym):
-            yield row
+    for image_ids in image_chunks(session, cohort.id, after=after, limit=limit, states=states):
+        yield from read_results(session, cohort, image_ids, disclosure=disclosure)
 
 
 def image_chunks(
@@ -101,15 +132,15 @@ def _next_ids(cohort_id: int, after: int, size: int, states: Collection[ImageSta
 
 def read_results(
     session: Session,
-    cohort: str,
+    cohort: Cohort,
     image_ids: Sequence[int],
     *conditions: ColumnElement[bool],
     limit: int | None = None,
-    pseudonym: Callable[[str], str] | None = None,
-) -> Iterator[tuple[int, ResultRow]]:
-    """Yield the ids and rows of those of these images that meet the conditions, in order, at most `limit`."""
+    disclosure: Disclosure = IDENTIFIERS,
+) -> Iterator[ResultRow]:
+    """Yield the rows of those of these images that meet the conditions, in order, at most `limit`."""
     for row in session.execute(_select_rows(image_ids).where(*conditions).limit(limit)):
-        yield row.id, _result(cohort, tuple(row), pseudonym)
+        yield _result(cohort, row, disclosure)
 
 
 def _select_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
@@ -128,8 +159,17 @@ def _select_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
             Model.name,
             Image.problem,
             Prediction.types,
+            Study.patient_key,
+            Prediction.created_at,
+            Prediction.precision,
+            Prediction.runtime,
+            Prediction.preprocessing,
+            Prediction.software,
+            Source.uri.label("root"),
+            Study.accession,
         )
         .outerjoin(Study, Study.id == Image.study_id)
+        .outerjoin(Source, Source.id == Image.source_id)
         .outerjoin(Batch, Batch.id == Image.batch_id)
         .outerjoin(Prediction, and_(Prediction.image_id == Image.id, Prediction.model_id == Batch.model_id))
         .outerjoin(Model, Model.id == Prediction.model_id)
@@ -138,16 +178,60 @@ def _select_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _result(cohort: str, row: tuple[Any, ...], pseudonym: Callable[[str], str] | None) -> ResultRow:
-    image_id, digest, *uids, uri = row[:6]
-    if pseudonym is not None:
-        uids = [uid and pseudonym(uid) for uid in uids]
-        uri = f"sha256:{digest}" if digest else f"image:{image_id}"
-    types: dict[str, float] = row[-1] or {}
+def _result(cohort: Cohort, row: Row[Any], disclosure: Disclosure) -> ResultRow:
+    study, series, instance, source = row.study_uid, row.series_uid, row.instance_uid, row.uri
+    if disclosure.pseudonym is not None:
+        study, series, instance = (uid and disclosure.pseudonym(uid) for uid in (study, series, instance))
+        source = f"sha256:{row.digest}" if row.digest else f"image:{row.id}"
+    types: dict[str, float] = row.types or {}
     likeliest = max(types, key=types.__getitem__, default=None)
-    chance = None if likeliest is None else types[likeliest]
-    cells: tuple[Any, ...] = (cohort, *uids, uri, *row[6:-1], likeliest, chance)
-    return ResultRow(*cells)
+    return ResultRow(
+        cohort.name,
+        study,
+        series,
+        instance,
+        source,
+        row.state,
+        row.probability,
+        row.label,
+        row.threshold,
+        row.name,
+        row.problem,
+        likeliest,
+        None if likeliest is None else types[likeliest],
+        row.id,
+        row.patient_key,
+        None if row.created_at is None else iso_time(row.created_at),
+        row.precision,
+        row.runtime,
+        row.preprocessing,
+        row.software,
+        path_within(row.root or cohort.source, row.uri) if disclosure.names else None,
+        row.accession if disclosure.accession else None,
+    )
+
+
+def iso_time(moment: float) -> str:
+    """Return a time, given in seconds since 1970, in UTC to the second: `2026-05-01T22:15:00+00:00`."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="seconds")
+
+
+def path_within(source: str, uri: str) -> str:
+    """Return a file's path within its source, or the file's name if the source has no such file.
+
+    A path that is no valid text stays percent-encoded, as in its `file:` URI.
+    """
+    folder = source.rstrip("/") + "/"
+    for beginning in (folder, f"file://{quote(folder)}"):
+        if uri.startswith(beginning):
+            return uri.removeprefix(beginning)
+    return uri.rpartition("/")[2]
+
+
+def holds_accession(session: Session, cohort_id: int) -> bool:
+    """Return whether any study of a cohort has an Accession Number."""
+    query = select(Study.id).where(Study.cohort_id == cohort_id, Study.accession.is_not(None)).limit(1)
+    return session.scalar(query) is not None
 
 
 @dataclass(frozen=True, slots=True)

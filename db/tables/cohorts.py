@@ -88,3 +88,5 @@ class Study(Table):
     study_uid: Mapped[str] = mapped_column(String(64))
     #: HMAC-SHA256 of the Patient ID (0010,0020) under the site's key; the ID itself is not kept.
     patient_key: Mapped[str | None] = mapped_column(String(64))
+    #: Accession Number (0008,0050), if the setting `keep_accession` was on when the study was added.
+    accession: Mapped[str | None] = mapped_column(String(64))

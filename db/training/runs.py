@@ -37,6 +37,12 @@ class RunNotOpen(PneumoscreenError):
     code = "run-not-open"
 
 
+class RunNotQueued(PneumoscreenError):
+    """Only a queued run can be cancelled. Stop one that runs in its command (Ctrl-C) or with its worker."""
+
+    code = "run-not-queued"
+
+
 def open_run(session: Session, plan: dict[str, Any], *, for_worker: bool) -> TrainingRun:
     """Add a run for a worker of the training queue, or for the caller, to claim."""
     run = TrainingRun(state=RunChange.OPEN.to, for_worker=for_worker, plan=plan)
@@ -62,6 +68,18 @@ def reopen_run(session: Session, run_id: int, *, for_worker: bool) -> None:
     record(session, "training.reopen", f"run:{run_id}")
 
 
+def cancel_run(session: Session, run_id: int) -> None:
+    """Stop a run before a worker or a command claims it. `reopen_run` queues it again.
+
+    Raises RunUnknown, RunNotQueued.
+    """
+    run = find_run(session, run_id)
+    of_run = TrainingRun.id == run_id
+    if not change(session, TrainingRun, RunChange.CANCEL, of_run, finished_at=database_now()):
+        raise RunNotQueued(f"it is {run.state}")
+    record(session, "training.cancel", f"run:{run_id}")
+
+
 def find_run(session: Session, run_id: int) -> TrainingRun:
     """Return a run, or raise RunUnknown."""
     run = session.get(TrainingRun, run_id)
@@ -82,7 +100,7 @@ def all_runs(session: Session) -> Sequence[TrainingRun]:
 
 
 def claim_run(session: Session, run_id: int, *, owner: str, lease_seconds: float) -> Lease | None:
-    """Claim a run that is queued, was stopped or has expired; return None if there is no such run."""
+    """Claim a run that is queued, or whose lease has expired; return None if there is no such run."""
     lease = new_lease(TrainingRun, run_id, seconds=lease_seconds)
     claim = claiming(lease, RunChange.CLAIM, attempt=TrainingRun.attempt + 1, lease_owner=owner)
     return lease if affected(session, claim) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,6 +53,16 @@ def cohorts_to_archive(session: Session, *, older_than_seconds: float) -> Sequen
     return session.scalars(query.order_by(Cohort.id)).all()
 
 
+def archivable(session: Session, *, older_than_seconds: float) -> list[Stamp]:
+    """Return the stamps of the cohorts that would be archived now. Nothing is changed."""
+    stamps = []
+    for cohort in cohorts_to_archive(session, older_than_seconds=older_than_seconds):
+        # Its counters say that it is finished, and its images do not.
+        with suppress(CohortNotFinished):
+            stamps.append(stamp(session, cohort.id))
+    return stamps
+
+
 def archive_rows(session: Session, cohort_id: int) -> Iterator[dict[str, Any]]:
     """Yield all data of a cohort's images: a row per image and prediction."""
     for image_ids in image_chunks(session, cohort_id):
@@ -84,6 +95,7 @@ def _archive_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
             Prediction.software,
             Prediction.input_digest,
             Prediction.created_at.label("predicted_at"),
+            Study.accession,
         )
         .outerjoin(Study, Study.id == Image.study_id)
         .outerjoin(Prediction, Prediction.image_id == Image.id)

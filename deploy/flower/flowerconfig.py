@@ -20,7 +20,7 @@ port = _settings.flower_port or 5555
 basic_auth = [f"{_settings.flower_user}:{_settings.flower_password.get_secret_value()}"]
 read_only = _settings.flower_read_only
 format_task = redact
-tasks_columns = "name,args,state,received,started,runtime,worker"
+tasks_columns = "name,args,result,state,received,started,runtime,worker"
 natural_time = True
 # A worker that has ended stays visible for a day.
 purge_offline_workers = 86_400

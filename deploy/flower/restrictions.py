@@ -6,11 +6,15 @@ the queues of workers that ran before it, and its queue lengths leave out messag
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
 from scheduler.metrics.broker import UNACKED, queue_of
 from worker.broker.app import QUEUES
+
+#: The result of `screen.batch`, as Celery writes it into an event.
+_SCREENED = re.compile(r"\{'batch': (\d{1,19}), 'cohort': (\d{1,19})\}")
 
 
 def close(*, metrics: bool) -> None:
@@ -48,9 +52,14 @@ def close(*, metrics: bool) -> None:
 
 
 def redact(task: Any) -> Any:
-    """Reduce a task to its arguments, if they are one row id, and the kind of its error."""
+    """Reduce a task to row ids and the kind of its error.
+
+    A message names a batch, and its worker takes the most urgent one: the result says which one it was.
+    """
     args = str(getattr(task, "args", None) or "").strip("()[], ")
     task.args = f"({args},)" if args.isdigit() else "(redacted)" if args else ""
     task.exception = str(getattr(task, "exception", None) or "").partition("(")[0]
-    task.kwargs = task.result = task.traceback = ""
+    done = _SCREENED.fullmatch(str(getattr(task, "result", None) or ""))
+    task.result = f"batch {done[1]} of cohort {done[2]}" if done else ""
+    task.kwargs = task.traceback = ""
     return task

@@ -14,7 +14,7 @@ class FlowerSettings(RoomSettings):
 
     #: Address that Flower listens on.
     flower_host: str = "127.0.0.1"
-    #: Port of Flower. If it is 0, the embedded stack takes a free one.
+    #: Port of Flower. If it is 0, the embedded stack takes a free one, and the same one at its next start.
     flower_port: Annotated[int, Field(ge=0, le=65535)] = 0
     #: User name for Flower.
     flower_user: str = "pneumoscreen"

@@ -9,16 +9,18 @@ import os
 import signal
 import sys
 import traceback
+from importlib.metadata import version
 from io import TextIOWrapper
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from db.atomic import DiskFull, is_full, keep_private
 from db.errors import PneumoscreenError
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.models import evaluate, registry, training
 from scheduler.cli.signals import Ended
-from scheduler.cli.study import cohorts, labels, nightly, screening
+from scheduler.cli.study import cohorts, images, labels, nightly, results, screening
 from scheduler.cli.system import audit, database, stack
 from worker.files.silence import silence_libraries
 
@@ -49,14 +51,45 @@ class Unforeseen(PneumoscreenError):
 
 app = typer.Typer(
     name="pneumoscreen",
+    cls=CommandGroup,
     help="Batch screening of chest X-rays for pneumonia. A research and triage aid, never a diagnosis.",
+    epilog="Example: pneumoscreen demo",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (screening, stack, cohorts, evaluate, nightly, training, registry, labels, database, audit):
+for room in (
+    screening,
+    stack,
+    cohorts,
+    results,
+    images,
+    evaluate,
+    nightly,
+    training,
+    registry,
+    labels,
+    database,
+    audit,
+):
     room.add_to(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pneumoscreen {version('pneumoscreen')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 def main() -> NoReturn:

@@ -8,17 +8,15 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 #: Categories of invisible characters that a terminal obeys: controls, formats, line separators.
 _OBEYED = ("Cc", "Cf", "Zl", "Zp")
 
-#: Tables and sentences for people.
-console = Console(highlight=False)
+#: Tables and sentences for people. In a file or a pipe a sentence is one line, so that it can be found.
+console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 #: Progress and warnings: standard error, so that `--json` can be piped.
-errors = Console(highlight=False, stderr=True)
+errors = Console(highlight=False, stderr=True, soft_wrap=not sys.stderr.isatty())
 
 
 def print_json(value: Any) -> None:
@@ -34,23 +32,23 @@ def say(text: str) -> None:
 def print_table(
     columns: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None
 ) -> None:
-    """Print a table; None is an empty cell. Markup in a file's name or a card is printed as it is."""
-    from rich.text import Text
+    """Print a table; None is an empty cell. Markup in a file's name or a card is printed as it is.
 
-    table = Table(
-        title=title,
-        title_justify="left",
-        header_style="bold",
-        box=box.SIMPLE_HEAD,
-        # Ten columns of counts must fit into 80 characters.
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
-    console.print(table)
+    No word is broken. A terminal that is too narrow for the table gets a block of lines for each row. A file
+    or a pipe gets one line for each row.
+    """
+    from scheduler.cli.table import fitted, plain_lines, records
+
+    head = tuple(columns)
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    if console.is_terminal and (table := fitted(head, cells, console.width, title=title)):
+        console.print(table)
+        return
+    if title:
+        say(title)
+    lines = records(head, cells, console.width) if console.is_terminal else plain_lines(head, cells)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def print_audit_head(digest: str | None) -> None:

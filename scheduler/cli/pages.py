@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scheduler.cli.console import console, errors
+from scheduler.counts import counted
 
 
 def print_pages() -> None:
@@ -22,11 +23,17 @@ def print_pages() -> None:
         return
     if is_gone:
         if left_over := stack.left_over():
-            count = f"{len(left_over)} processes"
-            errors.print(f"supervisord was killed and has left {count}. `pneumoscreen down` stops them.")
+            count = counted(len(left_over), "process", "processes")
+            errors.print(
+                f"supervisord was killed and has left {count}. `pneumoscreen down` stops what it left."
+            )
         return
     user, password = stack.flower_login
-    console.print(
-        f"Flower: {stack.flower_address}  user {user}  password {password}\nMetrics: {stack.metrics_address}",
-        markup=False,
-    )
+    login = f"  user {user}  password {password}"
+    for name, page, address in (
+        ("flower", "Flower", stack.flower_address + login),
+        ("metrics", "Metrics", stack.metrics_address),
+    ):
+        # Another program may have taken the port: its address is not ours to print.
+        said = address if stack.serves(name) else f"does not answer yet; {name}.log says why if it stays so"
+        console.print(f"{page}: {said}", markup=False)

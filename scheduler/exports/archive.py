@@ -170,6 +170,7 @@ def _schema() -> Any:
             (name, pa.string())
             for name in (
                 "weights_digest", "precision", "runtime", "preprocessing", "software", "input_digest",
+                "accession",
             )
         ]
     )  # fmt: skip

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 from typing import cast
+
+from sqlalchemy.orm import Session
 
 from db.atomic import needs_room, write_whole
 from db.audit.chain import head
@@ -13,13 +17,16 @@ from db.engine import Database
 from db.errors import PneumoscreenError
 from db.jobs.cohorts import CohortArchived, find_cohort
 from db.queries.results import cohort_results
+from db.tables import Cohort
+from scheduler.exports.columns import Column
 from scheduler.exports.formats import format_modules
-from scheduler.exports.target import Format, Target
-from scheduler.ingest.pseudonym import ensure_site_key, uid_pseudonyms
+from scheduler.exports.selection import ALL, Selection
+from scheduler.exports.target import Cells, Format, Target
+from scheduler.ingest.pseudonym import ensure_site_key
 
 
 class OutputFormatUnknown(PneumoscreenError):
-    """The output file's name must end in .csv, .parquet or .json, which decides its format."""
+    """The output file's name must end in .csv, .xlsx, .parquet or .json, which decides its format."""
 
     code = "output-format-unknown"
 
@@ -38,18 +45,19 @@ def check_output(out: Path) -> None:
         raise OutputUnwritable
 
 
-def write_results(database: Database, name: str, out: Path, *, identifiers: bool = False) -> int:
-    """Write a cohort's rows to a CSV, Parquet or JSON file and return how many; whole or not at all.
+def write_results(database: Database, name: str, out: Path, selection: Selection = ALL) -> int:
+    """Write a cohort's rows to a CSV, Excel, Parquet or JSON file and return how many; whole or not at all.
 
-    Without `identifiers`, UIDs are pseudonyms and files are named by digest. The audit log records it.
+    Without identifiers, UIDs are pseudonyms and files are named by digest. The audit log records it.
     In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.
     If two exports to the same file run at once, each writes a whole file, and the last one stays.
-    Raises CohortUnknown, OutputFormatUnknown, OutputUnwritable, CohortArchived, SiteKeyMissing,
-    SiteKeyUnusable, SiteKeyDiffers, DiskFull.
+    Raises CohortUnknown, OutputFormatUnknown, OutputUnwritable, ColumnUnknown, ColumnHidden, SheetTooLong,
+    CohortArchived, SiteKeyMissing, SiteKeyUnusable, SiteKeyDiffers, DiskFull.
     """
     check_output(out)
+    columns = selection.chosen()
     format_ = cast(Format, import_module(format_modules()[out.suffix.lower()]))
-    if not identifiers:
+    if not selection.identifiers:
         ensure_site_key(database)
     try:
         with needs_room(), write_whole(out) as file:
@@ -57,12 +65,21 @@ def write_results(database: Database, name: str, out: Path, *, identifiers: bool
                 cohort = find_cohort(session, name)
                 if cohort.archived is not None:
                     raise CohortArchived
-                noted = head(session)
-                pseudonym = None if identifiers else uid_pseudonyms()
-                found = cohort_results(session, cohort, pseudonym=pseudonym)
-                rows = format_.write(found, Target(file, noted))
+                rows = selection.count(session, cohort)
+                target = Target(file=file, columns=columns, rows=rows, audit_head=head(session))
+                rows = format_.write(_cells(session, cohort, selection, columns), target)
             with database.write() as session:
-                record(session, "results.export", f"cohort:{cohort.id}", rows=rows, identifiers=identifiers)
+                shown = {one: getattr(selection, one) for one in ("identifiers", "names", "accession")}
+                record(session, "results.export", f"cohort:{cohort.id}", rows=rows, **shown)
     except OSError as error:
         raise OutputUnwritable from error
     return rows
+
+
+def _cells(
+    session: Session, cohort: Cohort, selection: Selection, columns: tuple[Column, ...]
+) -> Iterator[Cells]:
+    cells = attrgetter(*(column.name for column in columns))
+    rows = cohort_results(session, cohort, disclosure=selection.disclosure, states=selection.all_states)
+    for row in rows:
+        yield cells(row) if len(columns) > 1 else (cells(row),)

@@ -96,4 +96,5 @@ def _dicom(uri: str, identity: Identity) -> NewImage | None:
         series_uid=identity.series_uid,
         instance_uid=identity.instance_uid,
         patient_key=identity.patient_key,
+        accession=identity.accession,
     )

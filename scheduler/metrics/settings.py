@@ -14,7 +14,7 @@ class MetricsSettings(RoomSettings):
 
     #: Address that the server listens on. It has no login: open it to the monitoring network only.
     metrics_host: str = "127.0.0.1"
-    #: Port; the embedded stack takes a free one if this is 0.
+    #: Port. If it is 0, the embedded stack takes a free one, and the same one at its next start.
     metrics_port: Annotated[int, Field(ge=0, lt=65536)] = 0
     #: Seconds between two requests to the broker and the workers; scrapes between them get the last answer.
     metrics_broker_seconds: Annotated[float, Field(gt=0)] = 15.0

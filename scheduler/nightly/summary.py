@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import logging
-import statistics
+import re
+import shlex
+import socket
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from db.atomic import write_whole
 from db.audit.chain import head
 from db.engine import Database
 from db.jobs.problems import every_problem
-from db.nights.figures import BANDS, NightFigures, night_figures
+from db.nights.figures import BANDS, NightFigures, Outcome, night_figures
 from db.nights.runs import claim_summary, conclude_nights, find_night, history, note_summary, now
 from db.settings import home
-from db.tables import NightlyRun
+from db.tables import Cohort, NightlyRun
 from scheduler.disclaimer import DISCLAIMER
+from scheduler.nightly.comparison import compared, screened
 from scheduler.nightly.delivery import SendSettings, send
 from scheduler.nightly.schedule import Nightly, NightlySettings
 
@@ -33,9 +37,13 @@ NIGHTS = 30
 
 #: Seconds after which another worker retries a failed delivery, and seconds until no more retries are made.
 _LEASE_SECONDS = 300.0
-_PATIENCE = 86_400.0
+_RETRY_SECONDS = 86_400.0
 
 _TEMPLATE = Path(__file__).with_name("summary.html.jinja")
+
+
+#: The columns of a summary's counts; the images are the sum of the others.
+COUNTS = ("images", "screened", "skipped", "failed", "left")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +52,10 @@ class Summary:
 
     run_id: int
     name: str
+    #: Name of the machine that wrote it.
+    host: str
+    #: Id and name of the run's own cohort; None if it found nothing new, or the cohort is gone.
+    cohort: tuple[int, str] | None
     #: Local time of the slot and of the end.
     slot: str
     ended: str
@@ -59,18 +71,24 @@ class Summary:
 
     def as_text(self) -> str:
         """Return the summary as plain text."""
+        rows = [("", *COUNTS), *((what, *map(str, counts)) for what, counts in self.rows)]
         one = self.figures
         lines = [
-            f"Nightly run {self.run_id}, {self.name}, {self.slot}: {self.headline}",
+            f"{self.title}: {self.headline}",
             "",
-            f"new {one.new}, done {one.done}, skipped {sum(one.skipped.values())}, "
-            f"failed {sum(one.failed.values())}, left for the next night {one.left}",
-            *([self.of_earlier_nights] if self.of_earlier_nights else []),
-            f"positive {one.positive}",
+            *(f"{what}: {fact}" for what, fact in self.facts),
+            "",
+            *("".join((row[0].ljust(24), *(cell.rjust(9) for cell in row[1:]))) for row in rows),
+            "",
+            f"Positive: {one.positive} of {self.screened} screened",
             *(f"  P {low:.1f} to {low + 0.1:.1f}: {count}" for low, count in self.bands if count),
-            *(f"{state} {count}: {code}, {meaning}" for state, count, code, meaning in self.reasons),
-            *(f"{what} {tonight} (median of the last {len(self.trend) - 1} nights {before})"
-              for what, tonight, before in self.compared),
+            *(("Most probable first:",) if one.most_probable else ()),
+            *(f"  image {image}  P {probability:.3f}" for image, probability in one.most_probable),
+            *self.hints,
+            *(("", "Not screened:") if self.reasons else ()),
+            *(f"  {state} {count}: {code}. {meaning}" for state, count, code, meaning in self.reasons),
+            *(("", f"Compared with {self.before}:") if self.compared else ()),
+            *(f"  {what} {tonight}, median before {before}" for what, tonight, before in self.compared),
             "",
             *((f"audit head: {self.audit_head}",) if self.audit_head else ()),
             DISCLAIMER,
@@ -78,28 +96,75 @@ class Summary:
         return "\n".join(lines) + "\n"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the figures as plain JSON values, with the head of the audit log."""
-        return self.figures.as_json() | {"audit_head": self.audit_head}
+        """Return the figures as plain JSON values, with what they are of and the head of the audit log."""
+        cohort_id, cohort = self.cohort or (None, None)
+        return self.figures.as_json() | {
+            "run": self.run_id,
+            "name": self.name,
+            "host": self.host,
+            "cohort": cohort,
+            "cohort_id": cohort_id,
+            "audit_head": self.audit_head,
+        }
+
+    @property
+    def title(self) -> str:
+        """What it is the summary of."""
+        return f"{self.name} on {self.host}, {self.slot}"
 
     @property
     def headline(self) -> str:
         """The outcome in a few words."""
         if self.problem is not None:
-            return f"the source could not be walked ({self.problem})"
+            return f"the source could not be read ({self.problem})"
         one = self.figures
         if self.state == "held":
             left = one.left + one.earlier.left
-            return f"the window ended with {left} images left, which wait for the next night"
+            return f"the window ended; {_images(left)} left, for the next night"
         return "done" if one.new or one.earlier.done else "nothing new"
 
     @property
-    def of_earlier_nights(self) -> str:
-        """The outcome of images that earlier nights had left; empty if they had left none."""
-        one = self.figures.earlier
-        skipped, failed = sum(one.skipped.values()), sum(one.failed.values())
-        if not one.done + skipped + failed + one.left:
-            return ""
-        return f"of earlier nights: done {one.done}, skipped {skipped}, failed {failed}, left {one.left}"
+    def facts(self) -> list[tuple[str, str]]:
+        """What the figures are of: cohort, models, run and times."""
+        models = ", ".join(f"{name} ({_images(count)})" for name, count in self.figures.models.items())
+        return [
+            ("Cohort", "none: nothing was new" if self.cohort is None else self.cohort[1]),
+            ("Model", models or "none: nothing was screened"),
+            ("Nightly run", f"{self.run_id}, due {self.slot}, ended {self.ended}"),
+        ]
+
+    @property
+    def rows(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Counts of tonight's images and, if there are any, of those that earlier nights had left."""
+        own, earlier = _counts(self.figures), _counts(self.figures.earlier)
+        if not any(earlier):
+            return [("new tonight", own)]
+        together = tuple(map(sum, zip(own, earlier, strict=True)))
+        return [("new tonight", own), ("left by earlier nights", earlier), ("together", together)]
+
+    @property
+    def screened(self) -> int:
+        """Images that got a prediction, whichever night they came in."""
+        return self.figures.done + self.figures.earlier.done
+
+    @property
+    def hints(self) -> list[str]:
+        """Commands that take the row ids and the cohort."""
+        one = self.figures
+        hints = []
+        if one.most_probable:
+            if more := one.positive - len(one.most_probable):
+                hints.append(f"{more} more are in the results.")
+            hints.append(f"`pneumoscreen show image {one.most_probable[0][0]}` prints all about an image.")
+        if self.cohort is not None:
+            hints.append(f"`pneumoscreen results {shlex.quote(self.cohort[1])} --out FILE` writes every row.")
+        return hints
+
+    @property
+    def before(self) -> str:
+        """The nights that it is compared with."""
+        nights = len(self.trend) - 1
+        return "the night before" if nights == 1 else f"the {nights} nights before"
 
     @property
     def bands(self) -> list[tuple[float, int]]:
@@ -120,47 +185,40 @@ class Summary:
         ]
 
 
+def _images(count: int) -> str:
+    return f"{count} image" if count == 1 else f"{count} images"
+
+
+def _counts(one: NightFigures | Outcome) -> tuple[int, ...]:
+    """Return a row of `COUNTS`: the first is the sum of the others."""
+    ends = (one.done, sum(one.skipped.values()), sum(one.failed.values()), one.left)
+    return sum(ends), *ends
+
+
 def make_summary(
-    run: NightlyRun, figures: NightFigures, before: list[dict[str, Any]], audit_head: str | None = None
+    run: NightlyRun,
+    figures: NightFigures,
+    before: list[dict[str, Any]],
+    *,
+    cohort: tuple[int, str] | None = None,
+    audit_head: str | None = None,
 ) -> Summary:
     """Return a night's summary, compared with the nights `before`, the latest of them first."""
     zone = Nightly.model_validate(run.plan).zone
     return Summary(
         run_id=run.id,
         name=run.name,
+        host=socket.gethostname(),
+        cohort=cohort,
         slot=f"{datetime.fromtimestamp(run.slot, zone):%Y-%m-%d %H:%M %Z}",
         ended=f"{datetime.fromtimestamp(run.finished_at or run.slot, zone):%Y-%m-%d %H:%M %Z}",
         state=run.state,
         problem=run.problem,
         figures=figures,
-        compared=_compared(figures.as_json(), before),
-        trend=[_screened(one) for one in (*reversed(before), figures.as_json())],
+        compared=compared(figures.as_json(), before),
+        trend=[screened(one) for one in (*reversed(before), figures.as_json())],
         audit_head=audit_head,
     )
-
-
-def _screened(night: dict[str, Any]) -> int:
-    """Return how many images got a prediction in a night, those of earlier nights included."""
-    done: int = night["done"]
-    # A summary without `earlier` is of an older version, which counted these images in `done`.
-    return done + int(night.get("earlier", {}).get("done", 0))
-
-
-def _compared(tonight: dict[str, Any], before: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    rows: list[tuple[str, Callable[[dict[str, Any]], float | None], str]] = [
-        ("new", lambda one: one["new"], ".0f"),
-        ("screened", _screened, ".0f"),
-        ("failed", lambda one: sum(one["failed"].values()), ".0f"),
-        ("share positive", lambda one: one["positive"] / _screened(one) if _screened(one) else None, ".1%"),
-        ("images/s", lambda one: one["images_per_second"], ".1f"),
-    ]
-    found = []
-    for what, value, form in rows:
-        theirs = [number for one in before if (number := value(one)) is not None]
-        ours = value(tonight)
-        if theirs and ours is not None:
-            found.append((what, format(ours, form), format(statistics.median(theirs), form)))
-    return found
 
 
 def page(summary: Summary) -> str:
@@ -168,8 +226,14 @@ def page(summary: Summary) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["code"] = _marked
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(s=summary, f=summary.figures, disclaimer=DISCLAIMER)
+    return template.render(s=summary, f=summary.figures, counts=COUNTS, disclaimer=DISCLAIMER)
+
+
+def _marked(text: str) -> Markup:
+    """Return a text whose words in backticks are code, as HTML."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))  # noqa: S704  (it is escaped)
 
 
 def conclude(database: Database) -> list[int]:
@@ -191,22 +255,31 @@ def summarise(database: Database, settings: NightlySettings, run_id: int) -> Non
             for one in history(session, run.name, limit=NIGHTS + 1)
             if one.summary is not None and one.slot < run.slot
         ][:NIGHTS]
-        summary = make_summary(run, figures, before, head(session))
-        # An earlier attempt may have sent it by one channel: that one does not send it again.
-        already = (run.summary or {}).get("sent", [])
-        late = (run.finished_at or run.slot) + _PATIENCE
+        own = None if run.cohort_id is None else session.get_one(Cohort, run.cohort_id)
+        cohort = None if own is None else (own.id, own.name)
+        summary = make_summary(run, figures, before, cohort=cohort, audit_head=head(session))
+        earlier_attempts = run.summary or {}
+        late = (run.finished_at or run.slot) + _RETRY_SECONDS
     _write(Path(settings.summaries_folder or home() / "nightly"), summary)
-    sent = send(
+    # An earlier attempt may have sent it by one channel: that one does not send it again.
+    already = earlier_attempts.get("sent", [])
+    attempts = send(
         SendSettings.read(),
-        f"pneumoscreen, {summary.name}, {summary.slot}: {summary.headline}",
+        f"pneumoscreen, {summary.title}: {summary.headline}",
         summary.as_text(),
         page(summary),
-        summary.as_json() | {"run": run_id, "name": summary.name},
+        summary.as_json(),
         already=already,
     )
-    noted = figures.as_json() | {"sent": [what for what, took in sent.items() if took]}
+    sent = [*already, *(channel for channel, attempt in attempts.items() if attempt.sent)]
     with database.write() as session:
-        note_summary(session, run_id, noted, ended=all(sent.values()) or now(session) > late)
+        moment = now(session)
+        delivery = earlier_attempts.get("delivery", {}) | {
+            channel: asdict(attempt) | {"at": moment} for channel, attempt in attempts.items()
+        }
+        noted = figures.as_json() | {"sent": sent, "delivery": delivery}
+        ended = all(attempt.sent for attempt in attempts.values()) or moment > late
+        note_summary(session, run_id, noted, ended=ended)
 
 
 def _write(folder: Path, summary: Summary) -> None:

@@ -27,7 +27,7 @@ from db.nights.figures import night_figures
 from db.nights.runs import claim_night, conclude_nights, find_night, finish_reading, open_now
 from db.nights.seen import Stamp, seen_uris
 from db.queries.progress import progress
-from db.queries.results import cohort_results
+from db.queries.results import Disclosure, cohort_results
 from db.settings import DatabaseSettings
 from db.tables import Cohort, Image, ImageCount, Table
 from db.training.runs import open_runs
@@ -129,7 +129,8 @@ def scrape(database: Database) -> None:
 def page(database: Database, after: int) -> None:
     with database.read() as session:
         cohort = find_cohort(session, "large")
-        rows = cohort_results(session, cohort, pseudonym=uid_pseudonyms(), after=after, limit=PAGE)
+        hidden = Disclosure(pseudonym=uid_pseudonyms())
+        rows = cohort_results(session, cohort, disclosure=hidden, after=after, limit=PAGE)
         assert len(list(rows)) == PAGE
 
 

@@ -306,7 +306,7 @@ def _export(database: Database, folder: Path, *, name: str) -> Path:
     ("name", "write"),
     [
         ("b.tar", _back_up),
-        *((name, partial(_export, name=name)) for name in ("r.csv", "r.json", "r.parquet")),
+        *((name, partial(_export, name=name)) for name in ("r.csv", "r.json", "r.parquet", "r.xlsx")),
     ],
 )
 def test_a_file_or_link_planted_at_an_output_path_receives_no_data(

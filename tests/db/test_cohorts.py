@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import event, select, update
 from sqlalchemy.orm import ORMExecuteState, Session
 
+from db.audit.chain import newest
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.jobs.cohorts import (
@@ -229,3 +230,25 @@ def test_a_cohort_with_an_invalid_name_of_an_earlier_version_still_works(databas
         session.add(Cohort(name="a\x1b[31m", source="/data", state=CohortState.READY))
     with database.write() as session:
         assert open_cohort(session, "a\x1b[31m", source="/data").state is CohortState.INGESTING
+
+
+@pytest.mark.usefixtures("model")
+def test_a_finished_cohort_that_is_cancelled_stays_finished(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 4))
+    finish(database, held(database, batch_id))
+    with database.write() as session:
+        assert cancel_it(session) == 0
+    with database.read() as session:
+        (now,) = progress(session)
+        assert (now.state, now.finished, now.done) == (CohortState.READY, True, 4)
+        assert newest(session)[-1].action != "cohort.cancel"
+
+
+@pytest.mark.usefixtures("model")
+def test_a_cohort_whose_last_images_are_screened_can_be_cancelled(database: Database) -> None:
+    (batch_id,) = cut(database, submit(database, 4))
+    held(database, batch_id)
+    with database.write() as session:
+        assert cancel_it(session) == 0, "a worker has all images, and finishes them"
+    with database.read() as session:
+        assert progress(session)[0].state is CohortState.CANCELLED

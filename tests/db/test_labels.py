@@ -15,7 +15,7 @@ from db.nights.runs import now
 from db.states import CohortState, ImageState, RunState
 from db.tables import Cohort, Image, LabelClass
 from db.training.labels import Reading, add_readings, labelled_files
-from db.training.runs import find_run, open_run
+from db.training.runs import cancel_run, find_run, open_run
 from scheduler.exports.archive import prune
 from scheduler.labels import LabelRowsBad, LabelsUnreadable, import_labels
 from training.data.sources import labelled_images, labels_without_file
@@ -291,6 +291,20 @@ def test_a_failed_run_on_labels_is_tried_again_a_day_later(
     assert trigger(database, settings) is None, "a failed run was repeated within a day"
     with database.write() as session:
         find_run(session, failed).finished_at = now(session) - 86_401
+    assert trigger(database, settings) is not None
+
+
+def test_a_triggered_run_that_was_cancelled_is_opened_again_a_day_later(
+    database: Database, home: Path, tmp_path: Path
+) -> None:
+    settings = enough(database, tmp_path)
+    cancelled = trigger(database, settings)
+    assert cancelled is not None
+    with database.write() as session:
+        cancel_run(session, cancelled)
+    assert trigger(database, settings) is None
+    with database.write() as session:
+        find_run(session, cancelled).finished_at = now(session) - 86_401
     assert trigger(database, settings) is not None
 
 

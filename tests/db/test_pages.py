@@ -14,7 +14,8 @@ from db.engine import Database
 from db.jobs.cohorts import find_cohort
 from db.queries import pages
 from db.queries.explanation import ImageUnknown, show_image
-from db.queries.pages import ImageFilter, ListedImage, Page, list_cohorts, list_images
+from db.queries.pages import ImageFilter, Page, list_cohorts, list_images
+from db.queries.results import Disclosure, ResultRow
 from db.states import CohortState, ImageState
 from db.tables import Image, Prediction
 from tests.growth import grow
@@ -30,8 +31,8 @@ def grown(database: Database) -> Database:
     return database
 
 
-def ids(page: Page[ListedImage]) -> list[int]:
-    return [row.image_id for row in page.rows]
+def ids(page: Page[ResultRow]) -> list[int]:
+    return [row.image for row in page.rows]
 
 
 def all_pages(database: Database, wanted: ImageFilter | None = None, limit: int = 30) -> list[list[int]]:
@@ -98,9 +99,11 @@ def test_rows_of_a_page_hold_identifiers_only_if_they_are_asked_for(grown: Datab
     with grown.read() as session:
         cohort = find_cohort(session, "large")
         (open_row,) = list_images(session, cohort, limit=1).rows
-        (row,) = list_images(session, cohort, limit=1, pseudonym=lambda _: "pseudonym").rows
-    assert (open_row.result.source, open_row.result.instance) == ("/data/1.dcm", "1.4.1")
-    assert (row.result.source, row.result.instance) == ("sha256:d1", "pseudonym")
+        (row,) = list_images(
+            session, cohort, limit=1, disclosure=Disclosure(pseudonym=lambda _: "pseudonym")
+        ).rows
+    assert (open_row.source, open_row.instance) == ("/data/1.dcm", "1.4.1")
+    assert (row.source, row.instance) == ("sha256:d1", "pseudonym")
 
 
 def test_cohorts_come_newest_first_with_their_progress(grown: Database) -> None:
@@ -121,7 +124,7 @@ def test_cohorts_come_newest_first_with_their_progress(grown: Database) -> None:
 def test_an_image_is_shown_with_all_that_explains_its_prediction(grown: Database) -> None:
     with grown.read() as session:
         shown = show_image(session, 1)
-        failed = show_image(session, 20, pseudonym=lambda _: "pseudonym")
+        failed = show_image(session, 20, disclosure=Disclosure(pseudonym=lambda _: "pseudonym"))
     (prediction,) = shown.predictions
     assert (shown.result.source, shown.digest, shown.worker, shown.attempts) == (
         "/data/1.dcm", "d1", "host:1", 1,

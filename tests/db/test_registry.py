@@ -13,14 +13,17 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
+from db.audit.events import record
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.models.card import ModelInvalid, ModelPreprocessingMismatch
 from db.models.registry import (
+    GateNotPassed,
     ModelDiffers,
     ModelUnknown,
     NothingToRollBack,
     champion,
+    check_gate,
     ensure_champion,
     find_champion,
     import_model,
@@ -263,3 +266,23 @@ def test_a_model_of_another_preprocessing_is_neither_imported_nor_promoted(
             change(session)
     with database.read() as session:
         assert champion(session).name == model.name
+
+
+@pytest.mark.usefixtures("model")
+def test_a_candidate_passes_only_after_the_gate_said_yes_and_a_former_champion_always(
+    database: Database, model: Model, other_artefact: Path
+) -> None:
+    other = import_model(database, other_artefact)
+    with pytest.raises(GateNotPassed, match="never compared"), database.read() as session:
+        check_gate(session, other)
+    for answer in ("yes", "no"):
+        with database.write() as session:
+            record(session, f"gate.{answer}", f"model:{other.id}", reasons=["worse calibrated"])
+            if answer == "yes":
+                check_gate(session, other)
+    with pytest.raises(GateNotPassed, match="worse calibrated"), database.write() as session:
+        check_gate(session, other)
+    with database.write() as session:
+        promote(session, other.name)
+        check_gate(session, champion(session))
+        check_gate(session, session.get_one(Model, model.id, populate_existing=True))

@@ -34,6 +34,7 @@ from deploy.stack import Stack, StackInUse
 from deploy.users import StackBusy, Users
 from tests.faults.proxy import free_port
 from tests.installation import ADMINISTRATION
+from tests.stack import stop_process
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
@@ -129,6 +130,7 @@ def test_the_stack_keeps_running_if_another_user_remains(stack: Stack) -> None:
 def test_two_concurrent_ups_start_one_stack_which_outlives_every_user(
     job_table: object, stack: Stack
 ) -> None:
+    addresses = set()
     for _ in range(2):
         ups = [subprocess.Popen([*CLI, "up", "--no-wait"], stdout=subprocess.DEVNULL) for _ in range(2)]
         assert [up.wait(60) for up in ups] == [0, 0]
@@ -138,9 +140,25 @@ def test_two_concurrent_ups_start_one_stack_which_outlives_every_user(
         time.sleep(2)
         assert stack.is_running()
         assert {process.name for process in stack.processes()} == PROGRAMS
+        addresses.add((stack.flower_address, stack.metrics_address))
         assert cli("down").strip() == "Stopped."
         assert left() == []
     assert cli("down").strip() == "It was not running."
+    assert len(addresses) == 1, "a bookmark of Flower has ended"
+
+
+def test_the_address_of_another_program_is_not_printed_as_flowers(job_table: object, stack: Stack) -> None:
+    cli("up", "--no-wait")
+    wait_for(lambda: stack.serves("flower") and stack.serves("metrics"))
+    assert stack.flower_address in cli("status")
+    stop_process(stack, "flower")
+    with socket.create_server(("127.0.0.1", int(stack.flower_address.rpartition(":")[2]))):
+        assert not stack.serves("flower")
+        said = cli("status")
+        assert stack.flower_address not in said
+        assert "flower.log" in said
+        assert stack.metrics_address in said
+    cli("down")
 
 
 def test_the_folder_of_a_demo_in_use_is_not_emptied(stack: Stack, home: Path) -> None:
@@ -151,6 +169,23 @@ def test_the_folder_of_a_demo_in_use_is_not_emptied(stack: Stack, home: Path) ->
         assert (home / "x-ray.png").exists()
     with stack.emptied():
         assert not (home / "x-ray.png").exists()
+
+
+def test_a_demo_that_was_kept_is_kept_when_another_one_ends(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = home / "demo"
+    cli("demo", "--images", "6", "--keep")
+    with monkeypatch.context() as context:
+        context.setenv("PNEUMOSCREEN_HOME", str(folder))
+        first = {process.pid for process in Stack().processes()}
+    said = cli("demo", "--images", "6")
+    assert "The demo that was kept still runs" in said
+    assert "Everything keeps running" in said
+    monkeypatch.setenv("PNEUMOSCREEN_HOME", str(folder))
+    assert {process.pid for process in Stack().processes()} == first
+    done = {one["name"]: one["done"] for one in json.loads(cli("status", "--json"))}
+    assert done == {"demo": 6, "demo-2": 6}
 
 
 def test_a_wait_for_another_start_or_stop_of_the_stack_ends_with_an_error(tmp_path: Path) -> None:

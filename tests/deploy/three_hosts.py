@@ -175,7 +175,7 @@ def play(folder: Path, artefact: Path, images: int) -> dict[str, object]:
         )  # fmt: skip
         wait_for("the job table", lambda: _answers(lab, [*cli, "db", "upgrade"], settings), 60)
         lab.run("main", [*cli, "models", "import", str(artefact)], **settings)
-        lab.run("main", [*cli, "models", "promote", artefact.name], **settings)
+        lab.run("main", [*cli, "models", "promote", artefact.name, "--yes"], **settings)
         housekeeping = [
             "-A",
             "scheduler.tasks",

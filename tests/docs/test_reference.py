@@ -21,7 +21,7 @@ def reference() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["commands.md", "settings.md", "codes.md", "states.md"])
+@pytest.mark.parametrize("page", ["commands.md", "settings.md", "codes.md", "states.md", "results.md"])
 def test_pages_are_up_to_date(reference: ModuleType, page: str) -> None:
     assert (DOCS / page).read_text() == reference.PAGES[page](), "run `make docs`"
 

@@ -20,6 +20,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -241,7 +242,7 @@ def _screen(run: Run, images: Path, artefact: Path, other: Path) -> None:
     """Screen images while a worker is killed, the broker is flushed and a model's weights are replaced."""
     for model in (artefact, other):
         run("models", "import", str(model))
-    run("models", "promote", artefact.name)
+    run("models", "promote", artefact.name, "--yes")
     run("up")
     run.administer()
     run.listen()
@@ -263,6 +264,13 @@ def _screen(run: Run, images: Path, artefact: Path, other: Path) -> None:
     for suffix in ("csv", "json", "parquet"):
         run("results", "trial", "--out", str(run.folder / f"closed.{suffix}"))
         run.came_out[f"results.{suffix}"] = (run.folder / f"closed.{suffix}").read_bytes()
+    run("results", "trial", "--out", str(run.folder / "closed.xlsx"))
+    with zipfile.ZipFile(run.folder / "closed.xlsx") as workbook:
+        run.came_out |= {f"results.xlsx: {part}": workbook.read(part) for part in workbook.namelist()}
+    run("results", "trial", "--accession")
+    for image in range(1, 4):
+        run("show", "image", str(image))
+        run("show", "image", str(image), "--json")
     run("results", "trial", "--out", str(run.folder / "open.csv"), "--identifiers")
     run("retry", "trial")
     wait_for(lambda: run.finished("trial"))

@@ -248,8 +248,10 @@ class JobTable(RuleBasedStateMachine):
             return
         with self.database.write() as session:
             cancel(session, find_cohort(session, cohort))
-        if self.table.cohorts[cohort] != "archived":
-            self.table.cohorts[cohort] = "cancelled"
+        ended = all(self.table.images[image] in ENDED for image in self.table.of(cohort))
+        if self.table.cohorts[cohort] == "archived" or (self.table.cohorts[cohort] == "ready" and ended):
+            return  # a finished cohort stays as it is
+        self.table.cohorts[cohort] = "cancelled"
         self._sources_are_available(cohort)
         self.table.end_ingests(cohort)
         for image in self.table.of(cohort):

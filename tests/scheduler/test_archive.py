@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from openpyxl import load_workbook
 from pydantic import SecretStr
 from sqlalchemy import func, select, update
 
@@ -17,7 +18,8 @@ from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.settings import DatabaseSettings
 from db.states import ImageState
-from db.tables import Cohort, Image
+from db.tables import Cohort, Image, Study
+from db.upkeep.archive import archivable
 from db.upkeep.migrate import upgrade
 from scheduler.exports.archive import ArchiveDamaged, prune
 from scheduler.exports.results import OutputUnwritable, write_results
@@ -122,6 +124,19 @@ def test_an_archive_that_does_not_read_back_deletes_no_row(
     assert [*(tmp_path / "archive").iterdir()] == []
 
 
+def test_an_archive_holds_the_accession_numbers_that_were_kept(database: Database, tmp_path: Path) -> None:
+    take_in(database, "trial", 1)
+    with database.write() as session:
+        cohort = find_cohort(session, "trial")
+        session.add(Study(cohort_id=cohort.id, study_uid="1.2", accession="A-1"))
+        session.flush()
+        session.execute(update(Image).values(study_id=select(Study.id).scalar_subquery()))
+    (moved,) = prune(database, tmp_path / "archive", days=5)
+    assert [row["accession"] for row in pq.read_table(moved.file).to_pylist()] == ["A-1"]
+    with database.read() as session:
+        assert session.scalars(select(Study)).all() == []
+
+
 def test_the_audit_log_names_the_file_of_an_archive(database: Database, tmp_path: Path) -> None:
     take_in(database, "trial", 3)
     (moved,) = prune(database, tmp_path / "archive", days=5)
@@ -132,7 +147,7 @@ def test_the_audit_log_names_the_file_of_an_archive(database: Database, tmp_path
     assert event.detail == {"rows": 3, "file": moved.file.name, "digest": digest}
 
 
-@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet", "xlsx"])
 def test_two_exports_to_one_file_at_once_are_whole_and_each_says_what_it_wrote(
     job_table: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
 ) -> None:
@@ -160,4 +175,18 @@ def test_two_exports_to_one_file_at_once_are_whole_and_each_says_what_it_wrote(
 def rows_of(file: Path) -> int:
     if file.suffix == ".parquet":
         return int(pq.read_table(file).num_rows)
+    if file.suffix == ".xlsx":
+        return int(load_workbook(file)["results"].max_row) - 1
     return sum("corrupt-image" in line for line in file.read_text().splitlines())
+
+
+def test_a_dry_run_names_what_would_be_archived_and_moves_nothing(database: Database, tmp_path: Path) -> None:
+    take_in(database, "ward 7", 3)
+    with database.read() as session:
+        (found,) = archivable(session, older_than_seconds=5 * 86_400)
+        assert (found.counts.name, found.rows) == ("ward 7", 3)
+        assert archivable(session, older_than_seconds=10**10) == []
+    assert count(database) == 3
+    assert [one.rows for one in prune(database, tmp_path / "archive", days=5)] == [found.rows]
+    with database.read() as session:
+        assert archivable(session, older_than_seconds=0) == []

@@ -1,13 +1,15 @@
-"""The state that Flower reads at its start."""
+"""The state that Flower reads at its start, and what it shows of a task."""
 
 from __future__ import annotations
 
 import os
 import shelve
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from deploy.flower.restrictions import redact
 from deploy.flower.state import is_ours_alone
 
 
@@ -64,3 +66,23 @@ def test_flower_starts_without_a_state_that_is_not_ours(
     assert runpy.run_path(config)["persistent"] is True
     folder.chmod(0o777)
     assert runpy.run_path(config)["persistent"] is False
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        ("{'batch': 23, 'cohort': 4}", "batch 23 of cohort 4"),
+        ("None", ""),
+        (None, ""),
+        ("{'batch': 23, 'cohort': 4} Doe^Jane", ""),
+        ("{'batch': 'Doe^Jane', 'cohort': 4}", ""),
+        ("'/data/doe-jane/1.dcm'", ""),
+    ],
+)
+def test_flower_shows_the_screened_batch_and_its_cohort_by_row_id_and_nothing_else(
+    result: str | None, shown: str
+) -> None:
+    task = redact(
+        SimpleNamespace(args="(17,)", result=result, kwargs="{'a': 1}", traceback="x", exception=None)
+    )
+    assert (task.args, task.result, task.kwargs, task.traceback) == ("(17,)", shown, "", "")

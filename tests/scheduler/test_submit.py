@@ -25,11 +25,11 @@ from db.jobs.ingests import CohortCancelled, begin_ingest
 from db.models.registry import ModelUnknown, NoChampion, import_model
 from db.queries.progress import progress
 from db.tables import Image, Model
+from scheduler.cli.watch import watch
 from scheduler.dispatch import Sweeper
 from scheduler.ingest.source import Source, SourceEmpty, SourceUnreadable
 from scheduler.ingest.sources.folder import FolderSource
 from scheduler.submit import default_cohort, submit
-from scheduler.watch import watch
 from worker.files.opener import Entry
 
 

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -71,8 +72,11 @@ class Dataset:
         """Indices of training images."""
         return np.delete(np.arange(len(self)), self.held_out)
 
-    def held_out_images(self) -> HeldOut:
-        """Return the data of the held-out images that a report needs."""
+    def held_out_images(self, *, named: bool = False, names_below: Path | None = None) -> HeldOut:
+        """Return the data of the held-out images that a report needs.
+
+        With `named` they have their file names: the paths below that folder, if they are inside.
+        """
         chosen, images = self.held_out, self.pictures.images
         attributes: dict[str, tuple[str | None, ...]] = {
             "type": tuple(images[index].label if images[index].label in TYPES else None for index in chosen)
@@ -88,6 +92,7 @@ class Dataset:
             pixels=self.pictures.pixels[chosen],
             # An attribute with one value for all images gives no subgroups.
             subgroups={name: values for name, values in attributes.items() if len(set(values)) > 1},
+            names=tuple(_name(images[index].path, names_below) for index in chosen) if named else (),
         )
 
     def summary(self) -> DataSummary:
@@ -101,6 +106,14 @@ class Dataset:
             told_by=dict(Counter(str(image.group.told_by) for image in self.pictures.images)),
             leaked=int(np.isin(self.groups[self.held_out], self.groups[self.training]).sum()),
         )
+
+
+def _name(path: Path, folder: Path | None) -> str:
+    """Return the path of a file below a folder, or its name alone if it is elsewhere."""
+    inside = folder is not None and path.is_relative_to(folder.absolute())
+    name = path.relative_to(folder.absolute()).as_posix() if folder and inside else path.name
+    # A name may hold bytes that are no text.
+    return name.encode("utf-8", "replace").decode()
 
 
 def fingerprint(digests: Sequence[str], labels: Sequence[str]) -> str:

@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from training.evaluation.resampling import draw_patients, single_images
+
 #: Two-sided error of every interval.
 ALPHA = 0.05
-
-#: Enough bootstrap samples for the third decimal of a 95% interval.
-BOOTSTRAP_SAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +67,27 @@ def area_under_roc(
     """
     if positive.all() or not positive.any():
         return Measure(None, None, None)
-    patient = np.arange(positive.size) if groups is None else np.unique(groups, return_inverse=True)[1]
-    patients = int(patient.max()) + 1
-    level = np.unique(probability, return_inverse=True)[1]
-    random = np.random.default_rng(0)
-    samples = []
-    for _ in range(BOOTSTRAP_SAMPLES):
-        drawn = np.bincount(random.integers(patients, size=patients), minlength=patients)[patient]
-        samples.append(_ordered_pairs(level, drawn * positive, drawn * ~positive))
+    level = levels(probability)
+    samples = [
+        ordered_pairs(level, drawn * positive, drawn * ~positive)
+        for drawn in draw_patients(single_images(positive.size) if groups is None else groups)
+    ]
     low, high = np.nanquantile(samples, [ALPHA / 2, 1 - ALPHA / 2])
-    return Measure(_ordered_pairs(level, positive, ~positive), float(low), float(high))
+    return Measure(ordered_pairs(level, positive, ~positive), float(low), float(high))
 
 
-def _ordered_pairs(
+def levels(probability: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the rank of each probability among the different ones: (N,), from 0."""
+    return np.unique(probability, return_inverse=True)[1]
+
+
+def ordered_pairs(
     level: NDArray[np.intp], ones: NDArray[np.int_ | np.bool_], zeros: NDArray[np.int_ | np.bool_]
 ) -> float:
-    """Return the share of pairs in order, where a tie counts half; NaN without pairs."""
+    """Return the share of pairs in order, where a tie counts half; NaN without pairs.
+
+    `ones` and `zeros` say how often each image counts as a positive and as a negative one.
+    """
     of_ones, of_zeros = np.bincount(level, ones), np.bincount(level, zeros)
     pairs = of_ones.sum() * of_zeros.sum()
     return float((of_ones * (of_zeros.cumsum() - of_zeros / 2)).sum() / pairs) if pairs else float("nan")
@@ -91,13 +95,13 @@ def _ordered_pairs(
 
 def measure(positive: NDArray[np.bool_], probability: NDArray[np.float64], threshold: float) -> Measures:
     """Compare P(PNEUMONIA) with the truth; an image at or above the threshold is called positive."""
-    called = probability >= threshold
+    sensitivity, specificity, accuracy = rates(positive, probability >= threshold)
     return Measures(
         n=int(positive.size),
-        accuracy=proportion(int((called == positive).sum()), int(positive.size)),
+        accuracy=accuracy,
         auc=area_under_roc(positive, probability),
-        sensitivity=proportion(int((called & positive).sum()), int(positive.sum())),
-        specificity=proportion(int((~called & ~positive).sum()), int((~positive).sum())),
+        sensitivity=sensitivity,
+        specificity=specificity,
         threshold=threshold,
     )
 
@@ -111,14 +115,20 @@ def operating_point(
     return float(ranked[max(needed, 1) - 1])
 
 
-def predictive_values(
-    positive: NDArray[np.bool_], probability: NDArray[np.float64], threshold: float
-) -> tuple[Measure, Measure]:
+def predictive_values(positive: NDArray[np.bool_], called: NDArray[np.bool_]) -> tuple[Measure, Measure]:
     """Return PPV and NPV with Wilson's intervals, at the share of pneumonia among these images."""
-    called = probability >= threshold
     return (
         proportion(int((called & positive).sum()), int(called.sum())),
         proportion(int((~called & ~positive).sum()), int((~called).sum())),
+    )
+
+
+def rates(positive: NDArray[np.bool_], called: NDArray[np.bool_]) -> tuple[Measure, Measure, Measure]:
+    """Return sensitivity, specificity and accuracy with Wilson's intervals."""
+    return (
+        proportion(int((called & positive).sum()), int(positive.sum())),
+        proportion(int((~called & ~positive).sum()), int((~positive).sum())),
+        proportion(int((called == positive).sum()), int(positive.size)),
     )
 
 

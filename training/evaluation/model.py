@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,11 +41,17 @@ class Evaluation:
 
 
 def evaluate(
-    data: Path, folder: Path, *, digest: str | None = None, card: ModelCard | None = None
+    data: Path,
+    folder: Path,
+    *,
+    digest: str | None = None,
+    card: ModelCard | None = None,
+    on_images: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
     """Measure the model in an artefact's folder on a folder that holds NORMAL/ and PNEUMONIA/.
 
-    `digest` and `card` are the registered ones, by default those in the folder.
+    `digest` and `card` are the registered ones, by default those in the folder. `on_images` is called with
+    the number of images that were read: first with 0, once the model is loaded.
     Raises LabelledFolderMissing, ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch,
     ModelWeightsUnfit.
     """
@@ -54,11 +61,13 @@ def evaluate(
     probability: list[float] = []
     unreadable = 0
     with DecoderPool(WorkerSettings.read()) as decoders:
+        on_images(0)
         while chunk := list(islice(labelled, _CHUNK)):
             pictures = read_pictures(chunk, decoders)
             unreadable += len(pictures.unreadable)
             positive += [image.label == POSITIVE for image in pictures.images]
             probability += predict(runtime, pictures.pixels).tolist()
+            on_images(len(positive) + unreadable)
     measures = measure(np.array(positive, dtype=bool), np.array(probability), runtime.card.threshold)
     return Evaluation(model=runtime.card.model_id, measures=measures, unreadable=unreadable)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.errors import PneumoscreenError
+from training.evaluation.resampling import draw_matrix, mean_bounds
 from training.outcome import Answers, HeldOut
 
 #: The most by which the challenger may be worse, with 95% confidence (one-sided). Sensitivity matters more.
@@ -53,6 +54,15 @@ class Decision:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """The comparison of a challenger with the champion on the same images."""
+
+    decision: Decision
+    #: The champion's answers on the held-out images; None if it cannot be used here.
+    champion: Answers | None
+
+
 def decide(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decision:
     """Compare a challenger with the champion on the same images.
 
@@ -60,7 +70,7 @@ def decide(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decisio
     worse in calibration (Brier score) or in any subgroup of 20 images or more. Bounds come from a bootstrap
     over patients.
     """
-    pair = _Pair(challenger, champion, held_out.positive, _draws(held_out.groups))
+    pair = _Pair(challenger, champion, held_out.positive, draw_matrix(held_out.groups, _SAMPLES))
     checks = [
         _not_inferior("sensitivity", pair, pair.positive, SENSITIVITY_MARGIN),
         _not_inferior("specificity", pair, ~pair.positive, SPECIFICITY_MARGIN),
@@ -113,19 +123,8 @@ class _Pair:
         """Return the mean change per image among `which`, and its one-sided 95% bounds."""
         if not which.any():
             return 0.0, -1.0, 1.0  # nothing is known
-        totals = self.draws[:, which].sum(axis=1)
-        sums = self.draws[:, which] @ change[which].astype(np.float32)
-        low, high = np.quantile(sums[totals > 0] / totals[totals > 0], [_ONE_SIDED, 1 - _ONE_SIDED])
-        return float(change[which].mean()), float(low), float(high)
-
-
-def _draws(groups: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return how often each image counts in each bootstrap sample of patients: (samples, N)."""
-    names, column = np.unique(groups, return_inverse=True)
-    random = np.random.default_rng(0)
-    weights = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=_SAMPLES)
-    drawn: NDArray[np.float32] = weights.astype(np.float32)[:, column]
-    return drawn
+        low, high = mean_bounds(change[which], self.draws[:, which], (_ONE_SIDED, 1 - _ONE_SIDED))
+        return float(change[which].mean()), low, high
 
 
 def _not_inferior(name: str, pair: _Pair, which: NDArray[np.bool_], margin: float) -> Check:

@@ -18,12 +18,12 @@ from worker.runtime.torch import build_network
 from worker.torchvision_pair import import_torchvision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 
 class InitialWeightsMissing(PneumoscreenError):
-    """The initial ImageNet weights are missing. Put one of the named files into the named folder, name
-    another folder with --weights or PNEUMOSCREEN_WEIGHTS, or use --random-weights.
+    """The initial ImageNet weights are missing. Download the named files into the named folder, name another
+    folder with --weights or PNEUMOSCREEN_WEIGHTS, or use --random-weights.
     """  # noqa: D205  (it is the message)
 
     code = "initial-weights-missing"
@@ -67,12 +67,48 @@ def check_backbone(backbone: str) -> None:
         raise BackboneUnknown(backbone)
 
 
-def torchvision_file(backbone: str) -> str:
-    """Return the name under which torchvision downloads a backbone's ImageNet V1 weights."""
-    import_torchvision()
-    from torchvision.models import get_model_weights
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A file of ImageNet V1 weights as torchvision publishes it."""
 
-    return str(get_model_weights(backbone)["IMAGENET1K_V1"].url).rsplit("/", 1)[1]
+    url: str
+    #: Bytes.
+    size: int
+    #: SHA-256, hexadecimal; the file's name holds the first eight digits.
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """The name under which torchvision downloads the file."""
+        return self.url.rsplit("/", 1)[1]
+
+    def __str__(self) -> str:
+        return f"{self.url}, {self.size / 1e6:.0f} MB, SHA-256 {self.digest}"
+
+
+#: The weights that the thesis starts from, by backbone. `docs/training.md` has the same table.
+PUBLISHED = {
+    "resnet18": Published(
+        "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+        46_830_571,
+        "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+    ),
+    "resnet34": Published(
+        "https://download.pytorch.org/models/resnet34-b627a593.pth",
+        87_319_819,
+        "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
+    ),
+    "resnet50": Published(
+        "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        102_530_333,
+        "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+    ),
+    "alexnet": Published(
+        "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        244_408_911,
+        "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+    ),
+}
 
 
 def torchvision_cache() -> Path:
@@ -85,13 +121,33 @@ def find_initial_weights(backbone: str, folder: Path | None) -> InitialWeights:
 
     Nothing is downloaded. Raises BackboneUnknown, InitialWeightsMissing.
     """
-    check_backbone(backbone)
-    names = (f"{backbone}-imagenet.safetensors", torchvision_file(backbone))
+    return find_all_initial_weights([backbone], folder)[backbone]
+
+
+def find_all_initial_weights(
+    backbones: Collection[str], folder: Path | None, random: Collection[str] = ()
+) -> dict[str, InitialWeights]:
+    """Return the weights of several backbones; those in `random` start from random weights.
+
+    Raises BackboneUnknown, and one InitialWeightsMissing that names all files that are missing.
+    """
+    for backbone in backbones:
+        check_backbone(backbone)
+    files = {backbone: None if backbone in random else _find(backbone, folder) for backbone in backbones}
+    missing = [PUBLISHED[one] for one, file in files.items() if file is None and one not in random]
+    if missing:
+        places = "; ".join(str(published) for published in missing)
+        raise InitialWeightsMissing(f"into {folder or torchvision_cache()}: {places}")
+    return {backbone: InitialWeights(file) for backbone, file in files.items()}
+
+
+def _find(backbone: str, folder: Path | None) -> Path | None:
+    names = (f"{backbone}-imagenet.safetensors", PUBLISHED[backbone].name)
     for where in [folder, torchvision_cache()] if folder else [torchvision_cache()]:
         for name in names:
             if (where / name).is_file():
-                return InitialWeights(where / name)
-    raise InitialWeightsMissing(f"{' or '.join(names)} in {folder or torchvision_cache()}")
+                return where / name
+    return None
 
 
 def initial_network(backbone: str, classes: int, initial: InitialWeights) -> nn.Module:
@@ -102,6 +158,7 @@ def initial_network(backbone: str, classes: int, initial: InitialWeights) -> nn.
     network = build_network(backbone, classes)
     if initial.file is None:
         return network
+    import_torchvision()
     from torchvision import models
 
     architecture: Callable[[], nn.Module] = getattr(models, backbone)

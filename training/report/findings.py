@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from io import BytesIO
 from typing import Any
 
@@ -11,25 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.evaluation.curves import precision_recall, roc
 from training.evaluation.measures import (
     Measure,
     area_under_roc,
-    measure,
     predictive_values,
     proportion,
+    rates,
     reliability,
 )
-from training.evaluation.paired import compare_all
-from training.outcome import BackboneOutcome, Comparison, HeldOut
+from training.evaluation.paired import auc_difference, is_noise
+from training.evaluation.promotion import Challenge
+from training.evaluation.selection import RULE, Selection
+from training.outcome import Answers, BackboneOutcome, Comparison, HeldOut
 
 #: Subgroups with fewer images are not shown: they could identify patients.
 SMALLEST_CELL = 20
 
-#: How many images with the highest loss are shown, and the side of their thumbnails in pixels.
-_CONFUSED, _THUMBNAIL = 8, 112
-
-#: The most points of a drawn curve.
-_POINTS = 200
+#: How many misread images are shown, and the side of their thumbnails in pixels.
+_SHOWN, _THUMBNAIL = 8, 112
 
 #: Table 4 of the thesis: training loss, validation loss and accuracy on 1,046 images after 20 epochs.
 THESIS = {
@@ -43,17 +43,15 @@ THESIS_IMAGES = 1046
 Findings = dict[str, Any]
 
 
-def build_report(comparison: Comparison) -> Findings:
-    """Return the content of a report as JSON values. It holds no path and no name of a file."""
-    held_out = comparison.held_out
-    several = len({one.seed for one in comparison.outcomes}) > 1
-    names = {
-        id(one): f"{one.backbone} (seed {one.seed})" if several else one.backbone
-        for one in comparison.outcomes
-    }
-    answers = [replace(one.answers(held_out), model=names[id(one)]) for one in comparison.outcomes]
-    backbones = [_backbone(one, names[id(one)], comparison) for one in comparison.outcomes]
-    baseline = area_under_roc(held_out.positive, comparison.baseline, held_out.groups)
+def build_report(
+    comparison: Comparison, selection: Selection, challenge: Challenge | None = None
+) -> Findings:
+    """Return the content of a report as JSON values.
+
+    It holds no path and no name of a file, unless the held-out images have names.
+    """
+    held_out, names = comparison.held_out, comparison.names
+    backbones = [_backbone(index, comparison) for index in range(len(names))]
     return {
         "run": comparison.run_id,
         "finished_at": comparison.finished_at,
@@ -63,99 +61,139 @@ def build_report(comparison: Comparison) -> Findings:
         "device": comparison.device,
         "data": asdict(comparison.data),
         "classes": list(held_out.classes),
+        "images": len(held_out.truth),
+        "patients": len(np.unique(held_out.groups)),
+        "share_of_pneumonia": float(held_out.positive.mean()),
+        "fitted_on": str(comparison.fitted_on),
+        "folds": comparison.folds,
+        "choice": {
+            "rule": RULE,
+            "winner": names[selection.winner],
+            "highest_auc": names[selection.highest],
+            "level": [names[index] for index in selection.level],
+        },
         "backbones": backbones,
-        "seeds": _seeds(backbones) if several else [],
+        "seeds": _seeds(backbones) if len({one.seed for one in comparison.outcomes}) > 1 else [],
         "failed": [asdict(one) for one in comparison.failed],
-        "paired": [asdict(one) for one in compare_all(held_out.positive, answers)],
-        "baseline": asdict(baseline),
+        "paired": [asdict(one) for one in selection.pairs],
+        "challenge": None if challenge is None else _challenge(challenge, comparison, selection),
+        "baseline": _baseline(comparison, selection),
         "thesis": _thesis() if comparison.recipe == "thesis" else [],
+        "named": bool(held_out.names),
         "random_weights": sorted(
             {one.backbone for one in comparison.outcomes if one.initial_weights_digest is None}
         ),
     }
 
 
-def _backbone(outcome: BackboneOutcome, name: str, comparison: Comparison) -> Findings:
-    held_out = comparison.held_out
-    positive, probability = held_out.positive, outcome.answers(held_out).probability
-    found = measure(positive, probability, outcome.threshold)
-    ppv, npv = predictive_values(positive, probability, outcome.threshold)
-    measures = {
-        "sensitivity": found.sensitivity,
-        "specificity": found.specificity,
-        "PPV": ppv,
-        "NPV": npv,
-        "accuracy": found.accuracy,
-        "AUC": area_under_roc(positive, probability, held_out.groups),
-    }
+def _backbone(index: int, comparison: Comparison) -> Findings:
+    outcome, answers, held_out = comparison.outcomes[index], comparison.answers[index], comparison.held_out
+    positive, own = held_out.positive, outcome.answers(held_out)
+    curve = roc(positive, own.score, held_out.groups)
+    called = _classes_called(outcome, answers, held_out)
+    sensitivity, specificity, accuracy = rates(positive, own.called)
     return {
-        "name": name,
+        "name": comparison.names[index],
         "backbone": outcome.backbone,
         "seed": outcome.seed,
         "model": outcome.model_id,
         "epochs": [asdict(epoch) for epoch in outcome.epochs],
         "threshold": outcome.threshold,
         "temperature": outcome.temperature,
-        "measures": {name: asdict(one) for name, one in measures.items()},
-        "confusion": _confusion(outcome, held_out),
-        "roc": _roc(positive, probability),
-        "precision_recall": _precision_recall(positive, probability),
-        "calibration": asdict(reliability(positive, probability)),
-        "subgroups": _subgroups(outcome, held_out),
-        "confused": _confused(outcome, held_out),
+        "measures": _measures(answers, held_out),
+        "measures_where_fitted": {
+            "sensitivity": asdict(sensitivity),
+            "specificity": asdict(specificity),
+            "accuracy": asdict(accuracy),
+        },
+        "confusion": _confusion(called, held_out),
+        "roc": curve.curve,
+        "roc_band": curve.band,
+        "operating_point": [1 - (specificity.value or 0.0), sensitivity.value or 0.0],
+        "precision_recall": precision_recall(positive, own.score),
+        "calibration": asdict(reliability(positive, answers.probability)),
+        "subgroups": _subgroups(answers, held_out),
+        "misread": int((called != held_out.truth).sum()),
+        "misread_shown": _misread(outcome, answers, called, held_out),
         "seconds": outcome.seconds,
         "peak_memory_bytes": outcome.peak_memory_bytes,
         "initial_weights_digest": outcome.initial_weights_digest,
     }
 
 
-def _confusion(outcome: BackboneOutcome, held_out: HeldOut) -> list[list[int]]:
-    """Return counts by truth (rows) and answer (columns).
+def _measures(answers: Answers, held_out: HeldOut) -> dict[str, dict[str, float | None]]:
+    positive = held_out.positive
+    sensitivity, specificity, accuracy = rates(positive, answers.called)
+    ppv, npv = predictive_values(positive, answers.called)
+    found = {
+        "AUC": area_under_roc(positive, answers.score, held_out.groups),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "PPV": ppv,
+        "NPV": npv,
+        "accuracy": accuracy,
+    }
+    return {name: asdict(one) for name, one in found.items()}
 
-    The answer is a class of pneumonia if P(PNEUMONIA) is at or above the threshold, and another class if not.
+
+def _challenge(challenge: Challenge, comparison: Comparison, selection: Selection) -> Findings:
+    """Return the gate's decision, and the measures of challenger and champion on the same images."""
+    decision, champion = challenge.decision, challenge.champion
+    compared = {"champion": champion, "challenger": comparison.answers[selection.winner]}
+    return asdict(decision) | {
+        "backbone": comparison.names[selection.winner],
+        "reasons": decision.reasons,
+        "measures": {
+            role: None if answers is None else _measures(answers, comparison.held_out)
+            for role, answers in compared.items()
+        },
+        "brier": {
+            role: None
+            if answers is None
+            else reliability(comparison.held_out.positive, answers.probability).brier
+            for role, answers in compared.items()
+        },
+    }
+
+
+def _baseline(comparison: Comparison, selection: Selection) -> Findings:
+    """Return the AUC of the thumbnails, and by how much that of the winner is higher."""
+    held_out, winner = comparison.held_out, comparison.answers[selection.winner]
+    area = area_under_roc(held_out.positive, comparison.baseline, held_out.groups)
+    found = auc_difference(held_out.positive, winner.score, comparison.baseline, held_out.groups)
+    difference, p = found or (None, None)
+    return asdict(area) | {
+        "difference": None if difference is None else asdict(difference),
+        "noise": is_noise(difference, p),
+    }
+
+
+def _classes_called(outcome: BackboneOutcome, answers: Answers, held_out: HeldOut) -> NDArray[np.int64]:
+    """Return the class that each image is called, as indices into the classes: int64, (N,).
+
+    It is a class of pneumonia if P(PNEUMONIA) is at or above the threshold, and another class if not.
     """
-    from sklearn.metrics import confusion_matrix
-
     columns = held_out.positive_columns
     others = [index for index in range(len(held_out.classes)) if index not in columns]
-    called = outcome.answers(held_out).called
-    answer = np.where(
-        called,
+    called: NDArray[np.int64] = np.where(
+        answers.called,
         np.array(columns)[outcome.probabilities[:, columns].argmax(axis=1)],
         np.array(others)[outcome.probabilities[:, others].argmax(axis=1)],
     )
-    matrix: list[list[int]] = confusion_matrix(
-        held_out.truth, answer, labels=range(len(held_out.classes))
-    ).tolist()
+    return called
+
+
+def _confusion(called: NDArray[np.int64], held_out: HeldOut) -> list[list[int]]:
+    """Return counts by truth (rows) and answer (columns)."""
+    from sklearn.metrics import confusion_matrix
+
+    labels = range(len(held_out.classes))
+    matrix: list[list[int]] = confusion_matrix(held_out.truth, called, labels=labels).tolist()
     return matrix
 
 
-def _roc(positive: NDArray[np.bool_], probability: NDArray[np.float64]) -> list[list[float]]:
-    from sklearn.metrics import roc_curve
-
-    if positive.all() or not positive.any():
-        return []
-    across, along, _ = roc_curve(positive, probability)
-    return _thinned(across, along)
-
-
-def _precision_recall(positive: NDArray[np.bool_], probability: NDArray[np.float64]) -> list[list[float]]:
-    from sklearn.metrics import precision_recall_curve
-
-    if not positive.any():
-        return []
-    precision, recall, _ = precision_recall_curve(positive, probability)
-    return _thinned(recall[::-1], precision[::-1])
-
-
-def _thinned(across: NDArray[np.float64], along: NDArray[np.float64]) -> list[list[float]]:
-    kept = np.unique(np.linspace(0, len(across) - 1, _POINTS).round().astype(int))
-    return [[float(across[index]), float(along[index])] for index in kept]
-
-
-def _subgroups(outcome: BackboneOutcome, held_out: HeldOut) -> list[Findings]:
-    positive = held_out.positive
-    called = outcome.answers(held_out).called
+def _subgroups(answers: Answers, held_out: HeldOut) -> list[Findings]:
+    positive, called = held_out.positive, answers.called
     found: list[Findings] = []
     for attribute, values in held_out.subgroups.items():
         for value in sorted({value for value in values if value}):
@@ -171,19 +209,24 @@ def _subgroups(outcome: BackboneOutcome, held_out: HeldOut) -> list[Findings]:
     return found
 
 
-def _confused(outcome: BackboneOutcome, held_out: HeldOut) -> list[Findings]:
-    """Return the images with the highest loss, as fastai's `plot_top_losses` shows them."""
+def _misread(
+    outcome: BackboneOutcome, answers: Answers, called: NDArray[np.int64], held_out: HeldOut
+) -> list[Findings]:
+    """Return the misread images with the highest loss, in the order of fastai's `plot_top_losses`."""
     of_truth = outcome.probabilities[np.arange(len(held_out.truth)), held_out.truth]
-    worst = np.argsort(of_truth, kind="stable")[:_CONFUSED]
-    probability = outcome.answers(held_out).probability
+    thresholds = np.broadcast_to(answers.threshold, of_truth.shape)
+    worst = [index for index in np.argsort(of_truth, kind="stable") if called[index] != held_out.truth[index]]
     return [
         {
+            "name": held_out.names[index] if held_out.names else None,
             "digest": held_out.digests[index][:12],
             "truth": held_out.classes[held_out.truth[index]],
-            "probability": float(probability[index]),
+            "answer": held_out.classes[called[index]],
+            "probability": float(answers.probability[index]),
+            "threshold": float(thresholds[index]),
             "picture": _thumbnail(held_out.pixels[index]),
         }
-        for index in worst
+        for index in worst[:_SHOWN]
     ]
 
 

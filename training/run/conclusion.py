@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from sklearn.metrics import roc_auc_score
 from sqlalchemy.orm import Session
 
 from db.audit.events import record
@@ -19,12 +18,15 @@ from db.training.runs import finish_run
 from db.transitions import RunChange
 from training.data.dataset import Dataset
 from training.evaluation.baseline import thumbnail_baseline
+from training.evaluation.cross_fitting import plan_cross_fitting
 from training.evaluation.model import predict
-from training.evaluation.promotion import Decision, decide, incomparable, outdated
+from training.evaluation.promotion import Challenge, Decision, decide, incomparable, outdated
+from training.evaluation.selection import select
 from training.fitting.candidate import software
 from training.outcome import Answers, BackboneOutcome, Comparison, FailedBackbone, HeldOut
 from training.report.findings import build_report
 from training.report.page import write_report
+from training.report.sentences import choice
 from training.run.claim import ClaimedRun
 from worker.runtime.device import best_device
 from worker.runtime.loading import load_model
@@ -43,6 +45,9 @@ class Finished:
     #: The winner, and whether it passed the comparison with the champion; None without a comparison.
     winner: str
     decision: Decision | None
+    #: The AUC of each outcome, in their order, and the sentences that say why the winner was chosen.
+    aucs: tuple[float, ...]
+    choice: tuple[str, ...]
     promoted: bool
     #: Digests of files that were left out because their labels contradict one another.
     contradicting: list[str]
@@ -58,8 +63,44 @@ def conclude(
     without_file: int,
 ) -> Finished:
     """Write the report, compare the winner with the champion, promote it if asked to, and end the run."""
-    held_out = dataset.held_out_images()
-    comparison = Comparison(
+    comparison = _compare(run, dataset, outcomes, failed, without_file)
+    selection = select(comparison)
+    winner = comparison.answers[selection.winner]
+    challenge = compare_with_champion(run.database, winner, comparison.held_out)
+    findings = build_report(comparison, selection, challenge)
+    report = write_report(findings, run.folder)
+    with run.database.write() as session:
+        decision, promoted = _apply(session, run, winner.model, challenge)
+        finish_run(session, run.lease, RunChange.FINISH)
+    if challenge is not None and decision is not None and decision != challenge.decision:
+        challenge = replace(challenge, decision=decision)
+        report = write_report(build_report(comparison, selection, challenge), run.folder)
+    return Finished(
+        run_id=run.id,
+        report=report,
+        outcomes=outcomes,
+        failed=failed,
+        winner=winner.model,
+        decision=decision,
+        aucs=selection.aucs,
+        choice=tuple(choice(findings)),
+        promoted=promoted,
+        contradicting=dataset.contradicting,
+        without_file=without_file,
+    )
+
+
+def _compare(
+    run: ClaimedRun,
+    dataset: Dataset,
+    outcomes: tuple[BackboneOutcome, ...],
+    failed: tuple[FailedBackbone, ...],
+    without_file: int,
+) -> Comparison:
+    """Return what the report and the choice of the winner need."""
+    held_out = dataset.held_out_images(names_below=run.plan.data, named=run.plan.names)
+    fitting = plan_cross_fitting(held_out, run.plan.recipe)
+    return Comparison(
         run_id=run.id,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         recipe=run.plan.recipe.name,
@@ -69,43 +110,23 @@ def conclude(
         data=replace(dataset.summary(), without_file=without_file),
         held_out=held_out,
         outcomes=outcomes,
+        answers=tuple(fitting.answers(one, held_out) for one in outcomes),
+        fitted_on=fitting.fitted_on,
+        folds=fitting.folds,
         failed=failed,
         baseline=thumbnail_baseline(dataset),
     )
-    report = write_report(build_report(comparison), run.folder)
-    winner = best(outcomes, held_out)
-    decision = compare_with_champion(run.database, winner, held_out)
-    with run.database.write() as session:
-        decision, promoted = _apply(session, run, winner.model_id, decision)
-        finish_run(session, run.lease, RunChange.FINISH)
-    return Finished(
-        run_id=run.id,
-        report=report,
-        outcomes=outcomes,
-        failed=failed,
-        winner=winner.model_id,
-        decision=decision,
-        promoted=promoted,
-        contradicting=dataset.contradicting,
-        without_file=without_file,
-    )
 
 
-def best(outcomes: tuple[BackboneOutcome, ...], held_out: HeldOut) -> BackboneOutcome:
-    """Return the outcome with the highest AUC; of equal ones, the one with the lowest validation loss."""
+def compare_with_champion(database: Database, winner: Answers, held_out: HeldOut) -> Challenge | None:
+    """Return whether the winner may replace the champion; None if there is no other champion.
 
-    def merit(outcome: BackboneOutcome) -> tuple[float, float]:
-        auc = roc_auc_score(held_out.positive, outcome.answers(held_out).probability)
-        return float(auc), -outcome.epochs[-1].valid_loss
-
-    return max(outcomes, key=merit)
-
-
-def compare_with_champion(database: Database, winner: BackboneOutcome, held_out: HeldOut) -> Decision | None:
-    """Return whether the winner may replace the champion; None if there is no other champion."""
+    The winner's answers are those that the report measures: its threshold was not fitted on the images that
+    decide.
+    """
     with database.read() as session:
         champion = find_champion(session)
-    if champion is None or champion.name == winner.model_id:
+    if champion is None or champion.name == winner.model:
         return None
     try:
         runtime = load_model(
@@ -115,17 +136,18 @@ def compare_with_champion(database: Database, winner: BackboneOutcome, held_out:
         )
     except ModelPreprocessingMismatch as error:
         # The run must not fail: its winner is what replaces a champion of an earlier version.
-        return incomparable(winner.model_id, champion.name, error)
+        return Challenge(incomparable(winner.model, champion.name, error), None)
     answers = Answers(champion.name, predict(runtime, held_out.pixels), champion.threshold)
-    return decide(winner.answers(held_out), answers, held_out)
+    return Challenge(decide(winner, answers, held_out), answers)
 
 
 def _apply(
-    session: Session, run: ClaimedRun, winner: str, decision: Decision | None
+    session: Session, run: ClaimedRun, winner: str, challenge: Challenge | None
 ) -> tuple[Decision | None, bool]:
     """Record a decision and act on it; return it as it holds now, and whether the winner is champion."""
-    if decision is None:
+    if challenge is None:
         return None, False
+    decision = challenge.decision
     if not lock_if_champion(session, decision.champion):
         log.warning("run %d: another model became champion during the comparison", run.id)
         decision = outdated(decision)
@@ -147,4 +169,5 @@ def _device_name() -> str:
     device = best_device()
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'' if threads == 1 else 's'}"

@@ -15,7 +15,7 @@ from db.models.registry import find_model, import_model
 from db.tables import TrainingResult
 from db.training.runs import note_result
 from training.data.dataset import Dataset
-from training.fitting.backbones import RANDOM_WEIGHTS, InitialWeights, check_backbone, find_initial_weights
+from training.fitting.backbones import InitialWeights, find_all_initial_weights
 from training.fitting.candidate import write_candidate
 from training.fitting.fine_tuning import fit_backbone
 from training.outcome import BackboneOutcome, FailedBackbone
@@ -53,20 +53,13 @@ class Trial:
 def find_trials(plan: Plan) -> list[Trial]:
     """Return the trials of a run. Raises BackboneUnknown, InitialWeightsMissing."""
     recipe = plan.recipe
-    weights = {backbone: _initial(plan, backbone) for backbone in plan.backbones}
+    weights = find_all_initial_weights(plan.backbones, plan.weights, plan.random_weights)
     share = 1 / (len(weights) * recipe.seeds)
     pairs = [(backbone, recipe.seed + number) for backbone in weights for number in range(recipe.seeds)]
     return [
         Trial(backbone, seed, weights[backbone], number * share, share)
         for number, (backbone, seed) in enumerate(pairs)
     ]
-
-
-def _initial(plan: Plan, backbone: str) -> InitialWeights:
-    check_backbone(backbone)
-    if backbone in plan.random_weights:
-        return RANDOM_WEIGHTS
-    return find_initial_weights(backbone, plan.weights)
 
 
 def run_trial(

@@ -9,19 +9,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from db.jobs.problems import CorruptImage, FileTooLarge, NotAnImage, UnsupportedPixels
+from db.jobs.problems import CorruptImage, FileTooLarge, NotAnImage
 from worker.files.silence import silence_libraries
-from worker.imaging.colour import grey_of_rgb
-from worker.imaging.display import display_values
 from worker.imaging.elements import element, integer, text
 from worker.imaging.limits import Limits
 from worker.imaging.picture import HeaderFacts, squeeze_grey
-from worker.imaging.stored import stored_values
+from worker.imaging.pixels.layout import read_layout
+from worker.imaging.pixels.stored import stored_values
+from worker.imaging.presentation.colour import grey_of_rgb
+from worker.imaging.presentation.display import display_values
+from worker.imaging.presentation.shutter import open_part
 
 if TYPE_CHECKING:
     from pydicom.dataset import FileDataset
 
 _PREAMBLE, _MAGIC = 128, b"DICM"
+
+#: The length of encapsulated pixels, and the Sequence Delimitation Item that ends them (PS3.5 7.5.1).
+_UNDEFINED = 0xFFFFFFFF
+_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"
 
 #: Bytes that are inflated at a time: they become at most about a thousand times as many in memory.
 _DEFLATED_CHUNK = 64 * 1024
@@ -55,11 +61,16 @@ def picture_pixels(dataset: FileDataset, limits: Limits) -> NDArray[np.uint8]:
     Raises CorruptImage, NoDecoder, TooManyPixels, TooFewPixels, ColourImage, UnsupportedPixels.
     """
     limits.check(integer(dataset, "Columns"), integer(dataset, "Rows"))
-    _check_layout(dataset)
-    stored = stored_values(dataset)
-    if stored.ndim == 3:
-        return squeeze_grey(grey_of_rgb(stored, integer(dataset, "BitsStored")))
-    return squeeze_grey(display_values(stored, dataset))
+    layout = read_layout(dataset)
+    stored = stored_values(dataset, layout)
+    if layout.samples == 3:
+        grey = grey_of_rgb(stored.patterns, stored.bits)
+    else:
+        grey = display_values(stored, dataset)
+    opened = open_part(dataset, layout.rows, layout.columns)
+    if opened is not None:
+        grey[~opened] = 0
+    return squeeze_grey(grey)
 
 
 def facts_of(dataset: FileDataset) -> HeaderFacts:
@@ -71,14 +82,6 @@ def facts_of(dataset: FileDataset) -> HeaderFacts:
     )
 
 
-def _check_layout(dataset: FileDataset) -> None:
-    """Raise UnsupportedPixels for pixels that no radiograph has (PS3.3 C.7.6.3)."""
-    samples = integer(dataset, "SamplesPerPixel", 1)
-    grey = text(dataset, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
-    if samples not in (1, 3) or grey != (samples == 1) or integer(dataset, "BitsAllocated") > 32:
-        raise UnsupportedPixels
-
-
 def parse_dicom(content: bytes, limits: Limits) -> FileDataset:
     """Parse a DICOM file. Raises NotAnImage, CorruptImage, FileTooLarge."""
     from pydicom import dcmread
@@ -88,8 +91,10 @@ def parse_dicom(content: bytes, limits: Limits) -> FileDataset:
     try:
         _check_inflated(content, limits)
         dataset = dcmread(BytesIO(content), force=True)
+        if len(dataset) == 0 and _has_preamble(content):
+            dataset = _read_without_end(content)
         syntax = dataset.file_meta.get("TransferSyntaxUID")
-    except (FileTooLarge, MemoryError):
+    except (CorruptImage, FileTooLarge, MemoryError):
         raise
     except Exception as error:
         # pydicom raises all kinds of errors for damaged files.
@@ -103,6 +108,18 @@ def parse_dicom(content: bytes, limits: Limits) -> FileDataset:
         _tell_transfer_syntax(dataset)
     elif not isinstance(syntax, str):
         raise CorruptImage("TransferSyntaxUID")
+    return dataset
+
+
+def _read_without_end(content: bytes) -> FileDataset:
+    """Parse a file that lacks only the delimiter after its encapsulated pixels. Raises CorruptImage."""
+    from pydicom import dcmread
+
+    dataset = dcmread(BytesIO(content + _DELIMITER), force=True)
+    pixels = dataset.get_item("PixelData") if "PixelData" in dataset else None
+    if getattr(pixels, "length", 0) != _UNDEFINED:
+        # The delimiter has become part of an element that is cut off.
+        raise CorruptImage
     return dataset
 
 

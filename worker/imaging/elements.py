@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def text(header: Dataset, keyword: str) -> str:
     """Return an element as upper-case text without padding; empty if it is missing or has no value."""
     value = element(header, keyword)
-    return "" if value is None else str(value).strip().upper()
+    return "" if value is None else str(value).strip("\0 \t\r\n").upper()
 
 
 def integer(header: Dataset, keyword: str, default: int | None = None) -> int:
@@ -51,9 +51,17 @@ def items(header: Dataset, keyword: str) -> list[Dataset]:
 
 
 def element(header: Dataset, keyword: str) -> Any:
-    """Return an element's value, None if it is missing. Raises CorruptImage."""
+    """Return an element's value, None if it is missing or blank. Raises CorruptImage."""
     try:
         return header.get(keyword)
     except Exception as error:
+        if _is_blank(header, keyword):
+            return None
         # pydicom parses a value when it is first read, and raises all kinds of errors for bad bytes.
         raise CorruptImage(keyword) from error
+
+
+def _is_blank(header: Dataset, keyword: str) -> bool:
+    """Tell whether an element is only padding, which pydicom does not accept as the absence of a number."""
+    value = header.get_item(keyword).value
+    return isinstance(value, bytes) and not value.strip(b"\0 ")

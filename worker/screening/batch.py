@@ -60,8 +60,8 @@ class Screener:
         self._held: dict[int, tuple[Claim, Heartbeat]] = {}
         self._given_up = False
 
-    def screen(self, batch_id: int) -> bool:
-        """Screen the batch that a message names, or a more urgent one; return whether there was any.
+    def screen(self, batch_id: int) -> Claim | None:
+        """Screen the batch that a message names, or a more urgent one; return it, or None if there was none.
 
         If the named batch cannot be claimed (the message came late or twice), the oldest of the most urgent
         other batches is screened. So one message for each queued batch is enough, whichever batches they
@@ -75,7 +75,7 @@ class Screener:
         claimed = self._claim(batch_id)
         if claimed is None:
             log.info("batch %d cannot be claimed, nor another one", batch_id, extra={"batch": batch_id})
-            return False
+            return None
         try:
             with Heartbeat(self.database, claimed.lease) as heartbeat:
                 self._held[claimed.batch_id] = claimed, heartbeat
@@ -90,7 +90,7 @@ class Screener:
             raise
         finally:
             self._held.pop(claimed.batch_id, None)
-        return True
+        return claimed
 
     def give_up(self) -> None:
         """Give back every batch that is being screened, so that other workers claim them at once.

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scheduler.cli.console import console, print_json, print_table
+from scheduler.cli.completion import models as complete_models
+from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
+from scheduler.local_time import local_time
 
 if TYPE_CHECKING:
+    from db.models.registry import GateNotPassed
     from db.tables import Event, Model
 
-ModelName = Annotated[str, typer.Argument(help="Id of the model.", show_default=False)]
+ModelName = Annotated[
+    str, typer.Argument(help="Id of the model.", show_default=False, autocompletion=complete_models)
+]
 
 _MEASURES = ("auc", "sensitivity", "specificity")
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
-    models = typer.Typer(help="The registered models, and the champion, which screens.", no_args_is_help=True)
+    models = typer.Typer(
+        cls=CommandGroup,
+        help="The registered models, and the champion, which screens.",
+        no_args_is_help=True,
+    )
     models.command("list", epilog="Example: pneumoscreen models list --json")(list_)
     models.command("show", epilog="Example: pneumoscreen models show resnet50-8b7f4c4ca860")(show)
     models.command("promote", epilog="Example: pneumoscreen models promote resnet50-8b7f4c4ca860")(promote)
@@ -49,7 +59,7 @@ def list_(as_json: AsJson = False) -> None:
             (
                 model.name,
                 model.state,
-                _day(model.created_at),
+                local_time(model.created_at),
                 *(_measure(model, name) for name in _MEASURES),
                 f"{model.threshold:.4f}",
             )
@@ -113,7 +123,7 @@ def show(model: ModelName, as_json: AsJson = False) -> None:
     print_table(("fact", "value"), facts.items(), title=found.name)
     print_table(
         ("when", "who", "what", "detail"),
-        [(_day(one.at), one.actor, one.action, _detail(one)) for one in events],
+        [(local_time(one.at), one.actor, one.action, _detail(one)) for one in events],
         title="Audit log",
     )
 
@@ -130,17 +140,40 @@ def _detail(event: Event) -> str:
     )
 
 
-def _day(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
+def promote(
+    model: ModelName,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Promote it even if the gate has not said yes to it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a model the champion: new batches use it, existing batches keep theirs.
 
-
-def promote(model: ModelName, as_json: AsJson = False) -> None:
-    """Make a model the champion: new batches use it, existing batches keep theirs."""
+    A candidate that the gate of `retrain` never compared with a champion, or to which it said no, is promoted
+    only after a confirmation or with --yes.
+    """
+    from db.models.registry import GateNotPassed, check_gate, find_model
     from db.models.registry import promote as crown
 
-    with ready_database(with_champion=True).write() as session:
+    database = ready_database(with_champion=True)
+    try:
+        with database.read() as session:
+            check_gate(session, find_model(session, model))
+    except GateNotPassed as error:
+        if not yes:
+            _confirm(error, model, as_json=as_json)
+    with database.write() as session:
         champion = crown(session, model)
     _say(champion, as_json)
+
+
+def _confirm(doubt: GateNotPassed, model: str, *, as_json: bool) -> None:
+    """Ask a person at a terminal whether to promote a model; raise the doubt if there is none."""
+    if as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise doubt
+    errors.print(f"The gate has not said yes to {model}: {doubt.detail}.", markup=False)
+    errors.print(f"`pneumoscreen evaluate DATA --model {model}` measures it.", markup=False)
+    typer.confirm("Make it champion all the same?", abort=True, err=True)
 
 
 def rollback(as_json: AsJson = False) -> None:

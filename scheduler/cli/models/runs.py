@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scheduler.cli.console import print_table
+from scheduler.cli.console import print_table, say
 
 if TYPE_CHECKING:
     from db.tables import TrainingRun
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 def print_runs(runs: Sequence[TrainingRun]) -> None:
     """Print how far training runs have come, and how they ended."""
+    if not runs:
+        say("There are no training runs yet. `pneumoscreen retrain DATA` starts one.")
+        return
     print_table(
         ("run", "state", "recipe", "backbone", "epoch", "loss", "left", "problem"),
         [_row(run) for run in runs],

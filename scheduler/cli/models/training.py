@@ -1,28 +1,38 @@
-"""Commands on training: retrain, runs."""
+"""Commands on training: retrain, runs, runs cancel."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scheduler.cli.completion import recipes
 from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.models.runs import print_runs
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
+from scheduler.counts import counted
 
 if TYPE_CHECKING:
     from db.engine import Database
     from db.tables import TrainingRun
     from training.plan import Plan
     from training.run.conclusion import Finished
+    from training.run.progress import Step
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     app.command(epilog="Example: pneumoscreen retrain /data/labelled --weights /data/imagenet")(retrain)
-    app.command(epilog="Example: pneumoscreen runs --json")(runs)
+    group = typer.Typer(
+        cls=CommandGroup, epilog="Example: pneumoscreen runs --json", invoke_without_command=True
+    )
+    group.callback()(runs)
+    group.command("cancel", epilog="Example: pneumoscreen runs cancel 3")(cancel)
+    app.add_typer(group, name="runs")
 
 
 def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
@@ -32,7 +42,7 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
             help="A folder that holds NORMAL/ and PNEUMONIA/ (or BACTERIAL/ and VIRAL/).", show_default=False
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="thesis or clinical.")] = "clinical",
+    recipe: Annotated[str, typer.Option(help="thesis or clinical.", autocompletion=recipes)] = "clinical",
     backbones: Annotated[
         str, typer.Option(help="Backbones to compare, separated by commas.")
     ] = "resnet18,resnet34,resnet50,alexnet",
@@ -61,6 +71,9 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
     promote: Annotated[
         str, typer.Option(help="auto makes the winner champion if it passes the gate; ask leaves it to you.")
     ] = "ask",
+    names: Annotated[
+        bool, typer.Option("--names", help="Name files in the report. Names may hold patient data.")
+    ] = False,
     queue: Annotated[bool, typer.Option("--queue", help="Let a training worker do the run.")] = False,
     resume: Annotated[
         int | None, typer.Option(help="Continue this run, which was stopped or failed.", show_default=False)
@@ -80,16 +93,17 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
         chosen = find_recipe(recipe)
         changed: dict[str, Any] = {"epochs": epochs, "weight_decay": wd, "seeds": seeds}
         chosen = replace(chosen, **{name: value for name, value in changed.items() if value is not None})
-        names = tuple(name.strip() for name in backbones.split(","))
+        compared = tuple(name.strip() for name in backbones.split(","))
         plan = Plan(
             recipe=chosen,
             data=_checked_source(data, labels=labels),
             use_labels=labels,
             classes=parse_classes(classes),
-            backbones=names,
+            backbones=compared,
             weights=None if weights is None else weights.resolve(),
-            random_weights=_missing_weights(names, weights) if random_weights else (),
+            random_weights=_missing_weights(compared, weights) if random_weights else (),
             promote=check_promote(promote),
+            names=names,
         )
         _check_weights(plan)
         with database.write() as session:
@@ -127,15 +141,13 @@ def _missing_weights(backbones: tuple[str, ...], folder: Path | None) -> tuple[s
 
 def _check_weights(plan: Plan) -> None:
     """Raise now the errors that would stop the run later."""
-    from training.fitting.backbones import check_backbone, find_initial_weights
+    from training.fitting.backbones import find_all_initial_weights
 
-    for backbone in plan.backbones:
-        check_backbone(backbone)
-        if backbone not in plan.random_weights:
-            find_initial_weights(backbone, plan.weights)
+    find_all_initial_weights(plan.backbones, plan.weights, plan.random_weights)
 
 
 def _queue(run_id: int, *, as_json: bool) -> None:
+    from scheduler.cli.system.running import say_missing_workers
     from worker.broker.notify import ask_for_batches
 
     ask_for_batches()
@@ -143,28 +155,25 @@ def _queue(run_id: int, *, as_json: bool) -> None:
         print_json({"run": run_id})
     else:
         console.print(f"Run {run_id} waits for a training worker; `pneumoscreen runs` shows its progress.")
+        say_missing_workers({"training", "housekeeping"}, "the run waits")
 
 
 def _train(database: Database, run_id: int, *, as_json: bool) -> None:
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from scheduler.cli.progress_line import Part, ProgressLine
 
-    from training.run.lifecycle import train
-    from training.run.progress import Step
-
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
-        TextColumn("{task.fields[last]}"),
-        console=errors,
-    )  # fmt: skip
-    with bar:
-        task = bar.add_task("reading images", total=1.0, last="")
+    with ProgressLine(errors, stays=True) as line:
+        line.show([Part("reading images ...")])
+        from training.run.lifecycle import train
 
         def show(step: Step) -> None:
-            last = ""
+            parts = [Part(step.backbone), Part(f"{step.part:.0%}", rank=1)]
+            if step.seconds_left is not None:
+                parts.append(Part(f"{timedelta(seconds=round(step.seconds_left))} left", rank=2))
             if step.epochs:
                 epoch = step.epochs[-1]
-                last = f"loss {epoch.train_loss:.4f} / {epoch.valid_loss:.4f}, accuracy {epoch.accuracy:.4f}"
-            bar.update(task, completed=step.part, description=step.backbone, last=last)
+                losses = f"loss {epoch.train_loss:.4f} / {epoch.valid_loss:.4f}"
+                parts += [Part(losses, rank=4), Part(f"accuracy {epoch.accuracy:.4f}", rank=3)]
+            line.show(parts, done=step.part)
 
         try:
             finished = train(database, run_id, on_step=show)
@@ -185,7 +194,9 @@ def _finished_json(finished: Finished) -> dict[str, Any]:
         "report": str(finished.report),
         "models": [one.model_id for one in finished.outcomes],
         "failed": [{"backbone": one.backbone, "problem": one.problem} for one in finished.failed],
+        "aucs": {one.model_id: auc for one, auc in zip(finished.outcomes, finished.aucs, strict=True)},
         "winner": finished.winner,
+        "choice": list(finished.choice),
         "gate": None if decision is None else {"passed": decision.passed, "reasons": decision.reasons},
         "promoted": finished.promoted,
         "contradicting": finished.contradicting,
@@ -194,18 +205,19 @@ def _finished_json(finished: Finished) -> dict[str, Any]:
 
 
 def _print_finished(finished: Finished) -> None:
-    """Print table 4 of the thesis for this run, the gate's decision and the path of the report."""
+    """Print table 4 of the thesis with the AUC, the winner, the gate's decision and the report's path."""
     print_table(
-        ("backbone", "train_loss", "valid_loss", "accuracy", "model"),
+        ("backbone", "train_loss", "valid_loss", "accuracy", "AUC", "model"),
         [
             (
                 one.backbone,
                 f"{one.epochs[-1].train_loss:.5f}",
                 f"{one.epochs[-1].valid_loss:.5f}",
                 f"{one.epochs[-1].accuracy:.5f}",
+                f"{auc:.4f}",
                 one.model_id,
             )
-            for one in finished.outcomes
+            for one, auc in zip(finished.outcomes, finished.aucs, strict=True)
         ],
         title=f"Run {finished.run_id}",
     )
@@ -215,9 +227,11 @@ def _print_finished(finished: Finished) -> None:
         errors.print(f"left out, its labels contradict one another: {digest[:12]}", markup=False)
     if finished.without_file:
         errors.print(
-            f"left out, no readable file is known: {finished.without_file} labelled images",
+            f"left out, no readable file is known: {counted(finished.without_file, 'labelled image')}",
             markup=False,
         )
+    for sentence in finished.choice:
+        console.print(sentence, markup=False)
     decision = finished.decision
     if decision is not None:
         answer = "yes" if decision.passed else "no"
@@ -229,16 +243,33 @@ def _print_finished(finished: Finished) -> None:
     console.print(f"Report: {finished.report}", markup=False, soft_wrap=True)
 
 
-def runs(as_json: AsJson = False) -> None:
+def runs(context: typer.Context, as_json: AsJson = False) -> None:
     """List training runs: how far they have come, and how they ended."""
     from db.training.runs import all_runs
 
+    if context.invoked_subcommand is not None:
+        return
     with ready_database().read() as session:
         found = all_runs(session)
     if as_json:
         print_json([_run_json(run) for run in found])
         return
     print_runs(found)
+
+
+def cancel(
+    run: Annotated[int, typer.Argument(help="Id of the run, as `runs` shows it.", show_default=False)],
+    as_json: AsJson = False,
+) -> None:
+    """Cancel a queued training run, before a worker begins it; `retrain --resume` queues it again."""
+    from db.training.runs import cancel_run
+
+    with ready_database().write() as session:
+        cancel_run(session, run)
+    if as_json:
+        print_json({"run": run, "state": "stopped"})
+    else:
+        console.print(f"Run {run} is cancelled. `pneumoscreen retrain --resume {run}` starts it again.")
 
 
 def _run_json(run: TrainingRun) -> dict[str, Any]:

@@ -1,30 +1,35 @@
-"""Commands on cohorts: submit, status, watch, retry, cancel, results."""
+"""Commands on cohorts: submit, status, watch, retry, cancel."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scheduler.cli.console import console, errors, print_audit_head, print_json, print_table, say
+from scheduler.cli.completion import cohorts, models
+from scheduler.cli.console import console, errors, print_json, print_table, printable, say
 from scheduler.cli.models.runs import print_runs
 from scheduler.cli.pages import print_pages
 from scheduler.cli.ready import ready_database
-from scheduler.disclaimer import DISCLAIMER
+from scheduler.counts import counted
+from scheduler.local_time import local_time
 
 if TYPE_CHECKING:
     from db.queries.progress import Progress
 
-CohortName = Annotated[str, typer.Argument(help="Name of the cohort.", show_default=False)]
+CohortName = Annotated[
+    str, typer.Argument(help="Name of the cohort.", show_default=False, autocompletion=cohorts)
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Identifiers = Annotated[
     bool,
     typer.Option(
         "--identifiers", help="Show UIDs and paths as they are, instead of pseudonyms and file digests."
     ),
+]
+Names = Annotated[
+    bool, typer.Option("--names", help="Add each file's path within its source, in the column `file`.")
 ]
 
 #: Printed if an ingest broke off: what the user can do.
@@ -42,7 +47,6 @@ def add_to(app: typer.Typer) -> None:
         (watch, "pneumoscreen watch trial-7"),
         (retry, "pneumoscreen retry trial-7"),
         (cancel, "pneumoscreen cancel trial-7"),
-        (results, "pneumoscreen results trial-7 --out trial-7.parquet"),
     ):
         app.command(epilog=f"Example: {example}")(command)
 
@@ -52,7 +56,12 @@ def submit(
         str, typer.Argument(help="A folder of any depth, an image file or a URL.", show_default=False)
     ],
     cohort: Annotated[
-        str, typer.Option(help="Name of the cohort; images are added to one that exists.", show_default=False)
+        str,
+        typer.Option(
+            help="Name of the cohort; images are added to one that exists.",
+            show_default=False,
+            autocompletion=cohorts,
+        ),
     ],
     priority: Annotated[
         int | None,
@@ -62,26 +71,38 @@ def submit(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Id of the model; the champion by default.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Id of the model; the champion by default.", show_default=False, autocompletion=models
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a source's images to a cohort; the workers screen them in the background."""
+    from scheduler.cli.study.counting import counting
+    from scheduler.cli.system.running import say_missing_workers
     from scheduler.ingest import open_source
+    from scheduler.submit import Hooks
     from scheduler.submit import submit as take_in
 
     place = open_source(source)
     database = ready_database(with_champion=True)
-    submitted = take_in(database, place, name=cohort, priority=priority, model=model)
+    with counting(errors) as count:
+        hooks = Hooks(known=(count,))
+        submitted = take_in(database, place, name=cohort, priority=priority, model=model, hooks=hooks)
     if as_json:
         print_json(asdict(submitted))
     else:
         say(submitted.as_text())
+        say_missing_workers({"screen", "housekeeping"}, "the images wait")
 
 
 def status(
     cohort: Annotated[
-        str | None, typer.Argument(help="Name of a cohort; all of them by default.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Name of a cohort; all of them by default.", show_default=False, autocompletion=cohorts
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -96,14 +117,17 @@ def status(
         print_json([progress_json(row) for row in rows])
         return
     counts = ("priority", "total", "pending", "queued", "running", "done", "skipped", "failed")
-    print_table(
-        ("cohort", "state", *counts),
-        [(row.name, _state_of(row), *(getattr(row, count) for count in counts)) for row in rows],
-    )
+    if rows:
+        print_table(
+            ("cohort", "state", *counts),
+            [(row.name, _state_of(row), *(getattr(row, count) for count in counts)) for row in rows],
+        )
+    else:
+        say("There are no cohorts yet. `pneumoscreen screen FOLDER` screens the images of a folder.")
     for row in rows:
         if row.waits_for is not None:
-            since = "" if row.waits_since is None else f" since {_minute(row.waits_since)} UTC"
-            console.print(f"Cohort {row.name} waits{since}: {row.waits_for}.", markup=False)
+            since = "" if row.waits_since is None else f" since {local_time(row.waits_since)}"
+            say(f"Cohort {row.name} is waiting for {row.waits_for}{since}.")
     for row in rows if cohort is not None else ():
         print_problems(row)
     if training:
@@ -118,7 +142,7 @@ def watch(cohort: CohortName) -> None:
     If an ingest broke off and no command continues it, it ends with 1 and says how to continue.
     """
     from db.jobs.cohorts import find_cohort
-    from scheduler.watch import watch as wait
+    from scheduler.cli.watch import watch as wait
 
     database = ready_database()
     with database.read() as session:
@@ -137,40 +161,37 @@ def retry(cohort: CohortName, as_json: AsJson = False) -> None:
     with ready_database().write() as session:
         again = try_again(session, find_cohort(session, cohort))
     ask_for_batches()
-    _say_count(cohort, "images", again, "will be screened again", as_json)
+    if as_json:
+        print_json({"cohort": cohort, "images": again})
+    else:
+        say(f"Cohort {cohort}: {counted(again, 'image')} will be screened again.")
 
 
 def cancel(cohort: CohortName, as_json: AsJson = False) -> None:
-    """Stop handing out a cohort's images; workers finish the batches that they hold."""
+    """Stop handing out a cohort's images; workers finish the batches that they hold.
+
+    A cohort that is finished stays finished.
+    """
     from db.jobs.cohorts import cancel as stop
     from db.jobs.cohorts import find_cohort
+    from db.states import CohortState
 
     with ready_database().write() as session:
-        spared = stop(session, find_cohort(session, cohort))
-    _say_count(cohort, "images", spared, "will not be screened", as_json)
-
-
-def results(
-    cohort: CohortName,
-    out: Annotated[
-        Path,
-        typer.Option(help="File to write: .csv, .parquet or .json.", show_default=False),
-    ],
-    identifiers: Identifiers = False,
-) -> None:
-    """Write a cohort's results, one row per image; identifiers are left out by default."""
-    from scheduler.exports.noted_heads import sealed_head
-    from scheduler.exports.results import write_results
-
-    database = ready_database()
-    rows = write_results(database, cohort, out, identifiers=identifiers)
-    console.print(f"{rows} rows written. {DISCLAIMER}", markup=False)
-    print_audit_head(sealed_head(database))
+        found = find_cohort(session, cohort)
+        spared = stop(session, found)
+    if as_json:
+        print_json({"cohort": cohort, "images": spared})
+    elif found.state is CohortState.CANCELLED:
+        say(f"Cohort {cohort}: {counted(spared, 'image')} will not be screened.")
+    else:
+        say(f"Cohort {cohort} is finished already: there is nothing to cancel.")
 
 
 def print_problems(progress: Progress) -> None:
-    """Print why images were skipped or failed, if any were."""
+    """Print why images were skipped or failed, if any were, and the command that lists them."""
     from db.jobs.problems import every_problem
+    from db.states import ImageState
+    from scheduler.exports.selection import Selection
 
     if progress.problems:
         known = every_problem()
@@ -181,13 +202,25 @@ def print_problems(progress: Progress) -> None:
                 for code, count in progress.problems.items()
             ],
         )
+        if not progress.archived:
+            both = (ImageState.FAILED, ImageState.SKIPPED)
+            listed = Selection(names=True, states=tuple(state for state in both if getattr(progress, state)))
+            command = printable(listed.command(progress.name))
+            console.print(f"Which ones: {command}", markup=False, soft_wrap=True)
 
 
 def _state_of(progress: Progress) -> str:
-    """Return a cohort's state, or what stops it, in a word or two."""
-    broke_off = ["ingest broke off"] if progress.ingest_broke_off else []
-    waits_for = [progress.waits_for] if progress.waits_for else []
-    return ", ".join(broke_off + waits_for) or progress.state
+    """Return a cohort's state as people call it, in a word or two."""
+    states = {
+        "archived": progress.archived,
+        "ingest broke off": progress.ingest_broke_off,
+        "cancelled": progress.state == "cancelled",
+        "waiting": progress.waits_for is not None,
+        "finished": progress.finished,
+        "ingesting": progress.state == "ingesting",
+        "screening": progress.running or progress.ended,
+    }
+    return next((state for state, holds in states.items() if holds), "queued")
 
 
 def exit_code(progress: Progress) -> int:
@@ -200,14 +233,3 @@ def exit_code(progress: Progress) -> int:
 def progress_json(progress: Progress) -> dict[str, Any]:
     """Return a cohort's progress as JSON values."""
     return asdict(progress) | {"finished": progress.finished}
-
-
-def _minute(moment: float) -> str:
-    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def _say_count(cohort: str, what: str, count: int, fate: str, as_json: bool) -> None:
-    if as_json:
-        print_json({"cohort": cohort, what: count})
-    else:
-        say(f"Cohort {cohort}: {count} {what} {fate}.")

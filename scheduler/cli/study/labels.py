@@ -9,15 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from scheduler.cli.console import console, errors, print_json, print_table
+from scheduler.cli.console import errors, print_json, print_table, say
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson, Identifiers
+from scheduler.counts import counted
 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     labels = typer.Typer(
-        help="The labels that readers gave to images, from which models are retrained.", no_args_is_help=True
+        cls=CommandGroup,
+        help="The labels that readers gave to images, from which models are retrained.",
+        no_args_is_help=True,
     )
     labels.command("import", epilog="Example: pneumoscreen labels import readings.csv")(import_)
     labels.command("list", epilog="Example: pneumoscreen labels list --json")(list_)
@@ -44,15 +48,15 @@ def import_(
     if as_json:
         print_json(asdict(imported))
         return
-    console.print(
-        f"{imported.rows} rows: {imported.new} new, {imported.known} known already, "
+    say(
+        f"{counted(imported.rows, 'row')}: {imported.new} new, {imported.known} known already, "
         f"{len(imported.bad)} left out."
     )
     for bad in imported.bad[:10]:
         errors.print(f"row {bad.row}: {bad.reason}", markup=False)
     if imported.conflicting:
         errors.print(
-            f"The readings of {imported.conflicting} images contradict one another: "
+            f"{counted(imported.conflicting, 'image')} with contradicting readings: "
             "`pneumoscreen labels conflicts`. Retraining leaves them out."
         )
 
@@ -80,15 +84,17 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         print_json(counts)
         return
+    if not files:
+        say("There are no labels yet. `pneumoscreen labels import FILE.csv` imports some.")
+        return
     print_table(("class", "images"), sorted(by_class.items()), title="Labelled images")
     print_table(("reader", "images"), sorted(by_reader.items()), title="Readers")
-    console.print(
-        f"{counts['new']} new since the champion was registered; {counts['conflicting']} in conflict."
-    )
+    say(f"{counts['new']} new since the champion was registered; {counts['conflicting']} in conflict.")
     if counts["without_file"]:
         errors.print(
-            f"{counts['without_file']} have no file that is known: no cohort holds their digest or instance. "
-            "Retraining leaves them out until one does, or until they are imported by path."
+            f"Labelled, but no file is known: {counted(counts['without_file'], 'image')}, of which no cohort "
+            "holds the digest or instance. Retraining leaves them out until one does, or until they are "
+            "imported by path."
         )
 
 
@@ -113,6 +119,9 @@ def conflicts(identifiers: Identifiers = False, as_json: AsJson = False) -> None
                 for f in found
             ]
         )
+        return
+    if not found:
+        say("No readings contradict one another.")
         return
     print_table(
         ("image", "readings"),

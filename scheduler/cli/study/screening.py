@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,16 +13,14 @@ import typer
 from scheduler.cli.console import console, errors, print_json, print_table, say
 from scheduler.cli.ready import ready_database
 from scheduler.cli.signals import Ended, ended_by_signals
-from scheduler.cli.study.cohorts import AsJson, Identifiers, exit_code, print_problems, progress_json
+from scheduler.cli.study.cohorts import AsJson, Identifiers, Names, exit_code, print_problems, progress_json
+from scheduler.cli.study.results import print_rows, show_results, write_file
 from scheduler.disclaimer import DISCLAIMER
 
 if TYPE_CHECKING:
     from db.engine import Database
     from db.queries.progress import Progress
     from deploy.stack import Stack
-
-#: Rows of a results table that are shown in a terminal.
-_SHOWN = 20
 
 
 def add_to(app: typer.Typer) -> None:
@@ -41,8 +39,9 @@ def screen(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Results file: .csv, .parquet or .json.", show_default=False),
+        typer.Option(help="Results file: .csv, .xlsx, .parquet or .json.", show_default=False),
     ] = None,
+    names: Names = False,
     identifiers: Identifiers = False,
     as_json: AsJson = False,
 ) -> None:
@@ -51,34 +50,43 @@ def screen(
     Ctrl-C, TERM and HUP stop it cleanly; the same command continues where it stopped, and screens nothing
     twice. A stack that other commands use keeps running.
     """
+    from scheduler.cli.study.counting import counting
     from scheduler.cli.system.running import running_stack
-    from scheduler.exports.results import check_output
+    from scheduler.cli.watch import watch
+    from scheduler.exports.results import check_output, write_results
+    from scheduler.exports.selection import Selection
     from scheduler.ingest import open_source
-    from scheduler.submit import default_cohort, submit
-    from scheduler.watch import watch
+    from scheduler.submit import Hooks, default_cohort, submit
 
     if out is not None:
         check_output(out)
     place = open_source(source)
     database = ready_database(with_champion=True)
     name = cohort or default_cohort(place)
-    submitted = submit(database, place, name=name)
+    with counting(errors) as count:
+        submitted = submit(database, place, name=name, hooks=Hooks(known=(count,)))
     if not as_json:
         say(submitted.as_text())
     try:
-        with ended_by_signals(), running_stack(database) as stack:
-            finished = watch(database, submitted.cohort_id, errors, check=stack.check)
+        with ended_by_signals(), running_stack(database) as (stack, waits_for):
+            finished = watch(database, submitted.cohort_id, errors, check=stack.check, waits_for=waits_for)
     except (KeyboardInterrupt, Ended):
         with suppress(OSError):  # the terminal may be gone
             errors.print("Stopped. The same command continues from here.")
         raise
-    if out is not None:
-        _write(database, name, out, identifiers=identifiers, quiet=as_json)
+    selection = Selection(identifiers=identifiers, names=names)
     if as_json:
+        if out is not None:
+            write_results(database, name, out, selection)
         print_json(progress_json(finished))
+        raise typer.Exit(exit_code(finished))
+    if out is not None:
+        write_file(database, name, out, selection)
     else:
-        shown = 0 if out is not None else _SHOWN
-        _print_summary(database, finished, shown=shown, identifiers=identifiers)
+        show_results(database, name, selection)
+    _print_summary(database, finished)
+    if submitted.ignored or submitted.closed_folders:
+        say(submitted.as_text())
     raise typer.Exit(exit_code(finished))
 
 
@@ -88,29 +96,37 @@ def demo(
 ) -> None:
     """Screen synthetic X-rays and show the results, in a separate data directory.
 
-    The phantoms have the outline of a chest and no anatomy: their probabilities mean nothing.
+    The phantoms have the outline of a chest and no anatomy: their probabilities mean nothing. A demo that was
+    left running with --keep is not touched: it gets another cohort, and keeps running.
     """
     from db.settings import ENV_PREFIX, home
     from deploy.stack import Stack
     from scheduler.cli.system.running import running_stack
+    from scheduler.cli.watch import watch
+    from scheduler.exports.selection import Selection
     from scheduler.ingest import open_source
     from scheduler.submit import submit
-    from scheduler.watch import watch
     from worker.phantoms import write_phantoms
 
     folder = home() / "demo"
     os.environ[ENV_PREFIX + "HOME"] = str(folder)
-    with ended_by_signals(), Stack().emptied():
-        source = folder / "x-rays"
+    kept = Stack().is_kept()
+    with ended_by_signals(), nullcontext() if kept else Stack().emptied():
+        number = 1 + sum(1 for _ in folder.glob("x-rays*"))
+        name = "demo" if number == 1 else f"demo-{number}"
+        source = folder / name.replace("demo", "x-rays")
+        if kept:
+            console.print(f"The demo that was kept still runs. This one is its cohort {name}.")
         write_phantoms(source, images)
         console.print(f"{images} phantom chest X-rays (JPEG, PNG, DICOM CR and DX) in {source}", markup=False)
         database = ready_database(with_champion=True)
-        submitted = submit(database, open_source(str(source)), name="demo")
-        with running_stack(database, keep=keep) as stack:
-            finished = watch(database, submitted.cohort_id, errors, check=stack.check)
-            _print_summary(database, finished, shown=images, identifiers=True)
-            console.print("Phantoms have no anatomy: these probabilities mean nothing.")
-            _print_flower(stack, keep=keep)
+        submitted = submit(database, open_source(str(source)), name=name)
+        with running_stack(database, keep=keep) as (stack, waits_for):
+            finished = watch(database, submitted.cohort_id, errors, check=stack.check, waits_for=waits_for)
+            console.print("Phantoms have no anatomy: the probabilities in this table mean nothing.")
+            print_rows(database, name, Selection(identifiers=True), limit=images)
+            _print_summary(database, finished)
+            _print_flower(stack, keep=keep or kept)
     raise typer.Exit(1 if finished.failed else 0)
 
 
@@ -128,35 +144,12 @@ def _print_flower(stack: Stack, *, keep: bool) -> None:
         console.print("It stops now, with everything else; `--keep` leaves it running.")
 
 
-def _write(database: Database, cohort: str, out: Path, *, identifiers: bool, quiet: bool) -> None:
-    from scheduler.exports.results import write_results
-
-    rows = write_results(database, cohort, out, identifiers=identifiers)
-    if not quiet:
-        console.print(f"{rows} rows written.", markup=False)
-
-
-def _print_summary(database: Database, progress: Progress, *, shown: int, identifiers: bool) -> None:
-    """Print the first rows of the results, and the totals of the cohort."""
-    from db.jobs.cohorts import find_cohort
-    from db.queries.results import cohort_results, count_labels
-    from scheduler.ingest.pseudonym import uid_pseudonyms
+def _print_summary(database: Database, progress: Progress) -> None:
+    """Print the totals of a cohort, and why images have no prediction."""
+    from db.queries.results import count_labels
 
     with database.read() as session:
-        cohort = find_cohort(session, progress.name)
-        source = cohort.source
-        pseudonym = None if identifiers else uid_pseudonyms()
-        rows = list(cohort_results(session, cohort, pseudonym=pseudonym, limit=shown))
         labels = count_labels(session, progress.cohort_id)
-    if rows:
-        print_table(
-            ("image", "state", "P(PNEUMONIA)", "label", "problem"),
-            [
-                (_short(row.source, source), row.state, _number(row.probability), row.label, row.error)
-                for row in rows
-            ],
-            title="Results" if len(rows) == progress.total else f"Results (first {len(rows)})",
-        )
     counts = ("total", "done", "skipped", "failed")
     print_table(
         ("cohort", *counts, *(f"{count.label} ({count.model})" for count in labels)),
@@ -171,12 +164,3 @@ def _print_summary(database: Database, progress: Progress, *, shown: int, identi
     )
     print_problems(progress)
     console.print(DISCLAIMER, style="dim")
-
-
-def _number(probability: float | None) -> str:
-    return "" if probability is None else f"{probability:.4f}"
-
-
-def _short(name: str, source: str) -> str:
-    """Return a file's path within its source, or the beginning of its digest."""
-    return name[:19] if name.startswith("sha256:") else name.removeprefix(source.rstrip("/") + "/")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +9,12 @@ from typing import Annotated
 
 import typer
 
-from scheduler.cli.console import console, print_json, print_table
+from scheduler.cli.completion import cohorts
+from scheduler.cli.console import console, print_json, print_table, say
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
+from scheduler.counts import counted
+from scheduler.local_time import local_time
 
 
 def add_to(app: typer.Typer) -> None:
@@ -20,10 +22,16 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: pneumoscreen audit --verify")(audit)
 
 
-def audit(
+def audit(  # noqa: PLR0917  (a command's options are its parameters)
     subject: Annotated[
         str | None,
         typer.Argument(help="Subject of the events, as in cohort:12; all by default.", show_default=False),
+    ] = None,
+    cohort: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a cohort, to show its events.", show_default=False, autocompletion=cohorts
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(help="Events to show, the newest.", min=1)] = 50,
     verify: Annotated[
@@ -46,8 +54,11 @@ def audit(
     """Show who did what and when: submit, cancel, retry, export, promote, training, archives."""
     from db.audit.chain import newest, seal
     from db.audit.chain import verify as follow
+    from db.jobs.cohorts import find_cohort
     from scheduler.exports.noted_heads import noted_heads
 
+    if cohort is not None and subject is not None:
+        raise typer.BadParameter("name a subject or a cohort, not both", param_hint="--cohort")
     noted = {head} if head is not None else set()
     if against is not None:
         noted |= noted_heads(against)
@@ -61,19 +72,25 @@ def audit(
         if as_json:
             print_json(asdict(chain))
         else:
-            console.print(f"{chain.sealed} events, none changed. Keep this digest: {chain.head}")
+            console.print(f"{counted(chain.sealed, 'event')}, none changed. Keep this digest: {chain.head}")
         return
     with database.read() as session:
+        if cohort is not None:
+            subject = f"cohort:{find_cohort(session, cohort).id}"
         events = newest(session, subject=subject, limit=limit)
     if as_json:
         names = ("at", "actor", "action", "subject", "detail", "sequence", "digest")
         print_json([{name: getattr(event, name) for name in names} for event in events])
         return
+    if not events:
+        rest = "" if subject is None else f" of {subject}; `pneumoscreen audit` shows those of all subjects"
+        say(f"There are no events{rest}.")
+        return
     print_table(
-        ("when (UTC)", "who", "what", "to", "detail"),
+        ("when", "who", "what", "to", "detail"),
         [
             (
-                dt.datetime.fromtimestamp(event.at, dt.UTC).strftime("%Y-%m-%d %H:%M:%S"),
+                local_time(event.at, seconds=True),
                 event.actor,
                 event.action,
                 event.subject,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scheduler.cli.console import console, errors, print_audit_head, print_json, print_table
+from scheduler.cli.console import console, errors, print_audit_head, print_json, print_table, say
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
+from scheduler.counts import counted
+
+if TYPE_CHECKING:
+    from db.upkeep.backup import Contents
 
 File = Annotated[Path, typer.Argument(help="File of the backup.", show_default=False)]
 
@@ -27,7 +32,9 @@ _WITHOUT_KEY = (
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
     database = typer.Typer(
-        help="The job table: upgrade, check, backup, restore, prune, new-key.", no_args_is_help=True
+        cls=CommandGroup,
+        help="The job table: upgrade, check, backup, restore, prune, new-key.",
+        no_args_is_help=True,
     )
     database.command("upgrade", epilog="Example: pneumoscreen db upgrade")(upgrade)
     database.command("check", epilog="Example: pneumoscreen db check --repair")(check)
@@ -95,7 +102,7 @@ def backup(
     if as_json:
         print_json(asdict(contents))
     else:
-        console.print(f"{sum(contents.rows.values())} rows and {len(contents.models)} models written.")
+        say(f"{_size(contents)} written.")
         print_audit_head(contents.audit_head)
     errors.print(_WITH_KEY if contents.has_key else _WITHOUT_KEY)
 
@@ -109,7 +116,11 @@ def restore(file: File, as_json: AsJson = False) -> None:
     if as_json:
         print_json(asdict(contents))
     else:
-        console.print(f"{sum(contents.rows.values())} rows and {len(contents.models)} models restored.")
+        say(f"{_size(contents)} restored.")
+
+
+def _size(contents: Contents) -> str:
+    return f"{counted(sum(contents.rows.values()), 'row')} and {counted(len(contents.models), 'model')}"
 
 
 def new_key(as_json: AsJson = False) -> None:
@@ -131,14 +142,35 @@ def prune(
     days: Annotated[
         float, typer.Option(min=0, help="Age in days of the cohorts that are moved.", show_default=False)
     ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show which cohorts would be moved.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Move finished cohorts older than --days out of the job table, each into a Parquet file."""
     from scheduler.exports.archive import prune as move
 
+    if dry_run:
+        _show_archivable(days, as_json=as_json)
+        return
     moved = move(ready_database(), folder, days=days)
     if as_json:
         print_json([asdict(one) | {"file": str(one.file)} for one in moved])
         return
-    print_table(("cohort", "rows", "file"), [(one.cohort, one.rows, one.file.name) for one in moved])
-    console.print(f"{len(moved)} cohorts moved.")
+    if moved:
+        print_table(("cohort", "rows", "file"), [(one.cohort, one.rows, one.file.name) for one in moved])
+    say(f"{counted(len(moved), 'cohort')} moved.")
+
+
+def _show_archivable(days: float, *, as_json: bool) -> None:
+    """Print the cohorts that `prune` would move, with the rows that each archive would have."""
+    from db.upkeep.archive import archivable
+
+    with ready_database().read() as session:
+        found = archivable(session, older_than_seconds=days * 86_400)
+    if as_json:
+        print_json([{"cohort": one.counts.name, "rows": one.rows} for one in found])
+        return
+    if found:
+        print_table(("cohort", "rows"), [(one.counts.name, one.rows) for one in found])
+    say(f"{counted(len(found), 'cohort')} would be moved. Nothing was changed.")

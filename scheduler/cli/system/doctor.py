@@ -7,34 +7,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.settings import DatabaseSettings, RoomSettings, config_file, home
+from db.settings import DatabaseSettings, SettingsInvalid, home
 from db.upkeep.migrate import current_revision, head_revision
+from scheduler.cli.system.configuration import check_ports, check_settings
+from scheduler.cli.system.finding import Finding
 
 #: Free space below which a night's logs and results may not fit.
 _LITTLE_SPACE_GIB = 2.0
 #: A cold import of torch from a slow disk takes half a minute.
 _SELFCHECK_SECONDS = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found."""
-
-    check: str
-    verdict: Literal["good", "note", "bad"]
-    found: str
-    mend: str = ""
-
-    def as_json(self) -> dict[str, str]:
-        """Return plain JSON values."""
-        return asdict(self)
 
 
 def examine() -> list[Finding]:
@@ -43,32 +30,11 @@ def examine() -> list[Finding]:
     for name, check in _CHECKS.items():
         try:
             findings += check()
+        except SettingsInvalid:  # the first check has said which
+            findings.append(Finding(name, "note", "not checked", "Correct the settings first."))
         except PneumoscreenError as error:
             findings.append(Finding(name, "bad", error.code, str(error)))
     return findings
-
-
-def _settings() -> Iterator[Finding]:
-    import tomllib
-
-    from deploy.settings import StackSettings
-    from scheduler.settings import SchedulerSettings
-    from worker.files.roots import RootSettings
-    from worker.settings import BrokerSettings, WorkerSettings
-
-    for room in (BrokerSettings, WorkerSettings, SchedulerSettings, StackSettings, RootSettings):
-        room.read()
-    file = config_file()
-    if not file.is_file():
-        yield Finding("settings", "good", "all defaults or environment")
-        return
-    known = {name for room in RoomSettings.rooms for name in room.model_fields}
-    unknown = sorted(set(tomllib.loads(file.read_text(encoding="utf-8"))) - known)
-    if unknown:
-        mend = f"Remove or correct in {file.name}: {', '.join(unknown)}"
-        yield Finding("settings", "bad", f"{len(unknown)} unknown", mend)
-    else:
-        yield Finding("settings", "good", str(file))
 
 
 def _database() -> Iterator[Finding]:
@@ -226,11 +192,12 @@ def _disk() -> Iterator[Finding]:
 
 
 _CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
-    "settings": _settings,
+    "settings": check_settings,
     "database": _database,
     "sources": _roots,
     "broker": _broker,
     "stack": _stack,
+    "ports": check_ports,
     "model": _model,
     "torch": _machine,
     "disk": _disk,

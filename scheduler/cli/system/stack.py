@@ -31,16 +31,19 @@ def up(
 ) -> None:
     """Start the embedded stack: broker, workers, beat and Flower on this machine."""
     from deploy.stack import Stack
-    from scheduler.cli.system.running import start_stack, workers_answer
+    from scheduler.cli.system.running import LOADING, start_stack, workers_answer
 
     stack = Stack()
     database = ready_database(with_champion=True)
-    start_stack(database, stack)
+    started = start_stack(database, stack)
+    if started and wait:
+        errors.print(f"Starting the workers; {LOADING}")
     if wait:
-        stack.wait_ready(workers_answer)
+        stack.wait_ready(lambda: stack.serves("flower") and stack.serves("metrics") and workers_answer())
     if as_json:
         print_json(
             {
+                "started": started,
                 "home": str(stack.home),
                 "flower": stack.flower_address,
                 "flower_user": stack.flower_login[0],
@@ -48,6 +51,8 @@ def up(
             }
         )
     else:
+        if not started:
+            console.print("The stack runs already.")
         print_table(("process", "state", "pid"), [(p.name, p.state, p.pid) for p in stack.processes()])
         print_pages()
         console.print(f"Logs: {shlex.quote(str(stack.logs))}", markup=False)
@@ -76,7 +81,7 @@ def doctor(as_json: AsJson = False) -> None:
         print_json([finding.as_json() for finding in findings])
     else:
         print_table(
-            ("check", "", "found", "what to do"),
+            ("check", "verdict", "found", "what to do"),
             [(f.check, f.verdict, f.found, f.mend) for f in findings],
         )
     raise typer.Exit(2 if any(finding.verdict == "bad" for finding in findings) else 0)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 
-from db.queries.results import ResultRow
-from scheduler.exports.target import Target
+from scheduler.exports.target import DIGITS, Cells, Target
 
 
-def write(rows: Iterator[ResultRow], target: Target) -> int:
+def write(rows: Iterator[Cells], target: Target) -> int:
     """Write the array; return the number of rows."""
     count = 0
     with target.as_text() as file:
         file.write("[")
         for count, row in enumerate(rows, start=1):
-            file.write(("," if count > 1 else "") + "\n" + json.dumps(asdict(row)))
+            cells = (round(cell, DIGITS) if isinstance(cell, float) else cell for cell in row)
+            record = dict(zip(target.names, cells, strict=True))
+            file.write(("," if count > 1 else "") + "\n" + json.dumps(record))
         file.write("\n]\n")
     return count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from sqlalchemy import select, update
 
 from db.engine import Database
 from db.nights.runs import conclude_nights, find_night, now
-from db.tables import Batch, Cohort, NightlyRun
+from db.tables import Batch, Cohort, Model, NightlyRun, Prediction
 from scheduler.exports.noted_heads import noted_heads, sealed_head
 from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import Nightly
@@ -51,7 +53,69 @@ def test_the_summary_holds_the_figures_of_the_night(
     screen(with_champion, later, [0.1])
     summarise(with_champion, settings(ward), later)
     text = sorted((home / "nightly").glob("*.txt"))[-1].read_text()
-    assert "screened 1 (median of the last 1 nights 2)" in text
+    assert "Compared with the night before:" in text
+    assert "screened 1, median before 2" in text
+
+
+def test_the_summary_names_cohort_model_and_host_and_its_counts_add_up(
+    with_champion: Database, ward: Nightly, home: Path, folder: Path
+) -> None:
+    first = walk(with_champion, ward)
+    with with_champion.write() as session:
+        session.execute(update(NightlyRun).values(window_ends=now(session)))
+        assert conclude_nights(session) == [first]
+    end(with_champion, ward, first)
+    (folder / "3.png").write_bytes(b"new")
+    second = walk(with_champion, ward)
+    finish(with_champion, first, [0.9, 0.2])
+    finish(with_champion, second, [0.8])
+    with with_champion.write() as session:
+        assert conclude_nights(session) == [second]
+        cohort = session.get_one(Cohort, find_night(session, second).cohort_id)
+        model = session.scalars(select(Model.name)).one()
+    figures = end(with_champion, ward, second)
+    assert figures["models"] == {model: 3}
+    text, page, written = (
+        (home / "nightly" / f"ward-{second:06d}.{suffix}").read_text() for suffix in ("txt", "html", "json")
+    )
+    most_probable = [image for image, _ in figures["most_probable"]]
+    for content in (text, page):
+        for named in (socket.gethostname(), cohort.name, f"{model} (3 images)"):
+            assert named in content
+        assert all(f"image {image}" in text and f"<td>{image}</td>" in page for image in most_probable)
+        assert f"pneumoscreen show image {most_probable[0]}" in content
+        assert f"pneumoscreen results {cohort.name} --out FILE" in content
+        assert "2</b> of 3" in content or "Positive: 2 of 3 screened" in content
+    assert "`" not in page
+    assert "<code>pneumoscreen show image" in page
+    facts = json.loads(written)
+    assert (facts["cohort"], facts["cohort_id"], facts["run"]) == (cohort.name, cohort.id, second)
+    lines = [line.split() for line in text.splitlines()]
+    rows = {" ".join(line[:-5]): list(map(int, line[-5:])) for line in lines if "".join(line[-5:]).isdigit()}
+    # images, screened, skipped, failed, left
+    assert rows["new tonight"] == [1, 1, 0, 0, 0]
+    assert rows["left by earlier nights"] == [3, 2, 0, 1, 0]
+    assert rows["together"] == [4, 3, 0, 1, 0]
+
+
+def test_positives_of_another_model_are_not_counted(with_champion: Database, ward: Nightly) -> None:
+    run_id = walk(with_champion, ward)
+    screen(with_champion, run_id, [0.9, 0.2, 0.1])
+    with with_champion.write() as session:
+        (one, *_) = session.scalars(select(Prediction).order_by(Prediction.id))
+        champion = session.get_one(Model, one.model_id)
+        other = Model(
+            name="resnet18-other", backbone="resnet18", weights_digest="1" * 64, threshold=0.5,
+            card=champion.card, state="retired",
+        )  # fmt: skip
+        session.add(other)
+        session.flush()
+        copied = {
+            c.key: getattr(one, c.key) for c in Prediction.__table__.c if c.key not in ("id", "model_id")
+        }
+        session.add(Prediction(**copied | {"model_id": other.id}))
+    figures = end(with_champion, ward, run_id)
+    assert (figures["positive"], figures["models"]) == (1, {champion.name: 3})
 
 
 def test_a_second_slot_of_a_day_reports_its_own_images_alone(

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from training.evaluation.paired import compare_all, delong, mcnemar
+from training.evaluation.measures import Measure
+from training.evaluation.paired import auc_difference, compare_all, delong, is_noise, mcnemar, p_text
+from training.evaluation.resampling import single_images
 from training.outcome import Answers
 
 
@@ -51,11 +53,57 @@ def test_equal_models_differ_by_nothing_and_one_class_tells_nothing() -> None:
 
 def test_holm_corrects_over_the_pairs_and_the_sentence_says_so() -> None:
     positive, one, other = simulated()
-    found = compare_all(
-        positive, [Answers("A", one, 0.5), Answers("B", other, 0.5), Answers("C", one.copy(), 0.5)]
-    )
+    answers = [Answers("A", one, 0.5), Answers("B", other, 0.5), Answers("C", one.copy(), 0.5)]
+    found = compare_all(positive, answers, single_images(300))
     assert [(pair.one, pair.other) for pair in found] == [("A", "B"), ("A", "C"), ("B", "C")]
     raw = sorted(pair.mcnemar_p for pair in found)
     assert min(pair.mcnemar_holm for pair in found) == pytest.approx(min(1.0, raw[0] * 3))
     assert "that is noise" in found[1].says
-    assert compare_all(positive, [Answers("A", one, 0.5)]) == []
+    assert (found[1].better_answers, found[1].higher_auc) == (None, None)
+    assert compare_all(positive, [Answers("A", one, 0.5)], single_images(300)) == []
+
+
+def test_a_difference_of_many_images_is_found_with_its_direction() -> None:
+    positive, one, other = simulated(2000)
+    (found,) = compare_all(positive, [Answers("B", other, 0.5), Answers("A", one, 0.5)], single_images(2000))
+    assert (found.better_answers, found.higher_auc) == ("A", "A")
+    assert found.accuracy_difference.value == pytest.approx((found.one_alone - found.other_alone) / 2000)
+    assert found.accuracy_difference.high is not None
+    assert found.accuracy_difference.high < 0
+    assert "A is better" in found.says
+
+
+def test_copies_of_one_patients_images_make_no_difference_of_noise() -> None:
+    positive, one, other = simulated(60)
+    copies = [np.tile(values, 12) for values in (positive, one, other)]
+    answers = [Answers("A", copies[1], 0.5), Answers("B", copies[2], 0.5)]
+    (alone,) = compare_all(copies[0], answers, single_images(720))
+    assert alone.better_answers == "A"
+    (grouped,) = compare_all(copies[0], answers, np.tile(np.arange(60), 12))
+    assert grouped.mcnemar_holm < 0.001
+    assert grouped.better_answers is None, "the copies of few patients count as evidence"
+    assert "that is noise" in grouped.says
+
+
+def test_an_interval_that_contains_0_or_a_large_p_is_noise() -> None:
+    assert is_noise(Measure(0.1, -0.01, 0.2), 0.001)
+    assert is_noise(Measure(0.1, 0.01, 0.2), 0.06)
+    assert is_noise(None, None)
+    assert not is_noise(Measure(-0.1, -0.2, -0.01), 0.04)
+
+
+def test_the_interval_of_an_auc_difference_holds_it() -> None:
+    positive, one, other = simulated()
+    found = auc_difference(positive, one, other, single_images(300))
+    assert found is not None
+    difference, p = found
+    assert difference.value is not None
+    assert difference.low is not None
+    assert difference.high is not None
+    assert difference.low < difference.value < difference.high
+    assert (p < 0.05) == (difference.low > 0)
+    assert auc_difference(np.ones(10, dtype=bool), one[:10], one[:10], single_images(10)) is None
+
+
+def test_small_p_values_are_not_written_with_exponents() -> None:
+    assert [p_text(value) for value in (1e-9, 0.0011, 0.04)] == ["p < 0.001", "p = 0.0011", "p = 0.04"]

@@ -10,14 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from training.fitting.backbones import (
+    PUBLISHED,
     RANDOM_WEIGHTS,
     BackboneUnknown,
     InitialWeights,
     InitialWeightsMissing,
     InitialWeightsUnfit,
+    find_all_initial_weights,
     find_initial_weights,
     initial_network,
-    torchvision_file,
 )
 from training.recipe import BACKBONES
 from worker.torchvision_pair import import_torchvision
@@ -57,13 +58,42 @@ def test_every_backbone_can_start_from_random_weights() -> None:
     assert RANDOM_WEIGHTS.digest is None
 
 
-def test_a_missing_file_is_named_with_its_place(weights: Path, cache: Path) -> None:
-    with pytest.raises(InitialWeightsMissing, match=r"resnet34-imagenet\.safetensors or resnet34-.*\.pth in"):
-        find_initial_weights("resnet34", weights)
+def test_all_missing_files_are_named_at_once_with_place_size_and_digest(weights: Path, cache: Path) -> None:
+    with pytest.raises(InitialWeightsMissing) as raised:
+        find_all_initial_weights(BACKBONES, weights)
+    said = str(raised.value)
+    assert (
+        f"into {weights}: https://download.pytorch.org/models/resnet34-b627a593.pth, 87 MB, SHA-256" in said
+    )
+    assert "resnet18" not in said, "its file is there"
+    for backbone in ("resnet34", "resnet50", "alexnet"):
+        assert str(PUBLISHED[backbone]) in said
     with pytest.raises(InitialWeightsMissing, match="checkpoints"):
         find_initial_weights("resnet34", None)
     with pytest.raises(BackboneUnknown):
         find_initial_weights("vgg", weights)
+
+
+def test_backbones_with_random_weights_need_no_file(weights: Path) -> None:
+    found = find_all_initial_weights(("resnet18", "alexnet"), weights, random=("alexnet",))
+    assert found["alexnet"] == RANDOM_WEIGHTS
+    assert found["resnet18"].file is not None
+
+
+def test_the_published_files_are_those_of_torchvision_and_of_the_documentation() -> None:
+    import_torchvision()
+    from torchvision.models import get_model_weights
+
+    page = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
+    for backbone in BACKBONES:
+        published, official = PUBLISHED[backbone], get_model_weights(backbone)["IMAGENET1K_V1"]
+        assert published.url == official.url
+        assert published.size / 2**20 == pytest.approx(official.meta["_file_size"], abs=0.001)
+        assert published.name.endswith(f"-{published.digest[:8]}.pth")
+        assert len(published.digest) == 64
+        row = next(line for line in page.splitlines() if published.url in line)
+        assert published.digest in row
+        assert f"{published.size:,}" in row
 
 
 def test_a_file_in_torchvisions_cache_is_used_if_its_digest_matches(
@@ -71,9 +101,9 @@ def test_a_file_in_torchvisions_cache_is_used_if_its_digest_matches(
 ) -> None:
     torch.save(load_file(weights / "resnet18-imagenet.safetensors"), tmp_path / "saved.pth")
     content = (tmp_path / "saved.pth").read_bytes()
-    (cache / torchvision_file("resnet18")).write_bytes(content)
+    (cache / PUBLISHED["resnet18"].name).write_bytes(content)
     found = find_initial_weights("resnet18", None)
-    assert found.file == cache / torchvision_file("resnet18")
+    assert found.file == cache / PUBLISHED["resnet18"].name
     with pytest.raises(InitialWeightsUnfit):
         initial_network("resnet18", 2, found)
     right = cache / f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"

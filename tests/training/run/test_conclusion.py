@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +86,7 @@ def test_a_champion_that_was_promoted_during_the_comparison_stays(
     assert champion.name == other.name
     assert [event.action for event in events] == ["gate.no"]
     assert "meanwhile" in events[0].detail["reasons"][-1]
+    assert "another model became champion meanwhile" in finished.report.read_text()
 
 
 def test_a_winner_that_passes_becomes_champion_if_promotion_was_asked_for(
@@ -113,3 +115,61 @@ def test_a_champion_of_another_preprocessing_is_neither_compared_nor_replaced_au
     assert not finished.promoted
     with job_table.write() as session:
         assert promote(session, finished.winner).name == finished.winner
+
+
+def test_table_sentence_gate_and_report_name_one_winner_and_show_its_auc(
+    trained: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scheduler.cli.models.training import _print_finished
+
+    finished = trained.finished
+    (outcome,) = finished.outcomes
+    findings = json.loads((finished.report.parent / "report.json").read_text())
+    (backbone,) = findings["backbones"]
+    assert finished.winner == outcome.model_id == backbone["model"] == findings["challenge"]["challenger"]
+    assert findings["choice"]["winner"] == backbone["name"]
+    assert finished.aucs[0] == pytest.approx(backbone["measures"]["AUC"]["value"])
+    capsys.readouterr()
+    _print_finished(finished)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "accuracy AUC model" in out
+    assert f"{finished.aucs[0]:.4f}" in out
+    assert "resnet18 is the only backbone that was trained." in out
+    assert " ".join(finished.choice[1].split()) in out
+
+
+def test_the_gate_judges_the_challenger_by_the_answers_that_the_report_measures(
+    job_table: Database, start_trained: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = module.decide, []
+
+    def observe(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decision:
+        asked.append((challenger, held_out))
+        return real(challenger, champion, held_out)
+
+    monkeypatch.setattr(module, "decide", observe)
+    finished = train(job_table, start_trained())
+    ((challenger, held_out),) = asked
+    findings = json.loads((finished.report.parent / "report.json").read_text())
+    measured = findings["challenge"]["measures"]["challenger"]
+    assert measured["accuracy"]["value"] == pytest.approx((challenger.called == held_out.positive).mean())
+    assert measured == findings["backbones"][0]["measures"]
+    assert findings["folds"] > 1, "the threshold was fitted on the images that decide"
+
+
+def test_the_report_names_files_only_if_it_is_asked_to(
+    job_table: Database, start_trained: Start, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = module.build_report, []
+
+    def observe(comparison: Any, *others: object) -> Any:
+        seen.append(comparison.held_out.names)
+        return real(comparison, *others)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "build_report", observe)
+    train(job_table, start_trained())
+    train(job_table, start_trained(names=True))
+    unnamed, named = seen
+    assert unnamed == ()
+    assert named
+    assert all((labelled / name).is_file() for name in named)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from db.engine import Database
-from db.models.registry import find_champion, find_model
+from db.models.registry import GateNotPassed, check_gate, find_champion, find_model
 from db.models.store import read_card
 from db.states import RunState
 from db.tables import Event, TrainingResult
@@ -75,9 +76,11 @@ def test_a_run_stores_candidates_reports_and_compares_with_the_champion(trained:
         result = session.scalars(select(TrainingResult)).one()
         assert len(result.epochs) == 3
         assert result.model_id == find_model(session, outcome.model_id).id
+        assert finished.decision is not None
         event = session.scalars(select(Event).where(Event.action.in_(("gate.yes", "gate.no")))).one()
         champion = find_champion(session)
-    assert finished.decision is not None
+        with nullcontext() if finished.decision.passed else pytest.raises(GateNotPassed):
+            check_gate(session, find_model(session, outcome.model_id))
     assert event.detail["reasons"] == finished.decision.reasons
     assert champion is not None
     assert (champion.name == outcome.model_id) == finished.decision.passed == finished.promoted
@@ -92,6 +95,8 @@ def test_a_run_that_is_killed_twice_goes_on_to_the_same_table(
             train(job_table, run_id, on_step=kill_in_epoch(epoch))
         with job_table.read() as session:
             assert find_run(session, run_id).state is RunState.STOPPED
+        with job_table.write() as session:
+            reopen_run(session, run_id, for_worker=False)
     resumed = train(job_table, run_id)
     assert table(resumed) == table(trained.finished)
     assert resumed.outcomes[0].model_id == trained.finished.outcomes[0].model_id

@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless
 
 from tests.pictures import decode
-from worker.imaging.codestream import read_codestream
+from worker.imaging.pixels.codestream import read_codestream
 
 #: Decodes a file with half a gigabyte of memory left: an attempt to decode the pixels fails.
 CODE = """

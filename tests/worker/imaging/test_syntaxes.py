@@ -15,7 +15,8 @@ from pydicom.encaps import encapsulate, generate_frames
 from db.jobs.problems import CorruptImage, NoDecoder
 from tests.pictures import decode
 from worker.decoding.codecs import available_decoders
-from worker.imaging.stored import stored_values
+from worker.imaging.pixels.layout import read_layout
+from worker.imaging.pixels.stored import stored_values
 
 Bytes = Callable[..., bytes]
 Make = Callable[..., Dataset]
@@ -112,7 +113,7 @@ def test_near_lossless_jpeg_ls_and_lossy_jpeg_2000_look_the_same(
 @pytest.mark.parametrize("name", ["JPEG-lossy.dcm", "JPGExtended.dcm"])
 def test_twelve_bit_jpeg_of_other_encoders_is_decoded(name: str) -> None:
     dataset = dcmread(str(get_testdata_file(name, download=False)))
-    stored = stored_values(dataset)
+    stored = stored_values(dataset, read_layout(dataset)).patterns
     assert stored.shape == (1024, 256)
     # Values from dcmtk's dcmdjpeg.
     assert (stored.min(), stored.max()) == (0, 264)

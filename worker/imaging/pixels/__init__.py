@@ -1,0 +1,1 @@
+"""From the Pixel Data of a DICOM file to its stored values."""
