@@ -24,7 +24,7 @@ PARALLEL := --numprocesses 3 --dist loadgroup
 test test-all: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults fuzz soak lint bench growth docs lock audit sbom clean
+.PHONY: help demo test test-all faults fuzz soak lint bench growth docs pages lock audit sbom clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -61,6 +61,9 @@ growth: $(VENV)/.dev  ## Time the job table at up to a million images, and draw 
 docs: $(VENV)/.dev  ## Write the reference pages again: commands, settings, error codes, image files
 	$(BIN)/python docs/reference.py
 	WRITE_PAGES=1 $(BIN)/python -m pytest -q tests/worker/decoding/test_kinds.py -k page
+
+pages: $(VENV)/.dev  ## Run the commands of the pages for people, and write into them what they print now
+	$(BIN)/python -m tests.docs.pages $(ARGS)
 
 lock: $(SUPPLY)/.done  ## Pin every package with its hashes in deploy/locks; ARGS=--upgrade takes newer ones
 	echo $(TORCH) | $(COMPILE) - --output-file $(LOCKS)/torch.txt

@@ -32,7 +32,7 @@ EXIT_SIGNALLED = 128
 
 
 class PackageMissing(PneumoscreenError):
-    """A package is missing. Install `pneumoscreen[worker]` for a worker, `pneumoscreen[local]` for all."""
+    """A package is missing. In the clone: `pip install '.[worker]'` for a worker, `'.[local]'` for all."""
 
     code = "package-missing"
 

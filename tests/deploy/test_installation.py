@@ -1,4 +1,4 @@
-"""The installation of docs/operate.md, its commands run as processes; PostgreSQL, Valkey with TLS and ACL."""
+"""The installation of docs/it.md, its commands run as processes; PostgreSQL, Valkey with TLS and ACL."""
 
 from __future__ import annotations
 

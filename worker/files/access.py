@@ -15,7 +15,7 @@ from worker.files.url import RemoteUrlInvalid, check_url, is_local, scheme_of
 
 
 class RemoteUnsupported(PneumoscreenError):
-    """The package for this protocol is missing. Install `pneumoscreen[remote]`; for sftp, also `paramiko`."""
+    """This protocol needs a package. In the clone: `pip install '.[remote]'`; for sftp, `paramiko`."""
 
     code = "remote-unsupported"
 

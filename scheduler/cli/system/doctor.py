@@ -137,7 +137,7 @@ def _model() -> Iterator[Finding]:
 
 def _machine() -> Iterator[Finding]:
     if find_spec("torch") is None:
-        mend = "This machine does not screen. For a worker install pneumoscreen[worker]."
+        mend = "This machine does not screen. For a worker, in the clone: pip install '.[worker]'."
         yield Finding("torch", "note", "not installed", mend)
         return
     done = subprocess.run(
