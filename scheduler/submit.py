@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy.orm import Session
 
@@ -22,6 +22,7 @@ from db.tables import Cohort
 from db.text import is_too_long
 from scheduler.counts import counted
 from scheduler.ingest.chunks import chunks
+from scheduler.ingest.left_out import LeftOut
 from scheduler.ingest.pseudonym import ensure_site_key, place_pseudonym
 from scheduler.ingest.source import Source, SourceEmpty, SourceUnreadable
 from scheduler.ingest.walk import Known, Walk
@@ -36,7 +37,7 @@ _LEASE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submitted:
+class Submitted(LeftOut):
     """The outcome of an intake."""
 
     cohort_id: int
@@ -45,21 +46,13 @@ class Submitted:
     found: int
     #: Those of them that the cohort did not hold yet.
     new: int
-    #: Files that are not images.
-    ignored: int
-    #: Folders that this user has no permission to list.
-    closed_folders: int
     #: Whether another command took over the intake of the same source and continues it.
     taken_over: bool = False
 
     def as_text(self) -> str:
-        """Return it as a sentence or two."""
-        text = (
-            f"Cohort {self.cohort}: {counted(self.found, 'image')}, {self.new} of them new; "
-            f"{counted(self.ignored, 'other file')} ignored."
-        )
-        if self.closed_folders:
-            text += f" Folders that may not be read: {self.closed_folders}."
+        """Return it as a few sentences."""
+        left_out = LeftOut.as_text(self)
+        text = f"Cohort {self.cohort}: {counted(self.found, 'image')}, {self.new} of them new; {left_out}"
         if self.taken_over:
             text += " Another command takes the same source in, and continues from here."
         return text
@@ -110,8 +103,7 @@ def submit(
     images = chunks(walk, size)
     chunk = next(images, None)
     if not chunk and not held.count:
-        closed = source.closed_folders
-        raise SourceEmpty(f"folders that may not be read: {closed}" if closed else "")
+        raise SourceEmpty(walk.left_out.as_text().rstrip(".") if walk.left_out else "")
     with database.write() as session:
         wanted = find_model(session, model) if model else None
         if wanted is None:
@@ -143,8 +135,7 @@ def submit(
         cohort=name,
         found=held.count + taken,
         new=new,
-        ignored=walk.ignored,
-        closed_folders=source.closed_folders,
+        **asdict(walk.left_out),
         taken_over=taken_over,
     )
 

@@ -90,6 +90,10 @@ class WorkerSettings(RoomSettings):
     #: table, and its replacement here, as in `{"/mnt/pacs" = "/data/pacs"}`. The longest beginning that fits
     #: is used.
     path_map: Annotated[dict[str, str], Field(default_factory=dict)]
+    #: Every image of the sources is a chest film. Set it if digitised films come as Modality OT or SC and do
+    #: not name the chest: without it they are skipped as `not-radiograph`, as photographs and screenshots
+    #: have the same modality.
+    chest_only: bool = False
     #: Largest width times height that is decoded, in pixels: a decompression bomb is refused before
     #: it takes memory. The largest radiography detectors have about 20 million.
     max_pixels: Annotated[int, Field(ge=1)] = 100_000_000

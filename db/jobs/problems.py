@@ -111,7 +111,7 @@ class UnsupportedPixels(ImageFailed):
 
 
 class NoDecoder(ImageFailed):
-    """No installed decoder reads this DICOM transfer syntax. `pneumoscreen doctor` lists the decoders."""
+    """No installed decoder reads this compression. `doctor` lists those of DICOM; else export as PNG."""
 
     code = "no-decoder"
 
@@ -167,6 +167,30 @@ class BrokenModelOutput(ImageFailed):
     code = "broken-model-output"
 
 
+class NoContrast(ImageFailed):
+    """The picture is almost of one brightness. Look at the file's window and bits, and export it again."""
+
+    code = "no-contrast"
+
+
+class NarrowRange(ImageFailed):
+    """The picture uses a small part of the greys, as 12 bits shown in 16 do. Export it with its window."""
+
+    code = "narrow-range"
+
+
+class FewGreys(ImageFailed):
+    """The picture is next to black and white, without greys. Export it with the window of a radiograph."""
+
+    code = "few-greys"
+
+
+class NoStructure(ImageFailed):
+    """The picture is noise: no part of it differs from the others. Look for the original of the file."""
+
+    code = "no-structure"
+
+
 class NoPixels(ImageSkipped):
     """The DICOM object holds no image (a report, a presentation state or an image header alone)."""
 
@@ -174,13 +198,16 @@ class NoPixels(ImageSkipped):
 
 
 class NotRadiograph(ImageSkipped):
-    """The modality is not that of a radiograph (CR, DX, RG, OT or SC)."""
+    """Modality or SOP Class is not that of a radiograph, or of a capture (OT, SC) that names the chest.
+
+    Set `PNEUMOSCREEN_CHEST_ONLY` if all captures of the sources are chest films.
+    """
 
     code = "not-radiograph"
 
 
 class NotChest(ImageSkipped):
-    """The header names another body part than the chest."""
+    """The header names another body part than the chest, or is that of a mammogram or of teeth."""
 
     code = "not-chest"
 
@@ -189,6 +216,12 @@ class LateralView(ImageSkipped):
     """The header says that this is a lateral view. The models know frontal views (AP, PA) only."""
 
     code = "lateral-view"
+
+
+class ObliqueView(ImageSkipped):
+    """The header says that this is an oblique view. The models know frontal views (AP, PA) only."""
+
+    code = "oblique-view"
 
 
 class ForProcessing(ImageSkipped):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -48,6 +48,16 @@ def print_table(
         say(title)
     lines = records(head, cells, console.width) if console.is_terminal else plain_lines(head, cells)
     for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """Print lines of a name and a value; a fact that is None is left out. In a pipe each is one line."""
+    from scheduler.cli.table import records
+
+    known = {name: printable(str(value)) for name, value in facts.items() if value is not None}
+    width = console.width if console.is_terminal else sys.maxsize
+    for line in records(tuple(known), [tuple(known.values())], width):
         console.print(line, markup=False, soft_wrap=True)
 
 

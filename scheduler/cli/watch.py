@@ -12,6 +12,7 @@ from db.engine import Database
 from db.queries.progress import Progress, progress
 from db.tables import Cohort
 from scheduler.cli.progress_line import Part, ProgressLine
+from scheduler.counts import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +70,7 @@ def watch(
 
 def parts_of(now: Progress, rate: float, waits_for: str) -> list[Part]:
     """Return the progress of a cohort as the parts of a line; failures and waiting stay the longest."""
-    parts = [Part(f"{now.ended}/{now.total} images")]
+    parts = [Part(f"{now.ended}/{counted(now.total, 'image')}")]
     if rate:
         parts.append(Part(f"{rate:.1f} images/s", rank=3))
     if rate and now.ended < now.total:

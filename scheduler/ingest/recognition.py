@@ -10,13 +10,24 @@ from db.jobs.problems import FileUnreadable, FileVanished, ImageProblem, Outside
 from db.text import is_too_long
 from scheduler.ingest.dicom import DICOMDIR, Identity
 from worker.files.dicom_header import MAGIC, PREAMBLE
+from worker.files.formats import is_raster
 from worker.files.url import shorten
 
 #: Suffixes that make a file an image, whatever its bytes are: a damaged image gets a row.
-RASTER_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".tif", ".tiff", ".bmp"})
+RASTER_SUFFIXES = frozenset(
+    {
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjpg", ".png", ".tif", ".tiff", ".btf",
+        ".bmp", ".dib",
+        # JPEG 2000, JPEG-LS and lossless JPEG.
+        ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".jph", ".jhc", ".jls", ".ljpg", ".ljpeg",
+    }
+)  # fmt: skip
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".ima"})
 
-#: Bytes that show whether a file is DICOM.
+#: Files that systems leave in folders and that have no leading dot.
+_SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"})
+
+#: Bytes that show whether a file is DICOM or a raster.
 START_BYTES = PREAMBLE + len(MAGIC)
 
 #: First bytes of an old DICOM file without a preamble: group 0002 or 0008, in either byte order.
@@ -42,10 +53,10 @@ def recognise(
         beginning = start()
         dicom = beginning[PREAMBLE:] == MAGIC
         expected = expected or dicom
+        if not dicom and (suffix in RASTER_SUFFIXES or is_raster(beginning)):
+            return NewImage(uri=uri)
         if dicom or suffix in DICOM_SUFFIXES:
             return _dicom(uri, identity())
-        if suffix in RASTER_SUFFIXES:
-            return NewImage(uri=uri)
         if beginning[:2] in _FIRST_GROUPS and (found := identity()).instance_uid:
             return _dicom(uri, found)
     except ImageProblem as problem:
@@ -67,8 +78,8 @@ def not_readable(uri: str, problem: ImageProblem, *, expected: bool) -> NewImage
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file is one of those that systems leave behind, such as `.DS_Store`: it is never opened."""
-    return name.startswith(".")
+    """Whether a file is one that systems leave behind, such as `.DS_Store` or `._1.jpg`: never opened."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
 def is_expected(name: str) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Protocol
 
 from db.errors import PneumoscreenError
 from db.jobs.images import NewImage
+from worker.files.omissions import Omissions
 from worker.files.opener import Entry
 
 
@@ -24,7 +26,7 @@ class SourceUnreadable(PneumoscreenError):
 
 
 class SourceEmpty(PneumoscreenError):
-    """The source holds no image: no JPEG, PNG, TIFF, BMP or DICOM file at any depth. Check the path."""
+    """The source holds no image: no DICOM, JPEG, PNG, TIFF, BMP, JPEG-LS or JPEG 2000 file. Check it."""
 
     code = "source-empty"
 
@@ -42,15 +44,17 @@ class Source(Protocol):
     threads: int = 1
     #: Entries that one thread inspects before it hands over what it found.
     group_size: int = 1
-    #: Folders that this user has no permission to list, counted while entries are listed. Their images get no
-    #: row.
-    closed_folders: int = 0
 
     @property
     @abstractmethod
     def described(self) -> str:
         """The path or URL, as a person would give it."""
         ...
+
+    @cached_property
+    def omissions(self) -> Omissions:
+        """The folders that are not listed, counted while entries are listed. Raises SettingsInvalid."""
+        return Omissions.read()
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:

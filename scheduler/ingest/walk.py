@@ -11,8 +11,10 @@ from typing import Protocol
 from db.jobs.images import NewImage
 from db.jobs.problems import ImageProblem
 from scheduler.ingest.chunks import chunks
+from scheduler.ingest.left_out import IgnoredFiles, LeftOut
 from scheduler.ingest.source import Source
 from worker.files.opener import Entry
+from worker.files.url import name_of
 
 #: Files that are compared with what is known at a time.
 _COMPARED = 1000
@@ -42,8 +44,7 @@ class Walk:
     def __init__(self, source: Source, *known: Known) -> None:
         """Leave out what any of `known` knows; the first is asked first."""
         self._source, self._known = source, known
-        #: Inspected files that are no images, and so get no row.
-        self.ignored = 0
+        self._ignored = IgnoredFiles()
 
     def __iter__(self) -> Iterator[NewImage]:
         """Yield the images. Raises the errors of the source's `entries`."""
@@ -51,10 +52,22 @@ class Walk:
             if isinstance(found, NewImage):
                 yield found
                 continue
-            self.ignored += 1
+            self._ignored.add(name_of(entry.uri), readable=found is None)
             if found is None:
                 for known in self._known:
                     known.note_no_image(entry)
+
+    @property
+    def left_out(self) -> LeftOut:
+        """Inspected files that are no images, and so get no row, and what was not listed, until now."""
+        omissions = self._source.omissions
+        return LeftOut(
+            ignored=self._ignored.total,
+            ignored_kinds=dict(self._ignored.kinds),
+            links_to_folders=omissions.links,
+            skipped_folders=dict(omissions.folders),
+            closed_folders=omissions.closed,
+        )
 
     def _unknown(self) -> Iterator[Entry]:
         for entries in chunks(self._source.entries(), _COMPARED):

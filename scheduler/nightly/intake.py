@@ -13,6 +13,7 @@ from db.lease import Heartbeat, LeaseLost
 from db.nights.runs import attach, claim_night, fail_reading, find_night, finish_reading, now, own_cohort
 from db.states import CohortState
 from scheduler.ingest import open_source
+from scheduler.ingest.left_out import LeftOut
 from scheduler.ingest.source import Source, SourceEmpty
 from scheduler.nightly.known_files import KnownFiles
 from scheduler.nightly.schedule import Nightly, NightlySettings
@@ -72,12 +73,18 @@ def _walk(database: Database, run_id: int, heartbeat: Heartbeat) -> int | None:
         cohort_id = _take_in(database, source, schedule, name, hooks)
         known.save()
     finally:
-        if source.closed_folders:
-            closed = source.closed_folders
-            log.warning(
-                "nightly run %d: folders that may not be read: %d", run_id, closed, extra={"night": run_id}
-            )
+        _log_folders(run_id, source)
     return cohort_id
+
+
+def _log_folders(run_id: int, source: Source) -> None:
+    """Log the folders that were not walked, and warn of those that may not be read."""
+    folders = LeftOut(
+        skipped_folders=source.omissions.folders, closed_folders=source.omissions.closed
+    ).folders_as_text()
+    if folders:
+        level = logging.WARNING if source.omissions.closed else logging.INFO
+        log.log(level, "nightly run %d: %s", run_id, folders, extra={"night": run_id})
 
 
 def _take_in(database: Database, source: Source, schedule: Nightly, name: str, hooks: Hooks) -> int | None:

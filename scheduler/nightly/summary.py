@@ -25,6 +25,7 @@ from db.nights.figures import BANDS, NightFigures, Outcome, night_figures
 from db.nights.runs import claim_summary, conclude_nights, find_night, history, note_summary, now
 from db.settings import home
 from db.tables import Cohort, NightlyRun
+from scheduler.counts import counted
 from scheduler.disclaimer import DISCLAIMER
 from scheduler.nightly.comparison import compared, screened
 from scheduler.nightly.delivery import SendSettings, send
@@ -120,13 +121,15 @@ class Summary:
         one = self.figures
         if self.state == "held":
             left = one.left + one.earlier.left
-            return f"the window ended; {_images(left)} left, for the next night"
+            return f"the window ended; {counted(left, 'image')} left, for the next night"
         return "done" if one.new or one.earlier.done else "nothing new"
 
     @property
     def facts(self) -> list[tuple[str, str]]:
         """What the figures are of: cohort, models, run and times."""
-        models = ", ".join(f"{name} ({_images(count)})" for name, count in self.figures.models.items())
+        models = ", ".join(
+            f"{name} ({counted(count, 'image')})" for name, count in self.figures.models.items()
+        )
         return [
             ("Cohort", "none: nothing was new" if self.cohort is None else self.cohort[1]),
             ("Model", models or "none: nothing was screened"),
@@ -183,10 +186,6 @@ class Summary:
             )
             for code, count in problems.most_common()
         ]
-
-
-def _images(count: int) -> str:
-    return f"{count} image" if count == 1 else f"{count} images"
 
 
 def _counts(one: NightFigures | Outcome) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from db.models.registry import (
     import_model,
     model_events,
     promote,
+    registered_card,
     rollback,
 )
 from db.models.store import CARD_FILE, WEIGHTS_FILE, ModelDigestMismatch
@@ -248,6 +249,22 @@ def test_a_refused_import_does_not_prevent_a_rollback(
         import_model(database, copy)
     with database.write() as session:
         assert rollback(session).name == model.name
+
+
+def test_a_model_of_an_earlier_preprocessing_that_is_listed_stays_usable(
+    database: Database, other_artefact: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(other_artefact, tmp_path / "copy"))
+    for unknown in ("squeeze-bilinear-224/3", "squeeze-bilinear-224", "another/1"):
+        change_card(copy, preprocessing=unknown)
+        with pytest.raises(ModelPreprocessingMismatch):
+            import_model(database, copy)
+    change_card(copy, preprocessing="squeeze-bilinear-224/1")
+    earlier = import_model(database, copy)
+    with database.write() as session:
+        promote(session, earlier.name)
+        assert champion(session).name == earlier.name
+        assert registered_card(champion(session)).preprocessing == "squeeze-bilinear-224/1"
 
 
 def test_a_model_of_another_preprocessing_is_neither_imported_nor_promoted(

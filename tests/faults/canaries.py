@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from tests.pictures import save_film, small_film
 from worker.phantoms import write_phantoms
 
 #: The beginning of every planted word.
@@ -70,19 +70,13 @@ def plant(folder: Path) -> None:
     (folder / f"{word('text')}.jpg").write_text(word("content"))
     (folder / f"{word('empty')}.dcm").touch()
     os.mkfifo(folder / f"{word('pipe')}.png")
-    noise(Path(os.fsdecode(os.fsencode(folder / word("bytes")) + b"\xff.png")))
+    film(Path(os.fsdecode(os.fsencode(folder / word("bytes")) + b"\xff.png")))
 
 
-def noise(path: Path, seed: int = 0) -> Path:
-    """Write a small picture of noise."""
+def film(path: Path, seed: int = 0) -> Path:
+    """Write a small phantom, whose folder may not be there yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture(seed).save(path)
-    return path
-
-
-def picture(seed: int = 0) -> PIL.Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (96, 96), dtype=np.uint8)
-    return PIL.Image.fromarray(pixels)
+    return save_film(path, seed)
 
 
 #: Damage to a DICOM file that makes a reader quote the damaged value.
@@ -116,7 +110,7 @@ def _plant_dicom(folder: Path) -> None:
         if name == "frames":
             dataset.NumberOfFrames = "11111111"
         if name == "bodypart":
-            dataset.BodyPartExamined = word("body")[:16]
+            dataset.BodyPartExamined = f"HAND {word('b')}"[:16]
         for place, keyword in enumerate(("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")):
             setattr(dataset, keyword, f"{UID}.{number}.{place}")
         dataset.private_block(0x0099, word("creator"), create=True).add_new(1, "LO", word("private"))
@@ -141,7 +135,7 @@ def _plant_rasters(folder: Path) -> None:
         ("tif", {"tiffinfo": tags}),
     ):
         file = folder / f"{word('raster')}.{suffix}"
-        picture().save(file, **how)
+        small_film(0).save(file, **how)
         content = file.read_bytes()
         (folder / f"{word('cut')}.{suffix}").write_bytes(content[: len(content) // 2])
         middle = content.lower().find(WORD.encode())

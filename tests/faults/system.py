@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import numpy as np
-import PIL.Image
 import pytest
 from pydantic import SecretStr
 from redis import Redis
@@ -30,6 +28,7 @@ from scheduler.ingest import open_source
 from scheduler.submit import submit
 from tests.faults.invariant import check
 from tests.installation import ADMINISTRATOR, administrator
+from tests.pictures import save_film
 from tests.waiting import wait_for
 
 #: `make test` runs the test on one database, `make test-all` and `make faults` on both.
@@ -57,11 +56,9 @@ class System:
 
     def submit(self, images: int = IMAGES) -> None:
         self.images = images
-        draw = np.random.default_rng(3)
         self.folder.mkdir()
         for number in range(images):
-            pixels = draw.integers(0, 255, (96, 96), dtype=np.uint8)
-            PIL.Image.fromarray(pixels).save(self.folder / f"{number}.png", compress_level=1)
+            save_film(self.folder / f"{number}.png", number)
         submit(self.database, open_source(str(self.folder)), name="trial")
 
     def pid(self, name: str) -> int:

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import pytest
 from redis.exceptions import RedisError
 from sqlalchemy import func, select
@@ -27,6 +25,7 @@ from db.tables import Batch
 from tests.faults.invariant import check
 from tests.faults.proxy import Proxy, free_port
 from tests.faults.system import IMAGES, TIMES, System, running_system
+from tests.pictures import save_film
 from tests.waiting import wait_for
 
 #: The least number of seconds that a fault lasts.
@@ -61,7 +60,7 @@ def command(*arguments: str, may_fail: bool = False) -> int:
 def more_images(folder: Path) -> Path:
     folder.mkdir()
     for number in range(MORE):
-        PIL.Image.fromarray(np.full((96, 96), number, np.uint8)).save(folder / f"more-{number}.png")
+        save_film(folder / f"more-{number}.png", number)
     return folder
 
 

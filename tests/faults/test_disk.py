@@ -9,8 +9,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import pytest
 from sqlalchemy import func, select
 
@@ -30,6 +28,7 @@ from scheduler.submit import submit
 from tests.faults.disk import Disk, small_disk
 from tests.faults.invariant import check
 from tests.faults.system import running_system
+from tests.pictures import save_film
 from tests.waiting import wait_for
 from worker.runtime.weights import write_artifact
 from worker.screening.batch import Screener
@@ -60,10 +59,8 @@ def job_table(disk: Disk, artefact: Path) -> Iterator[Database]:
 def x_rays(tmp_path: Path) -> Path:
     folder = tmp_path / "x-rays"
     folder.mkdir()
-    draw = np.random.default_rng(3)
     for number in range(IMAGES):
-        pixels = draw.integers(0, 255, (64, 64), dtype=np.uint8)
-        PIL.Image.fromarray(pixels).save(folder / f"{number}.png", compress_level=1)
+        save_film(folder / f"{number}.png", number)
     return folder
 
 

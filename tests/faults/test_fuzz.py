@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from io import BytesIO
@@ -83,7 +84,38 @@ def seeds() -> dict[Kind, list[bytes]]:
         dataset.PixelData = encapsulate([(codestreams / f"{name}.j2c").read_bytes()])
         dataset.Modality = "CR"
         found[uid.name] = [saved(dataset)]
+    found["presentation"] = [saved(dataset) for dataset in presented(folder)]
     return found
+
+
+def presented(folder: Path) -> Iterator[pydicom.Dataset]:
+    """Yield radiographs with look-up tables, shutters, padding, overlays or contradictory bits."""
+    table = pydicom.Dataset()
+    table.add_new("LUTDescriptor", "US", [4096, 0, 16])
+    table.add_new("LUTData", "US", list(range(4096)))
+    shutter = {
+        "ShutterShape": ["RECTANGULAR", "CIRCULAR", "POLYGONAL"],
+        "ShutterLeftVerticalEdge": 4,
+        "ShutterRightVerticalEdge": 50,
+        "ShutterUpperHorizontalEdge": 5,
+        "ShutterLowerHorizontalEdge": 60,
+        "CenterOfCircularShutter": [32, 32],
+        "RadiusOfCircularShutter": 30,
+        "VerticesOfThePolygonalShutter": [1, 1, 60, 2, 50, 60],
+    }
+    for elements in (
+        {"ModalityLUTSequence": [table], "VOILUTSequence": [table], "PixelRepresentation": 0},
+        shutter,
+        {"BitsStored": 10, "HighBit": 9, "PixelRepresentation": 0},
+    ):
+        for name in ("MR_small", "MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless"):
+            dataset = dcmread(folder / f"{name}.dcm")
+            dataset.Modality, dataset.BodyPartExamined = "CR", "CHEST"
+            for keyword, value in elements.items():
+                setattr(dataset, keyword, value)
+            dataset.add_new("PixelPaddingValue", "US" if dataset.PixelRepresentation == 0 else "SS", 128)
+            dataset.add_new((0x6000, 0x0102), "US", 12)
+            yield dataset
 
 
 def for_us(path: Path) -> tuple[Kind, bytes]:

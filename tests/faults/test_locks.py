@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import psycopg
 import pytest
 from pydantic import SecretStr
@@ -27,6 +25,7 @@ from scheduler.ingest import open_source
 from scheduler.submit import submit
 from tests.conftest import postgres_url
 from tests.faults.invariant import check
+from tests.pictures import save_film
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
@@ -45,7 +44,7 @@ class Ward:
         ensure_champion(owner, artefact)
         folder.mkdir()
         for number in range(IMAGES):
-            PIL.Image.fromarray(np.full((96, 96), number, np.uint8)).save(folder / f"{number}.png")
+            save_film(folder / f"{number}.png", number)
         submit(owner, open_source(str(folder)), name="trial")
         self.owner = owner
         self.psql(

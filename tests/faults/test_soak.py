@@ -18,8 +18,6 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import pytest
 from pyarrow.parquet import read_table
 from redis.exceptions import RedisError
@@ -39,6 +37,7 @@ from tests.faults.invariant import check
 from tests.faults.postgres import Postgres, own_postgres
 from tests.faults.system import System, running_system
 from tests.faults.workers import OwnWorker
+from tests.pictures import save_film
 from tests.stack import stop_process
 from tests.waiting import wait_for
 
@@ -53,15 +52,13 @@ _MOST_BYTES = 4_000
 
 def link_images(folder: Path) -> None:
     """Make `IMAGES` small radiographs; most are links to a few files."""
-    draw = np.random.default_rng(5)
     for start in range(0, IMAGES, _PER_FOLDER):
         inner = folder / f"{start // _PER_FOLDER:05d}"
         inner.mkdir(parents=True)
         for number in range(start, min(start + _PER_FOLDER, IMAGES)):
             original = folder.parent / f"original-{number // _LINKS}.png"
             if not original.exists():
-                slopes = np.add.outer(np.arange(96), np.arange(96)) % int(draw.integers(20, 250))
-                PIL.Image.fromarray(slopes.astype(np.uint8)).save(original)
+                save_film(original, number)
             (inner / f"{number}.png").hardlink_to(original)
 
 
@@ -141,9 +138,8 @@ class Nights:
 
     def _feed(self) -> None:
         for number in count():
-            image = PIL.Image.fromarray(np.full((96, 96), number % 250, dtype=np.uint8))
             # Until the file is complete, its name is not that of an image.
-            image.save(partial := self.folder / f"{number}.partial", "PNG")
+            partial = save_film(self.folder / f"{number}.partial", number)
             partial.rename(self.folder / f"{number}.png")
             self.names.append(f"{number}.png")
             if number % 5 == 0:

@@ -6,8 +6,6 @@ import json
 import time
 from collections.abc import Callable
 
-import numpy as np
-import PIL.Image
 import pytest
 from sqlalchemy import select
 
@@ -20,6 +18,7 @@ from scheduler.submit import submit
 from tests.faults.invariant import check
 from tests.faults.system import System
 from tests.faults.workers import own_worker
+from tests.pictures import save_film
 from tests.stack import stop_process
 from tests.waiting import wait_for
 from worker.broker.app import SCREEN
@@ -69,7 +68,7 @@ def test_stale_messages_delay_neither_waiting_nor_urgent_batches(system: System)
         urgent = system.folder.with_name("urgent")
         urgent.mkdir()
         for number in range(16):
-            PIL.Image.fromarray(np.full((96, 96), number, np.uint8)).save(urgent / f"{number}.png")
+            save_film(urgent / f"{number}.png", number)
         before, start = system.broker().llen(SCREEN), time.monotonic()
         assert before > STALE / 2, "the queue was nearly empty before the urgent submit"
         submit(system.database, open_source(str(urgent)), name="urgent", priority=9)

@@ -14,6 +14,7 @@ from db.models.card import POSITIVE
 from db.training.labels import contradict
 from training.data.classes import CLASSES, TYPES, as_class
 from training.data.patients import Group, patient_group
+from worker.files.omissions import Omissions
 from worker.files.roots import EVERYWHERE, Roots
 from worker.files.tree import walk_files
 
@@ -65,7 +66,8 @@ def find_labelled(data: Path) -> list[LabelledImage]:
 def _files(folder: Path) -> list[Path]:
     return sorted(
         Path(where) / name
-        for where, names in walk_files(str(folder), _ignore_missing)
+        # Thumbnails and deleted files are no labelled images.
+        for where, names in walk_files(str(folder), Omissions.read(), _ignore_missing)
         for name in names
         if not name.startswith(".")
     )

@@ -81,7 +81,9 @@ def _others(findings: Findings) -> str:
         said.append(f"Its answers are better than those of {_and(beaten)} by more than noise.")
     ahead = [_other(pair, winner) for pair in pairs if pair["better_answers"] not in (None, winner)]
     if ahead:
-        said.append(f"But at the operating points {_and(ahead)} answer better, by more than noise.")
+        said.append(
+            f"But at the operating points the answers of {_and(ahead)} are better, by more than noise."
+        )
     return " ".join(said)
 
 

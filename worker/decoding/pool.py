@@ -18,6 +18,7 @@ from db.errors import PneumoscreenError
 from db.jobs.problems import DecoderCrashed, DecoderMemory, DecoderTimeout
 from worker.decoding.decode import DecodedFile
 from worker.decoding.protocol import READY, receive, receive_picture, send_file
+from worker.gate.modality import Sources
 from worker.imaging.limits import Limits
 from worker.imaging.picture import Picture
 from worker.settings import WorkerSettings
@@ -43,8 +44,9 @@ class DecoderPool:
     """Threads that read files, each with a process that decodes them. Close the pool after use."""
 
     def __init__(self, settings: WorkerSettings) -> None:
-        """Take the number of threads and the limits of one image from the settings."""
+        """Take the threads, the limits of an image and the facts of the sources from the settings."""
         self.limits = Limits(max_pixels=settings.max_pixels, max_file_bytes=settings.max_file_bytes)
+        self._sources = Sources(chest_only=settings.chest_only)
         self._seconds = settings.decode_seconds
         self._memory_bytes = settings.decoder_memory_bytes
         count = settings.decode_threads or os.cpu_count() or 1
@@ -87,7 +89,7 @@ class DecoderPool:
         """
         decoder: _Decoder | None = getattr(self._own, "decoder", None)
         if decoder is None:
-            decoder = self._own.decoder = _Decoder(self.limits, self._memory_bytes)
+            decoder = self._own.decoder = _Decoder(self.limits, self._sources, self._memory_bytes)
             self._started.append(decoder)
         try:
             return decoder.decode(content, self._seconds)
@@ -101,10 +103,12 @@ class DecoderPool:
 class _Decoder:
     """One process, and the socket that leads to it."""
 
-    def __init__(self, limits: Limits, memory_bytes: int) -> None:
+    def __init__(self, limits: Limits, sources: Sources, memory_bytes: int) -> None:
         """Start the process, and wait until it is ready. Raises DecodersUnusable."""
         try:
-            self._socket, self._process = _start(limits.max_file_bytes, limits.max_pixels, memory_bytes)
+            self._socket, self._process = _start(
+                limits.max_file_bytes, limits.max_pixels, memory_bytes, int(sources.chest_only)
+            )
         except OSError as error:  # no memory, processes or open files are left: no image is the cause
             raise DecodersUnusable(error.strerror or "") from error
         try:

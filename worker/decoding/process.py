@@ -17,22 +17,23 @@ import sys
 from db.jobs.problems import DecoderMemory, ImageProblem, ScreeningFailed
 from worker.decoding.decode import decode_file
 from worker.decoding.protocol import READY, receive_file, send_picture, send_problem
+from worker.gate.modality import Sources
 from worker.imaging.limits import Limits
 
 #: Linux' <sys/prctl.h>.
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
-def serve(connection: socket.socket, limits: Limits) -> None:
+def serve(connection: socket.socket, limits: Limits, sources: Sources) -> None:
     """Report that all modules are loaded, and decode files until the worker ends."""
     connection.sendall(READY)
     while (content := receive_file(connection)) is not None:
-        _answer(connection, content, limits)
+        _answer(connection, content, limits, sources)
 
 
-def _answer(connection: socket.socket, content: bytes, limits: Limits) -> None:
+def _answer(connection: socket.socket, content: bytes, limits: Limits, sources: Sources) -> None:
     try:
-        decoded = decode_file(content, limits)
+        decoded = decode_file(content, limits, sources)
     except ImageProblem as problem:
         send_problem(connection, problem.code)
     except MemoryError:
@@ -60,11 +61,12 @@ def _confine(memory_bytes: int) -> None:
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def main(max_file_bytes: int, max_pixels: int, memory_bytes: int) -> None:
+def main(max_file_bytes: int, max_pixels: int, memory_bytes: int, chest_only: int) -> None:
     """Serve the worker at the other end of standard input, which is a socket."""
     _confine(memory_bytes)
     with socket.socket(fileno=sys.stdin.fileno()) as connection:
-        serve(connection, Limits(max_file_bytes=max_file_bytes, max_pixels=max_pixels))
+        limits = Limits(max_file_bytes=max_file_bytes, max_pixels=max_pixels)
+        serve(connection, limits, Sources(chest_only=bool(chest_only)))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 
 from db.errors import PneumoscreenError
 from db.jobs.problems import FileUnreadable, OutsideRoots
+from worker.files.omissions import Omissions
 from worker.files.opener import Content, Entry, Opener
 from worker.files.openers import opener_modules
 from worker.files.roots import EVERYWHERE, Roots
@@ -56,15 +57,14 @@ def read_start(url: str, size: int, *, roots: Roots = EVERYWHERE) -> bytes:
     return _image_opener(url, roots).read_start(url, size, roots)
 
 
-def list_files(
-    url: str, *, roots: Roots = EVERYWHERE, on_denied: Callable[[], None] = lambda: None
-) -> Iterator[Entry]:
+def list_files(url: str, omissions: Omissions, *, roots: Roots = EVERYWHERE) -> Iterator[Entry]:
     """Yield the files below a folder, in an order that a second listing repeats.
 
-    Raises RemoteUrlInvalid, RemoteUnsupported, OutsideRoots, OSError and errors of the scheme's library.
+    `omissions` says which folders below are not walked, and counts what is left out. Raises RemoteUrlInvalid,
+    RemoteUnsupported, OutsideRoots, OSError and errors of the scheme's library.
     """
     check(url, roots)
-    yield from find_opener(url).list_files(url, roots, on_denied)
+    yield from find_opener(url).list_files(url, roots, omissions)
 
 
 def is_available(url: str, *, roots: Roots = EVERYWHERE) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO, Protocol
 
+from worker.files.omissions import Omissions
 from worker.files.roots import Roots
 
 _PART_BYTES = 1 << 20
@@ -56,11 +57,11 @@ class Opener(Protocol):
         """Return at most the first `size` bytes. Raises OutsideRoots, FileVanished, FileUnreadable."""
         ...
 
-    def list_files(self, url: str, roots: Roots, on_denied: Callable[[], None]) -> Iterator[Entry]:
+    def list_files(self, url: str, roots: Roots, omissions: Omissions) -> Iterator[Entry]:
         """Yield the files below a folder, in an order that a second listing repeats.
 
-        May call `on_denied` for a folder below that must not be listed. Raises OutsideRoots, OSError and the
-        errors of the scheme's library.
+        `omissions` says which folders below are not walked, and counts what is left out. Raises OutsideRoots,
+        OSError and the errors of the scheme's library.
         """
         ...
 

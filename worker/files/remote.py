@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from db.jobs.problems import FileTooLarge, FileUnreadable, FileVanished, ImageProblem, OutsideRoots
+from worker.files.omissions import Omissions
 from worker.files.opener import Content, Entry, read_up_to
 from worker.files.roots import Roots
 from worker.files.url import check_url, climbs
@@ -89,7 +90,11 @@ class RemoteOpener(ABC):
             # Each protocol's library has its own errors. Their texts may hold a URL.
             raise FileUnreadable(type(error).__name__) from None
 
-    def list_files(self, url: str, roots: Roots, on_denied: Callable[[], None]) -> Iterator[Entry]:
+    def parts(self, inner: str) -> list[str]:
+        """Return the parts of a listed name, as the system has them that stores the files."""
+        return inner.strip("/").split("/")
+
+    def list_files(self, url: str, roots: Roots, omissions: Omissions) -> Iterator[Entry]:
         """Yield the files below a folder, folder by folder, in the order of their names.
 
         Links out of the folder are not followed. Raises OutsideRoots and the library's errors.
@@ -100,11 +105,18 @@ class RemoteOpener(ABC):
             folder = folders.pop()
             below = []
             for listed in self._list(url, roots, folder):
-                name = str(listed["name"])
-                if not name.startswith(folder) or not self.is_name(name.removeprefix(folder)):
+                name, is_folder = str(listed["name"]), listed["type"] == "directory"
+                inner = name.removeprefix(folder)
+                if not name.startswith(folder) or not self.is_name(inner):
                     continue
-                if listed["type"] == "directory":
+                # A web page may also list what lies deeper.
+                folders_of_it = self.parts(inner)[: None if is_folder else -1]
+                if any(omissions.skips(part) for part in folders_of_it):
+                    continue
+                if is_folder:
                     below.append(name.rstrip("/") + "/")
+                elif listed["type"] == "link" and self._is_folder(url, roots, name):
+                    omissions.links += 1
                 else:
                     # Of a link, SFTP lists the size and time of the link itself.
                     known = listed if listed["type"] != "link" else {}
@@ -118,6 +130,13 @@ class RemoteOpener(ABC):
         except OutsideRoots:
             return True
         except Exception:  # each protocol's library has its own errors
+            return False
+
+    def _is_folder(self, url: str, roots: Roots, link: str) -> bool:
+        """Whether a link leads to a folder. A link that leads nowhere, or out of the roots, is a file."""
+        try:
+            return bool(self._retry(url, roots, lambda files: files.isdir(link)))
+        except (OutsideRoots, OSError):
             return False
 
     def _list(self, url: str, roots: Roots, folder: str) -> list[dict[str, Any]]:

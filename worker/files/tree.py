@@ -6,33 +6,40 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 
+from worker.files.omissions import Omissions
+
 #: Bytes of a path that are passed to the system at a time. Linux accepts 4,096 (PATH_MAX).
 _PIECE_BYTES = 3_500
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 
 
-def walk_files(top: str, on_error: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+def walk_files(
+    top: str, omissions: Omissions, on_error: Callable[[OSError], None]
+) -> Iterator[tuple[str, list[str]]]:
     """Yield every folder with the names of the files in it, both in the order of their names.
 
     A link to a file is a file. A link to a folder is neither followed nor yielded, so that no loop is
-    possible. `on_error` gets the error of each folder that cannot be listed. Unlike `os.walk`, this function
-    does not call itself: a thousand nested folders would exceed the recursion limit.
+    possible. `omissions` says which folders are not walked, and counts them and the links. `on_error` gets
+    the error of each folder that cannot be listed. Unlike `os.walk`, this function does not call itself: a
+    thousand nested folders would exceed the recursion limit.
     """
     waiting = [top]
     while waiting:
         folder = waiting.pop()
         try:
-            folders, files = _list(folder)
+            folders, files, links = _list(folder)
         except OSError as error:
             on_error(error)
             continue
+        omissions.links += links
         yield folder, sorted(files)
-        waiting += [f"{folder.rstrip('/')}/{name}" for name in sorted(folders, reverse=True)]
+        walked = [name for name in folders if not omissions.skips(name)]
+        waiting += [f"{folder.rstrip('/')}/{name}" for name in sorted(walked, reverse=True)]
 
 
-def _list(folder: str) -> tuple[list[str], list[str]]:
-    """Return the names of a folder's folders, without links to folders, and of its files."""
+def _list(folder: str) -> tuple[list[str], list[str], int]:
+    """Return the names of a folder's folders, those of its files, and the number of links to folders."""
     try:
         return _split(folder)
     except OSError as error:
@@ -45,15 +52,17 @@ def _list(folder: str) -> tuple[list[str], list[str]]:
         os.close(opened)
 
 
-def _split(folder: str | int) -> tuple[list[str], list[str]]:
-    folders, files = [], []
+def _split(folder: str | int) -> tuple[list[str], list[str], int]:
+    folders, files, links = [], [], 0
     with os.scandir(folder) as entries:
         for entry in entries:
             if not _is_folder(entry):
                 files.append(entry.name)
-            elif not entry.is_symlink():
+            elif entry.is_symlink():
+                links += 1
+            else:
                 folders.append(entry.name)
-    return folders, files
+    return folders, files, links
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote_from_bytes, unquote, unquote_to_bytes, urlsplit
 
 from db.errors import PneumoscreenError
@@ -84,6 +84,14 @@ def uri_to_path(uri: str) -> Path:
     if uri.startswith(_FILE):
         return Path(os.fsdecode(unquote_to_bytes(uri.removeprefix(_FILE))))
     return Path(uri)
+
+
+def name_of(uri: str) -> str:
+    """Return a file's own name, without its folders."""
+    if is_local(uri):
+        return uri_to_path(uri).name
+    parts = urlsplit(uri)
+    return unquote(PurePosixPath(parts.path).name) or parts.hostname or "root"
 
 
 def shorten(uri: str) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from db.jobs.problems import ImageProblem
 from worker.gate.header import judge_header
+from worker.gate.modality import Sources
+from worker.gate.quality import judge_quality
 from worker.gate.verdict import HeaderStep, PictureStep
 from worker.imaging.picture import Picture
 
@@ -15,13 +17,15 @@ if TYPE_CHECKING:
 
 HEADER_STEPS: tuple[HeaderStep, ...] = (judge_header,)
 
-PICTURE_STEPS: tuple[PictureStep, ...] = ()
+#: A step that tells the view from the picture, as most headers of lateral films do not, has its place after
+#: the quality: a picture without content has no view.
+PICTURE_STEPS: tuple[PictureStep, ...] = (judge_quality,)
 
 
-def check_header(header: Dataset) -> None:
+def check_header(header: Dataset, sources: Sources) -> None:
     """Raise the ImageProblem of the first step that refuses a DICOM file by its header."""
     for step in HEADER_STEPS:
-        problem = step(header).problem
+        problem = step(header, sources).problem
         if problem is not None:
             raise problem
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from db.jobs.problems import ImageProblem
+from worker.gate.modality import Sources
 from worker.imaging.picture import Picture
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ class Verdict:
 class HeaderStep(Protocol):
     """A check of a DICOM header. It runs in a decoding process, before pixels are decoded."""
 
-    def __call__(self, header: Dataset) -> Verdict:
-        """Judge a header. Raises CorruptImage if an element that decides cannot be read."""
+    def __call__(self, header: Dataset, sources: Sources) -> Verdict:
+        """Judge a header by what it says and by what the site says of its sources.
+
+        Raises CorruptImage if an element that decides cannot be read.
+        """
         ...
 
 

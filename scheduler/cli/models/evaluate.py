@@ -53,7 +53,7 @@ def evaluate(
             database.models_folder / wanted.name,
             digest=wanted.weights_digest,
             card=registered_card(wanted),
-            on_images=lambda count: line.show([Part(f"{count} images measured ...")]),
+            on_images=lambda count: line.show([Part(f"{counted(count, 'image')} measured ...")]),
         )
     if as_json:
         print_json(result.as_json())

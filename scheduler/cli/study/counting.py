@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from scheduler.cli.progress_line import Part, ProgressLine
+from scheduler.counts import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ class Count:
     def unknown(self, entries: list[Entry]) -> list[Entry]:
         """Count these entries and return all of them."""
         self._files += len(entries)
-        self._line.show([Part(f"{self._files} files listed ...")])
+        self._line.show([Part(f"{counted(self._files, 'file')} listed ...")])
         return entries
 
     def note_no_image(self, entry: Entry) -> None:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scheduler.cli.console import console, print_json, print_table
+from scheduler.cli.console import console, print_facts, print_json
+from scheduler.cli.help import CommandGroup
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson, Identifiers, Names
+from scheduler.counts import counted
 from scheduler.disclaimer import DISCLAIMER
+from scheduler.local_time import local_time
 
 if TYPE_CHECKING:
     from db.queries.explanation import ImageExplained, PredictionExplained
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
-    show = typer.Typer(help="Everything about one image.", no_args_is_help=True)
+    show = typer.Typer(cls=CommandGroup, help="Everything about one image.", no_args_is_help=True)
     show.command("image", epilog="Example: pneumoscreen show image 69 --names")(image)
     # With one command alone, typer would take its name away.
     show.callback()(lambda: None)
@@ -51,21 +54,21 @@ def image(
     if as_json:
         print_json(_as_json(found))
         return
-    print_table(("image", str(found.result.image)), _facts(found, is_open=identifiers).items())
+    print_facts(_facts(found, is_open=identifiers))
     for prediction in found.predictions:
-        print_table(("prediction", prediction.model), _prediction(prediction).items())
+        print_facts(_prediction(prediction))
     left_out = selection.left_out()
     console.print(f"{left_out} {DISCLAIMER}".strip(), style="dim", markup=False)
 
 
 def _facts(found: ImageExplained, *, is_open: bool) -> dict[str, object]:
-    """Return what is known about an image, without what is not known."""
+    """Return what is known about an image; what is not known is None."""
     from db.jobs.problems import every_problem
-    from db.queries.results import iso_time
 
     row = found.result
     problem = every_problem().get(row.error or "")
-    facts = {
+    return {
+        "image": row.image,
         "cohort": row.cohort,
         "state": row.state,
         "error": row.error,
@@ -75,31 +78,30 @@ def _facts(found: ImageExplained, *, is_open: bool) -> dict[str, object]:
         "source": row.source if is_open else None,
         "frame": found.frame or None,
         "bytes": found.size,
-        "changed": None if found.modified is None else iso_time(found.modified),
+        "changed": None if found.modified is None else local_time(found.modified, seconds=True),
         "digest": found.digest,
         "study": row.study,
         "series": row.series,
         "instance": row.instance,
         "patient": row.patient,
         "accession": row.accession,
-        "claimed": f"{found.attempts} times" if found.attempts != 1 else "once",
+        "claimed": counted(found.attempts, "time"),
         "batch": found.batch_id,
         "worker": found.worker,
-        "finished": None if found.finished_at is None else iso_time(found.finished_at),
+        "finished": None if found.finished_at is None else local_time(found.finished_at, seconds=True),
     }
-    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _prediction(prediction: PredictionExplained) -> dict[str, object]:
-    from db.queries.results import iso_time
     from scheduler.exports.target import DIGITS
 
-    facts = {
+    return {
+        "model": prediction.model,
         "label": prediction.label,
         "probability": f"{prediction.probability:.{DIGITS}f}",
         "threshold": f"{prediction.threshold:.{DIGITS}f}",
         **{name: f"{chance:.{DIGITS}f}" for name, chance in (prediction.types or {}).items()},
-        "time": iso_time(prediction.predicted_at),
+        "time": local_time(prediction.predicted_at, seconds=True),
         "in results": "yes" if prediction.is_current else "no: the image was sent to another model since",
         "weights": prediction.weights_digest,
         "input": prediction.input_digest,
@@ -108,7 +110,6 @@ def _prediction(prediction: PredictionExplained) -> dict[str, object]:
         "preprocessing": prediction.preprocessing,
         "software": prediction.software,
     }
-    return dict(facts)
 
 
 def _as_json(found: ImageExplained) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from db.states import ImageState
 from scheduler.cli.console import console, print_audit_head, print_table, printable, say
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import CohortName, Identifiers, Names
+from scheduler.counts import counted
 from scheduler.disclaimer import DISCLAIMER
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Rows that are shown in a terminal.
 SHOWN = 20
+
+#: The label or, if there is none, the error: a row has one of them at most, and a terminal has little room.
+_OUTCOME = "outcome"
 
 #: Characters of a file's digest that are shown in a terminal.
 _DIGEST = len("sha256:") + 12
@@ -82,7 +86,11 @@ def write_file(database: Database, cohort: str, out: Path, selection: Selection)
     from scheduler.exports.results import write_results
 
     rows = write_results(database, cohort, out, selection)
-    said = (f"{count_rows(rows)} written.", selection.left_out(), _no_accession(database, cohort, selection))
+    said = (
+        f"{counted(rows, 'row')} written.",
+        selection.left_out(),
+        _no_accession(database, cohort, selection),
+    )
     say(" ".join(filter(None, said)))
     print_audit_head(sealed_head(database))
 
@@ -92,9 +100,9 @@ def show_results(database: Database, name: str, selection: Selection) -> None:
     shown, total = print_rows(database, name, selection, limit=SHOWN)
     command = printable(selection.command(name, out="results.csv"))
     if shown < total:
-        said = f"These are {shown} of {count_rows(total)}. All of them: {command}"
+        said = f"These are {shown} of {counted(total, 'row')}. All of them: {command}"
     else:
-        said = f"{count_rows(total)}. In a file: {command}"
+        said = f"{counted(total, 'row')}. In a file: {command}"
     console.print(said, markup=False, soft_wrap=True)
     say(" ".join(filter(None, (selection.left_out(), _no_accession(database, name, selection)))))
 
@@ -131,12 +139,7 @@ def _columns(selection: Selection) -> list[str]:
     """Return the columns that fit into a terminal."""
     accession = ["accession"] if selection.accession else []
     name = "file" if selection.names else "source"
-    return ["image", name, *accession, "state", "probability", "label", "error"]
-
-
-def count_rows(rows: int) -> str:
-    """Return a number of rows in words."""
-    return f"{rows} row" if rows == 1 else f"{rows} rows"
+    return ["image", name, *accession, "state", "probability", _OUTCOME]
 
 
 def _no_accession(database: Database, name: str, selection: Selection) -> str:
@@ -156,6 +159,8 @@ def _no_accession(database: Database, name: str, selection: Selection) -> str:
 
 
 def _cell(row: ResultRow, column: str) -> object:
+    if column == _OUTCOME:
+        return row.label or row.error
     value = getattr(row, column)
     if isinstance(value, float):
         return f"{value:.4f}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from scheduler.cli.completion import cohorts
 from scheduler.cli.console import console, errors, print_json, print_table, say
 from scheduler.cli.ready import ready_database
 from scheduler.cli.signals import Ended, ended_by_signals
@@ -35,7 +36,11 @@ def screen(
     ],
     cohort: Annotated[
         str | None,
-        typer.Option(help="Name of the cohort; by default made from the source.", show_default=False),
+        typer.Option(
+            help="Name of the cohort; by default made from the source.",
+            show_default=False,
+            autocompletion=cohorts,
+        ),
     ] = None,
     out: Annotated[
         Path | None,

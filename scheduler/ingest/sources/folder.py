@@ -66,22 +66,19 @@ class FolderSource(Source):
     def entries(self) -> Iterator[Entry]:
         """Yield the files in the order of their paths.
 
-        A link to a file is followed if it stays inside the roots. A link to a folder is not followed. A
-        folder that this user may not list, for example `lost+found`, is counted and left out. Raises
+        A link to a file is followed if it stays inside the roots. A link to a folder, a folder of a system,
+        such as `@eaDir`, and a folder that this user may not list are counted and left out. Raises
         SourceUnreadable if a folder cannot be listed for any other reason, SourceOutsideRoots.
         """
         if self.path.is_file():
             yield entry_of(self.path)
             return
         try:
-            yield from list_files(self.described, roots=self._roots, on_denied=self._count_closed)
+            yield from list_files(self.described, self.omissions, roots=self._roots)
         except OutsideRoots:
             raise SourceOutsideRoots from None
         except OSError as error:
             raise SourceUnreadable(error.strerror or "") from None
-
-    def _count_closed(self) -> None:
-        self.closed_folders += 1
 
     def inspect(self, entry: Entry) -> NewImage | None:
         """Return the file's image, with the size and the time of the bytes that were inspected.
@@ -103,7 +100,7 @@ class FolderSource(Source):
 
 
 def _start(file: FileIO) -> bytes:
-    """Return the bytes that show whether a file is DICOM. Raises EmptyFile, FileUnreadable."""
+    """Return the bytes that show whether a file is DICOM or a raster. Raises EmptyFile, FileUnreadable."""
     try:
         start = file.read(START_BYTES)
     except OSError:

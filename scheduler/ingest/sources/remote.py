@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from io import BytesIO
-from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit
 
 from db.errors import PneumoscreenError
 from db.jobs.images import NewImage
@@ -26,7 +24,7 @@ from worker.files.access import find_opener, list_files, read_start
 from worker.files.dicom_header import HEAD_BYTES
 from worker.files.opener import Entry
 from worker.files.roots import EVERYWHERE, Roots, SourceOutsideRoots
-from worker.files.url import check_url, is_local
+from worker.files.url import check_url, is_local, name_of
 
 #: Bytes that hold the identifiers of nearly every DICOM file, and what comes before its header.
 _HEAD_BYTES = HEAD_BYTES + (1 << 16)
@@ -68,11 +66,11 @@ class RemoteSource(Source):
 
         Raises SourceMissing, SourceUnreadable, SourceOutsideRoots.
         """
-        if is_expected(_name(self._url)):
+        if is_expected(name_of(self._url)):
             yield Entry(self._url)
             return
         try:
-            yield from list_files(self._url, roots=self._roots)
+            yield from list_files(self._url, self.omissions, roots=self._roots)
         except (FileNotFoundError, NotADirectoryError):
             raise SourceMissing from None
         except OutsideRoots:
@@ -88,7 +86,7 @@ class RemoteSource(Source):
 
         Raises FileVanished, FileUnreadable.
         """
-        name = _name(entry.uri)
+        name = name_of(entry.uri)
         fetch = partial(read_start, entry.uri, roots=self._roots)
         # Fetched once, by the first of the two functions that needs it.
         head = cache(partial(fetch, _HEAD_BYTES))
@@ -99,7 +97,7 @@ class RemoteSource(Source):
 
 
 def _start(name: str, size: int | None, fetch: Callable[[int], bytes], head: Callable[[], bytes]) -> bytes:
-    """Return the bytes that show whether a file is DICOM.
+    """Return the bytes that show whether a file is DICOM or a raster.
 
     A raster image is not fetched, because its name is enough. A file that is probably DICOM is fetched once,
     with its header. Raises EmptyFile, OutsideRoots, FileVanished, FileUnreadable.
@@ -139,8 +137,3 @@ def _identity(fetch: Callable[[int], bytes], head: Callable[[], bytes]) -> Ident
         if is_whole or not content.is_short:
             return identity
     return read_identity(BytesIO(fetch(_LONG_HEAD_BYTES)))
-
-
-def _name(url: str) -> str:
-    parts = urlsplit(url)
-    return unquote(PurePosixPath(parts.path).name) or parts.hostname or "root"

@@ -6,10 +6,11 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 
 import pytest
+from PIL import Image as PictureFile
 
 from db.jobs.images import NewImage
 from db.jobs.problems import PathTooLong
@@ -64,7 +65,7 @@ def test_what_is_not_an_image_is_counted_and_gets_no_row(tmp_path: Path, jpeg: b
     (tmp_path / "a.jpg").write_bytes(jpeg)
     images = Walk(FolderSource(tmp_path))
     assert [Path(image.uri).name for image in images] == ["a.jpg"]
-    assert images.ignored == 4
+    assert images.left_out.ignored == 4
 
 
 def test_a_broken_file_with_the_name_of_an_image_gets_a_row(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_a_dicomdir_is_an_index_and_no_image(tmp_path: Path) -> None:
     FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128).save_as(tmp_path / "DICOMDIR")
     images = Walk(FolderSource(tmp_path))
     assert list(images) == []
-    assert images.ignored == 1
+    assert images.left_out.ignored == 1
 
 
 def test_a_loop_of_folders_ends(tmp_path: Path, jpeg: bytes) -> None:
@@ -226,8 +227,8 @@ def test_images_too_deep_to_be_opened_get_a_row_each_and_hold_up_no_other(
     first, *others = images
     assert (first.uri, first.problem) == (str(deep / "z.jpg"), None)
     if levels * (len(name) + 1) < 2_500:  # too deep for a recursion, but the path is short enough
-        assert [(one.problem, one.size) for one in others] == [(None, len(jpeg))] * 2
-        assert images.ignored == 2
+        assert [(one.problem, one.size) for one in others] == [(None, len(jpeg))] * 3
+        assert images.left_out.ignored == 1
         return
     assert [one.problem for one in others] == ["path-too-long"] * 3
     assert len({one.uri for one in others}) == 3
@@ -253,7 +254,7 @@ def test_a_link_to_a_folder_and_a_link_in_a_loop_are_passed_over(tmp_path: Path,
     (tmp_path / "loop.txt").symlink_to(tmp_path / "loop.txt")
     images = Walk(FolderSource(tmp_path))
     assert [Path(one.uri).name for one in images] == ["1.jpg"]
-    assert images.ignored == 1
+    assert images.left_out.ignored == 1
 
 
 def test_a_source_whose_name_is_no_text_is_described_by_one_that_can_be_stored(
@@ -270,3 +271,38 @@ def test_a_source_whose_name_is_no_text_is_described_by_one_that_can_be_stored(
     assert is_available(source.described)
     (folder / "1.jpg").unlink()
     assert not is_available(source.described)
+
+
+def raster(form: str, **options: object) -> bytes:
+    buffer = BytesIO()
+    PictureFile.new("L", (80, 90)).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def test_images_without_a_known_suffix_are_told_by_their_content(tmp_path: Path, jpeg: bytes) -> None:
+    found = {
+        "a.jfif": jpeg,
+        "no_suffix": jpeg,
+        "a.thm": jpeg,
+        "scan.1": raster("PNG"),
+        "film": raster("TIFF"),
+        "film.big": raster("TIFF", big_tiff=True),
+        "bitmap": raster("BMP"),
+        "archive": raster("JPEG2000"),
+        "archive.xyz": raster("JPEG2000", no_jp2=True),
+        "export.dcm": jpeg,
+    }
+    others = {
+        "text": b"BM, a text that begins like a bitmap, and goes on for some more",
+        "table": b"II*\0\0\0\0\0",
+        "mark": b"\xff\xd8\xff\0",
+        "document.pdf": b"%PDF-1.7",
+        "short": b"\x89P",
+        "animation.gif": b"GIF89a",
+    }
+    for name, content in (found | others).items():
+        (tmp_path / name).write_bytes(content)
+    images = Walk(FolderSource(tmp_path))
+    assert sorted(Path(image.uri).name for image in images) == sorted(found)
+    assert all(image.problem is None for image in Walk(FolderSource(tmp_path)))
+    assert images.left_out.ignored == len(others)

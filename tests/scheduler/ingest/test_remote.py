@@ -21,7 +21,9 @@ from db.errors import PneumoscreenError
 from db.jobs.problems import EmptyFile, FileTooLarge, FileUnreadable, FileVanished
 from db.tables import Image, NightlyRun
 from scheduler.ingest import open_source
+from scheduler.ingest.recognition import START_BYTES
 from scheduler.ingest.source import SourceMissing, SourceUnreadable
+from scheduler.ingest.sources.remote import _HEAD_BYTES
 from scheduler.ingest.walk import Walk
 from scheduler.labels import import_labels
 from scheduler.nightly.intake import walk_night
@@ -33,6 +35,7 @@ from training.data.sources import labelled_images
 from training.plan import Plan
 from training.recipe import find_recipe
 from worker.files.access import list_files, read_file, read_start
+from worker.files.omissions import Omissions
 from worker.files.roots import Roots
 from worker.files.url import RemoteUrlInvalid, check_url, locate
 from worker.imaging.limits import Limits
@@ -88,7 +91,7 @@ def test_a_server_gives_the_images_that_its_folder_gives(url: str, study: Path) 
     assert facts[0] == facts[1]
     # A web server's list has no sizes: only the worker finds that a file is empty.
     assert sum(image.problem == "empty-file" for image in there) == (0 if url.startswith("http") else 1)
-    assert remote.ignored == folder.ignored == 1
+    assert remote.left_out.ignored == folder.left_out.ignored == 1
     assert [image.uri for image in Walk(open_source(url))] == [image.uri for image in there]
 
 
@@ -273,7 +276,8 @@ def test_links_that_leave_a_folder_are_not_followed(tmp_path: Path) -> None:
     )
     (inner / "index.html").write_text("".join(f'<a href="{link}">x</a>' for link in links))
     with web_server(tmp_path / "top") as address:
-        assert [file.uri for file in list_files(address + "/inner")] == [address + "/inner/inside.jpg"]
+        found = [file.uri for file in list_files(address + "/inner", Omissions())]
+        assert found == [address + "/inner/inside.jpg"]
 
 
 def test_an_sftp_server_with_an_unknown_key_is_refused(sftp: SftpServer, study: Path, tmp_path: Path) -> None:
@@ -337,3 +341,24 @@ def test_a_path_map_replaces_the_beginning_of_an_address(
     uri: str, elsewhere: dict[str, str], expected: str
 ) -> None:
     assert locate(uri, elsewhere) == expected
+
+
+def test_an_image_without_a_suffix_is_found_in_the_bytes_that_are_fetched_anyway(
+    tmp_path: Path, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jpeg = next((phantoms / "jpeg").iterdir()).read_bytes()
+    for name in ("a.jfif", "a.thm", "a", "a.txt"):
+        (tmp_path / name).write_bytes(jpeg if name != "a.txt" else b"a text")
+    fetched: dict[str, list[int]] = {}
+
+    def read(uri: str, size: int, *, roots: Roots) -> bytes:
+        fetched.setdefault(Path(uri).name, []).append(size)
+        return read_start(uri, size, roots=roots)
+
+    monkeypatch.setattr("scheduler.ingest.sources.remote.read_start", read)
+    with web_server(tmp_path) as web:
+        walk = Walk(open_source(web))
+        assert sorted(Path(image.uri).name for image in walk) == ["a", "a.jfif", "a.thm"]
+    # A file without a suffix may be DICOM, so its header is fetched with its first bytes.
+    assert fetched == {"a.thm": [START_BYTES], "a.txt": [START_BYTES], "a": [_HEAD_BYTES]}
+    assert walk.left_out.ignored_kinds == {".txt": 1}

@@ -74,12 +74,17 @@ def test_a_difference_of_many_images_is_found_with_its_direction() -> None:
 
 
 def test_copies_of_one_patients_images_make_no_difference_of_noise() -> None:
-    positive, one, other = simulated(60)
-    copies = [np.tile(values, 12) for values in (positive, one, other)]
-    answers = [Answers("A", copies[1], 0.5), Answers("B", copies[2], 0.5)]
-    (alone,) = compare_all(copies[0], answers, single_images(720))
+    positive = np.arange(60) % 2 == 0
+    right = np.ones((2, 60), dtype=bool)
+    right[0, 6:9] = right[1, :6] = right[:, 20:24] = False
+    copies = np.tile(positive, 12)
+    answers = [
+        Answers(name, np.tile(np.where(correct == positive, 0.9, 0.1), 12), 0.5)
+        for name, correct in zip("AB", right, strict=True)
+    ]
+    (alone,) = compare_all(copies, answers, single_images(720))
     assert alone.better_answers == "A"
-    (grouped,) = compare_all(copies[0], answers, np.tile(np.arange(60), 12))
+    (grouped,) = compare_all(copies, answers, np.tile(np.arange(60), 12))
     assert grouped.mcnemar_holm < 0.001
     assert grouped.better_answers is None, "the copies of few patients count as evidence"
     assert "that is noise" in grouped.says

@@ -111,10 +111,25 @@ def outcome() -> Outcome:
     return make_outcome
 
 
+#: Comparisons without changes, by recipe, and findings by the identity of their comparison.
+_made: dict[RecipeName, Comparison] = {}
+_found: dict[int, tuple[Comparison, Findings]] = {}
+
+
 @pytest.fixture
 def compare() -> Compared:
     """Make a comparison."""
-    return make_comparison
+
+    def make(
+        *outcomes: BackboneOutcome, recipe: RecipeName = RecipeName.THESIS, **changes: Any
+    ) -> Comparison:
+        if outcomes or changes:
+            return make_comparison(*outcomes, recipe=recipe, **changes)
+        if recipe not in _made:
+            _made[recipe] = make_comparison(recipe=recipe)
+        return _made[recipe]
+
+    return make
 
 
 @pytest.fixture
@@ -122,6 +137,10 @@ def report() -> Reported:
     """Make the findings of a comparison, with a challenge if there is one."""
 
     def build(comparison: Comparison, challenge: Challenge | None = None) -> Findings:
-        return build_report(comparison, select(comparison), challenge)
+        if challenge is not None:
+            return build_report(comparison, select(comparison), challenge)
+        if id(comparison) not in _found:
+            _found[id(comparison)] = comparison, build_report(comparison, select(comparison))
+        return _found[id(comparison)][1]
 
     return build

@@ -161,6 +161,9 @@ def test_file_names_are_escaped(compare: Compared, report: Reported) -> None:
 
 
 def test_equal_findings_make_equal_files(compare: Compared, report: Reported, tmp_path: Path) -> None:
-    pages = [write_report(report(compare()), tmp_path / name).read_text() for name in ("a", "b")]
+    comparisons = compare(), replace(compare())
+    found = [report(comparison) for comparison in comparisons]
+    assert found[0] is not found[1]
+    pages = [write_report(one, tmp_path / name).read_text() for one, name in zip(found, "ab", strict=True)]
     assert pages[0] == pages[1]
     assert json.loads((tmp_path / "a" / "report.json").read_text())["run"] == 7

@@ -273,7 +273,7 @@ def _blank() -> Iterator[Kind]:
     yield of("black", lambda: raster(np.zeros(SHAPE, np.uint8), "PNG"), "no-contrast")
     yield of("noise", lambda: raster(noise, "PNG"), "no-structure")
     yield of(
-        "a quarter of the greyscale", lambda: raster((grey(8) // 4).astype(np.uint8), "PNG"), "no-contrast"
+        "a quarter of the greyscale", lambda: raster((grey(8) // 4).astype(np.uint8), "PNG"), "narrow-range"
     )
     yield of("window far off", lambda: dicom(grey(), WindowCenter=40000, WindowWidth=400), "no-contrast")
 

@@ -38,7 +38,7 @@ import worker.decoding.decode as module
 
 healthy = module.decode_file
 
-def decode(content, limits):
+def decode(content, *told):
     name = bytes(content[-16:]).strip().decode("ascii", "replace")
     if name == "segfault":
         ctypes.string_at(0)
@@ -55,7 +55,7 @@ def decode(content, limits):
             file.write(b"x")
             file.flush()
         raise SystemExit("it could be written")
-    return healthy(content, limits)
+    return healthy(content, *told)
 
 module.decode_file = decode
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from scheduler.ingest import open_source
 from scheduler.labels import import_labels
 from scheduler.submit import submit
 from worker.files.access import is_available, read_file
+from worker.files.omissions import Omissions
 from worker.files.opener import Content, Entry
 from worker.files.openers import opener_modules
 from worker.files.roots import Roots, SourceOutsideRoots
@@ -47,7 +48,7 @@ class MemoryOpener:
             raise FileVanished
         return self.files[url][:size]
 
-    def list_files(self, url: str, roots: Roots, on_denied: Callable[[], None]) -> Iterator[Entry]:
+    def list_files(self, url: str, roots: Roots, omissions: Omissions) -> Iterator[Entry]:
         for name, data in sorted(self.files.items()):
             if name.startswith(f"{url}/"):
                 yield Entry(name, len(data), 5.0)

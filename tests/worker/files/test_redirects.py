@@ -27,6 +27,7 @@ from training.data.sources import labelled_images
 from training.plan import Plan
 from training.recipe import find_recipe
 from worker.files.access import is_available, list_files, read_file, read_start
+from worker.files.omissions import Omissions
 from worker.files.openers.s3 import OPENER as S3
 from worker.files.roots import Roots
 from worker.files.url import locate
@@ -107,8 +108,8 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def ask_everything(address: str, roots: Roots) -> None:
     """Send every kind of request to an address."""
     asked: tuple[Callable[[], object], ...] = (
-        lambda: list(list_files(f"{address}/", roots=roots)),
-        lambda: list(list_files(address, roots=roots)),
+        lambda: list(list_files(f"{address}/", Omissions(), roots=roots)),
+        lambda: list(list_files(address, Omissions(), roots=roots)),
         lambda: read_file(f"{address}/a.jpg", limit=1 << 20, roots=roots),
         lambda: read_start(f"{address}/b.dcm", 132, roots=roots),
         lambda: is_available(address, roots=roots),
@@ -301,7 +302,7 @@ def test_links_on_an_sftp_server_do_not_lead_out_of_the_roots(
             with pytest.raises(OutsideRoots):
                 read_picture(f"{mount}/{name}", roots=roots)
         with pytest.raises(OutsideRoots):
-            list(list_files(f"{mount}/ward", roots=roots))
+            list(list_files(f"{mount}/ward", Omissions(), roots=roots))
         assert is_available(f"{mount}/ward", roots=roots)
         assert not is_available(f"{mount}/nowhere", roots=roots)
         assert is_available(mount, roots=roots)

@@ -7,8 +7,6 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-import PIL.Image
 import pytest
 from sqlalchemy import select, update
 
@@ -23,6 +21,7 @@ from db.tables import Batch, Image, Source
 from scheduler.ingest import open_source
 from scheduler.ingest.walk import Walk
 from scheduler.submit import submit
+from tests.pictures import save_film
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
@@ -32,7 +31,7 @@ def folder_of(parent: Path, *inside: str) -> Path:
     for name in inside:
         (parent / name).mkdir(parents=True)
         for number in range(10):
-            PIL.Image.fromarray(np.full((96, 96), number, np.uint8)).save(parent / name / f"{number}.png")
+            save_film(parent / name / f"{number}.png", number)
     return parent
 
 

@@ -20,7 +20,10 @@ from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from db.jobs.problems import CorruptImage, ImageProblem
 from tests.pictures import decode
 
-KINDS = ("JPEG", "PNG", "PNG16", "TIFF", "TIFF-LZW", "BMP", "plain", "LUT", "RLE", "JPEG-LS", "JPEG 2000")
+KINDS = (
+    *("JPEG", "PNG", "PNG16", "TIFF", "TIFF-LZW", "BMP"),
+    *("plain", "LUT", "shutter", "RLE", "JPEG-LS", "JPEG 2000"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,17 @@ def healthy(
     item.add_new("LUTDescriptor", "US", [64, 1000, 10])
     item.add_new("LUTData", "US", list(range(0, 1024, 16)))
     found["LUT"] = dicom_bytes(make_dicom(deep, VOILUTSequence=[item], ModalityLUTSequence=[item]))
+    shutter = {
+        "ShutterShape": ["RECTANGULAR", "CIRCULAR", "POLYGONAL"],
+        "ShutterLeftVerticalEdge": 4,
+        "ShutterRightVerticalEdge": 60,
+        "ShutterUpperHorizontalEdge": 5,
+        "ShutterLowerHorizontalEdge": 70,
+        "CenterOfCircularShutter": [40, 36],
+        "RadiusOfCircularShutter": 30,
+        "VerticesOfThePolygonalShutter": [1, 1, 70, 2, 50, 60],
+    }
+    found["shutter"] = dicom_bytes(make_dicom(deep, **shutter))
     for kind, syntax in (("RLE", RLELossless), ("JPEG-LS", JPEGLSLossless), ("JPEG 2000", JPEG2000Lossless)):
         dataset = make_dicom(deep, **window)
         dataset.compress(syntax)
@@ -171,12 +185,13 @@ def test_an_error_of_our_own_is_not_called_a_corrupt_image(
     healthy: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import worker.decoding.decode as decoding
-    from worker.imaging import dicom, raster
+    from worker.imaging import dicom
+    from worker.imaging.rasters import pillow
 
     def mistaken(*_: object) -> None:
         raise AttributeError("a programming error")
 
-    for module, name in ((dicom, "display_values"), (decoding, "check_header"), (raster, "squeeze")):
+    for module, name in ((dicom, "display_values"), (decoding, "check_header"), (pillow, "squeeze")):
         monkeypatch.setattr(module, name, mistaken)
     for kind in ("plain", "PNG"):
         with pytest.raises(AttributeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,76 @@ def test_tiff_for_print_is_read(mode: str, rgb: np.ndarray) -> None:
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
 def test_sixteen_bits_keep_their_range(form: str, grey: np.ndarray) -> None:
     for value, expected in ((0, 0), (257, 1), (32768, 128), (65535, 255), (4095, 16)):
-        pixels = decode(encoded(np.full((70, 80), value, np.uint16), form))
-        assert (pixels == expected).all()
+        pixels = np.full((448, 448), value, np.uint16)
+        # The values reach beyond 14 bits, in one corner.
+        pixels[-10:, -10:] = 65535
+        assert (decode(encoded(pixels, form))[:200] == expected).all()
     deep = decode(encoded(grey.astype(np.uint16) * 257, form)).astype(int)
     assert np.abs(deep - decode(encoded(grey, form))).max() <= 1
     # Sixteen bits are rounded to eight once, and not at each step.
     reference = Image.fromarray(grey.astype(np.float32)).resize((224, 224), Image.Resampling.BILINEAR)
     assert np.abs(deep[:, :, 0] - np.asarray(reference)).max() <= 0.51
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_sixteen_bits_that_hold_fewer_are_scaled_by_those(form: str, bits: int, scene: np.ndarray) -> None:
+    deep = (scene.astype(np.uint32) * 65535 // int(scene.max())).astype(np.uint16)
+    whole, held = decode(encoded(deep, form)), decode(encoded(deep >> (16 - bits), form))
+    assert np.abs(whole.astype(int) - held).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_all_sixteen_bits_beside_alpha_in_a_png_are_used(scene: np.ndarray, orientation: int) -> None:
+    # 10 bits, of which the high byte of each value holds 2.
+    stored = scene >> 2
+    expected = decode(encoded(stored, "PNG"))
+    noise = np.random.default_rng(0).integers(0, 65536, scene.shape, np.uint16)
+    if orientation == 6:
+        stored, noise = np.rot90(stored), np.rot90(noise)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    content = deep_png(stored, noise, exif=exif.tobytes().removeprefix(b"Exif\0\0"))
+    assert np.array_equal(decode(content), expected)
+
+
+def deep_png(grey: np.ndarray, alpha: np.ndarray, exif: bytes) -> bytes:
+    """Return 16-bit greyscale with alpha, which Pillow does not write (PNG, third edition, 11.2.1)."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+    plain = np.stack([grey, alpha], axis=2).astype(">u2").view(np.uint8).reshape(len(grey), -1)
+    # Every other row is stored as differences from the row above (filter 2).
+    differences = plain - np.concatenate([np.zeros_like(plain[:1]), plain[:-1]])
+    lines = [
+        b"\2" + differences[y].tobytes() if y % 2 else b"\0" + plain[y].tobytes() for y in range(len(grey))
+    ]
+    header = struct.pack(">IIBBBBB", grey.shape[1], grey.shape[0], 16, 4, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"eXIf", exif), (b"IDAT", zlib.compress(b"".join(lines))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+def test_a_damaged_png_with_deep_alpha_is_corrupt(scene: np.ndarray) -> None:
+    content = deep_png(scene, scene, Image.Exif().tobytes().removeprefix(b"Exif\0\0"))
+    decode(content)
+    at = content.index(b"IDAT") + 100
+    for damaged in (
+        content[: len(content) // 2],
+        content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :],
+        content[:29] + b"\0\0\0\0" + content[33:],
+    ):
+        with pytest.raises(CorruptImage):
+            decode(damaged)
+
+
+def test_a_whole_bitmap_of_a_kind_that_is_not_read_is_unsupported(grey: np.ndarray) -> None:
+    content = bytearray(encoded(grey, "BMP"))
+    struct.pack_into("<I", content, 30, 4)  # compressed as JPEG
+    with pytest.raises(UnsupportedPixels) as caught:
+        decode(bytes(content))
+    assert "BMP" in caught.value.detail
 
 
 @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])

@@ -130,7 +130,7 @@ def test_a_file_that_holds_more_than_its_size_said_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"no picture at all", b"\0" * 200, b"%PDF-1.7\n", b"GIF89a" + b"\0" * 50]
+    "content", [b"no picture at all", b"\0" * 200, b"%PDF-1.7\n", b"PK\3\4" + b"\0" * 50]
 )
 def test_something_else_called_jpg_is_not_an_image(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(content)

@@ -182,9 +182,17 @@ def test_a_file_without_preamble_or_without_header_is_read(
 
 
 @pytest.mark.parametrize(
-    "syntax", [uid.MPEG2MPML, uid.UID("1.2.840.10008.1.2.4.94"), uid.UID("1.2.3.4.5")], ids=str
+    ("syntax", "name"),
+    [
+        (uid.MPEG2MPML, "MPEG2 Main Profile / Main Level"),
+        (uid.UID("1.2.840.10008.1.2.4.94"), "JPIP Referenced"),
+        (uid.UID("1.2.3.4.5"), ""),
+    ],
+    ids=str,
 )
-def test_a_syntax_without_decoder_says_so(scene: np.ndarray, make_dicom: Make, syntax: str) -> None:
+def test_a_syntax_without_decoder_says_its_public_name(
+    scene: np.ndarray, make_dicom: Make, syntax: str, name: str
+) -> None:
     dataset = make_dicom(scene)
     dataset.compress(uid.RLELossless)
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -193,7 +201,25 @@ def test_a_syntax_without_decoder_says_so(scene: np.ndarray, make_dicom: Make, s
     assert syntax_of(buffer.getvalue()) == syntax
     with pytest.raises(NoDecoder) as caught:
         decode(buffer.getvalue())
-    assert "1.2.3.4.5" not in str(caught.value)
+    assert caught.value.detail == name
+
+
+def test_a_syntax_that_is_newer_than_the_library_has_its_name(
+    scene: np.ndarray, make_dicom: Make, dicom_bytes: Bytes
+) -> None:
+    dataset = make_dicom(scene)
+    dataset.compress(uid.RLELossless)
+    content = dicom_bytes(dataset)
+    at = content.index(b"1.2.840.10008.1.2.5\0")
+    assert content[at - 4 : at] == b"UI\x14\0"
+    # Three letters more for the UID, and for the length of the file meta information.
+    newer = b"1.2.840.10008.1.2.4.112\0"
+    length = int.from_bytes(content[140:144], "little") + 4
+    content = content[:140] + length.to_bytes(4, "little") + content[144:at]
+    content = content[:-4] + b"UI\x18\0" + newer + dicom_bytes(dataset)[at + 20 :]
+    with pytest.raises(NoDecoder) as caught:
+        decode(content)
+    assert caught.value.detail == "JPEG XL"
 
 
 def test_two_transfer_syntaxes_at_once_are_corrupt(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
 from db.jobs.problems import FileTooLarge, FileUnreadable, FileVanished, OutsideRoots, PathTooLong
+from worker.files.omissions import Omissions
 from worker.files.opener import Content, Entry, read_up_to
 from worker.files.roots import Roots
 from worker.files.tree import walk_files
@@ -46,13 +47,11 @@ class FileOpener:
         with open_file(uri_to_path(url), roots) as file:
             return _read(file, size)
 
-    def list_files(
-        self, url: str, roots: Roots, on_denied: Callable[[], None] = lambda: None
-    ) -> Iterator[Entry]:
+    def list_files(self, url: str, roots: Roots, omissions: Omissions) -> Iterator[Entry]:
         """Yield the files below a folder, in the order of their paths.
 
-        A link to a file is a file. A link to a folder is not followed, so that no loop is possible. Calls
-        `on_denied` for a folder below that this user may not list. Raises OutsideRoots, OSError.
+        A link to a file is a file. A link to a folder is not followed, so that no loop is possible. A folder
+        below that this user may not list is counted. Raises OutsideRoots, OSError.
         """
         top = uri_to_path(url)
         roots.check_path(top)
@@ -60,9 +59,9 @@ class FileOpener:
         def pass_over(error: OSError) -> None:
             if not isinstance(error, PermissionError) or error.filename == str(top):
                 raise error
-            on_denied()
+            omissions.closed += 1
 
-        for folder, names in walk_files(str(top), pass_over):
+        for folder, names in walk_files(str(top), omissions, pass_over):
             for name in names:
                 yield entry_of(Path(folder, name))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache, partial
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
@@ -34,6 +34,10 @@ class HttpOpener(RemoteOpener):
     def is_name(self, inner: str) -> bool:
         """Refuse links with a query or a fragment, such as those that sort a table."""
         return super().is_name(inner) and not {"?", "#"} & set(inner)
+
+    def parts(self, inner: str) -> list[str]:
+        """Return the parts of a listed name: in a link they are percent-encoded."""
+        return [unquote(part) for part in super().parts(inner)]
 
 
 @cache

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from db.jobs.problems import CorruptImage, UnsupportedPixels
+from worker.imaging.elements import numbers
 from worker.imaging.pixels.codestream import Codestream
 from worker.imaging.pixels.decoders import decode_pixels
 from worker.imaging.pixels.layout import Layout
@@ -53,11 +54,12 @@ def stored_values(dataset: FileDataset, layout: Layout) -> StoredValues:
         raise CorruptImage("size")
     if found is None and layout.high_bit != layout.bits - 1:
         raise UnsupportedPixels("high bit")
-    precision = layout.allocated if found is None else found.precision
-    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated or _holds_overlay(dataset):
-        precision = layout.bits
-        raw = _low_bits(raw, precision)
-    values = _settle_sign(raw, precision, found, layout)
+    native = not dataset.file_meta.TransferSyntaxUID.is_encapsulated
+    precision = layout.bits if native else layout.allocated if found is None else found.precision
+    one_sign = found is None or found.process != "JPEG 2000" or found.signed == layout.signed
+    if (precision == layout.bits and one_sign) or _holds_overlay(dataset):
+        return StoredValues(patterns=_low_bits(raw, layout.bits), bits=layout.bits, signed=layout.signed)
+    values = _settle_sign(_cut_padding(raw, dataset, layout.bits), precision, found, layout)
     return _settle_bits(values, precision, layout.bits)
 
 
@@ -72,6 +74,12 @@ def _holds_overlay(dataset: Dataset) -> bool:
 def _is_above_zero(element: Any) -> bool:
     value = getattr(element, "value", None)
     return bool(value.strip(b"\0") if isinstance(value, bytes) else value)
+
+
+def _cut_padding(raw: NDArray[Any], dataset: Dataset, bits: int) -> NDArray[Any]:
+    """Return samples with the low bits of Pixel Padding Value, if it has more bits than those stored."""
+    padding = int(next(iter(numbers(dataset, "PixelPaddingValue")), 0))
+    return raw if padding < 2**bits else np.where(raw == padding, padding % 2**bits, raw).astype(raw.dtype)
 
 
 def _settle_sign(raw: NDArray[Any], precision: int, found: Codestream | None, layout: Layout) -> NDArray[Any]:

@@ -218,7 +218,11 @@ def test_padding_is_not_part_of_the_depth_that_is_used(scene: np.ndarray, shown:
     assert np.array_equal(shown(padded, 16, None, window), shown(black, 12))
 
 
-def test_padding_of_all_allocated_bits_is_black(scene: np.ndarray, shown: Say) -> None:
+@pytest.mark.parametrize(
+    "syntax", [None, *ENCAPSULATED], ids=lambda syntax: getattr(syntax, "keyword", "native")
+)
+def test_padding_of_all_allocated_bits_is_black(scene: np.ndarray, shown: Say, syntax: UID | None) -> None:
     padded, black = scene.copy(), scene.copy()
     padded[:, :40], black[:, :40] = 65535, 0
-    assert np.array_equal(shown(padded, 12, None, {"PixelPaddingValue": 65535}), shown(black, 12))
+    found = shown(padded, 16, syntax, bits(12, PixelPaddingValue=65535))
+    assert np.array_equal(found, shown(black, 12))
