@@ -61,6 +61,7 @@ def screen(
     from scheduler.exports.results import check_output, write_results
     from scheduler.exports.selection import Selection
     from scheduler.ingest import open_source
+    from scheduler.ingest.left_out import LeftOut
     from scheduler.submit import Hooks, default_cohort, submit
 
     if out is not None:
@@ -90,8 +91,9 @@ def screen(
     else:
         show_results(database, name, selection)
     _print_summary(database, finished)
-    if submitted.ignored or submitted.closed_folders:
-        say(submitted.as_text())
+    if submitted:
+        # It was said before the progress, but a terminal has scrolled since.
+        say(LeftOut.as_text(submitted))
     raise typer.Exit(exit_code(finished))
 
 

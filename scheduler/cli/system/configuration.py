@@ -28,6 +28,7 @@ from scheduler.nightly.schedule import NightlySettings
 from scheduler.settings import SchedulerSettings
 from training.settings import TrainingSettings
 from worker.broker.logs import LogSettings
+from worker.files.omissions import WalkSettings
 from worker.files.roots import RootSettings
 from worker.settings import BrokerSettings, WorkerSettings
 
@@ -44,6 +45,7 @@ ROOMS: tuple[type[RoomSettings], ...] = (
     SendSettings,
     StackSettings,
     TrainingSettings,
+    WalkSettings,
     WorkerSettings,
 )
 #: Names in the environment that say where to look. MARK is of the embedded stack's own processes.
