@@ -9,7 +9,6 @@ import pytest
 import typer
 
 from db.engine import Database
-from db.models.card import PREPROCESSING
 from db.models.registry import ensure_champion
 from db.models.store import CARD_FILE
 from db.upkeep.migrate import upgrade
@@ -77,7 +76,7 @@ def test_the_shipped_model_is_whole_and_says_where_it_comes_from() -> None:
     folder = default_model()
     card = load_model(folder).card
     assert card.backbone == "resnet50"
-    assert card.preprocessing == PREPROCESSING
+    card.check_preprocessing()
     assert folder.name == card.model_id
     text = (folder / "README.md").read_text()
     for fact in (card.model_id, "CC BY 4.0", "10.17632/rscbjbr9sj", "Not a medical device"):
