@@ -16,14 +16,13 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 from sqlalchemy import select
 
 from db.engine import Database
 from db.jobs.problems import CorruptImage, DecoderCrashed, DecoderMemory, DecoderTimeout, ImageProblem
 from db.tables import Image
-from tests.pictures import read_picture
+from tests.pictures import read_picture, small_film
 from tests.waiting import wait_for
 from tests.worker.screening.batches import submit
 from worker.decoding.pool import DecoderPool, DecodersUnusable
@@ -64,9 +63,7 @@ module.decode_file = decode
 def png(trailer: str = "") -> bytes:
     """Return a valid PNG that ends with a word for a poisoned decoder."""
     buffer = BytesIO()
-    PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (96, 96), dtype=np.uint8)).save(
-        buffer, "PNG"
-    )
+    small_film(0).save(buffer, "PNG")
     return buffer.getvalue() + trailer.rjust(16).encode()
 
 
