@@ -11,7 +11,7 @@ from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.jobs.batches import cohorts_to_dispatch, cut_batches
 from db.jobs.ingests import expire_ingests
-from db.jobs.notifications import count_waiting, mark_notified, rows_to_notify
+from db.jobs.notifications import Notified, count_waiting, mark_notified, rows_to_notify
 from db.jobs.sweep import any_expired, expire_batches
 from db.tables import Batch, TrainingRun
 from db.training.runs import expire_runs
@@ -43,25 +43,23 @@ def dispatch(database: Database, settings: SchedulerSettings, notifier: Notifier
                 batch_images=settings.batch_images,
                 in_flight=settings.batches_in_flight,
             )
-    with database.read() as session:
-        due = rows_to_notify(session, Batch, again_seconds=settings.ring_again_seconds)
-        queued = count_waiting(session, Batch)
-    notified = notify_queue(notifier, due, open_rows=queued)
-    if notified:
-        with database.write() as session:
-            mark_notified(session, Batch, notified)
-    return len(notified)
+    return notify_waiting(database, Batch, notifier, again_seconds=settings.ring_again_seconds)
 
 
 def dispatch_runs(database: Database, settings: SchedulerSettings, notifier: Notifier) -> int:
     """Send notifications for training runs that wait for a worker; return how many were sent."""
+    return notify_waiting(database, TrainingRun, notifier, again_seconds=settings.ring_again_seconds)
+
+
+def notify_waiting(database: Database, table: Notified, notifier: Notifier, *, again_seconds: float) -> int:
+    """Send notifications for rows that wait for a worker and are due; return how many were sent."""
     with database.read() as session:
-        due = rows_to_notify(session, TrainingRun, again_seconds=settings.ring_again_seconds)
-        queued = count_waiting(session, TrainingRun)
-    notified = notify_queue(notifier, due, open_rows=queued)
+        due = rows_to_notify(session, table, again_seconds=again_seconds)
+        waiting = count_waiting(session, table)
+    notified = notify_queue(notifier, due, open_rows=waiting)
     if notified:
         with database.write() as session:
-            mark_notified(session, TrainingRun, notified)
+            mark_notified(session, table, notified)
     return len(notified)
 
 

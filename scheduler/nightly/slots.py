@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from db.engine import Database
-from db.jobs.notifications import count_waiting, mark_notified, rows_to_notify
-from db.nights.runs import (
-    now,
-    open_now,
-    open_slot,
-)
+from db.nights.runs import now, open_now, open_slot
 from db.tables import NightlyRun
+from scheduler.dispatch import notify_waiting
 from scheduler.nightly.schedule import Nightly, NightlySettings
-from worker.broker.notify import Notifier, notify_queue
+from worker.broker.notify import Notifier
 
 
 def open_due(database: Database, settings: NightlySettings) -> list[int]:
@@ -50,11 +46,4 @@ def run_now(database: Database, schedule: Nightly) -> int:
 
 def notify_nights(database: Database, settings: NightlySettings, notifier: Notifier) -> int:
     """Notify the ingest queue of runs whose source is to be walked; return how many."""
-    with database.read() as session:
-        due = rows_to_notify(session, NightlyRun, again_seconds=settings.nightly_retry_seconds)
-        waiting = count_waiting(session, NightlyRun)
-    notified = notify_queue(notifier, due, open_rows=waiting)
-    if notified:
-        with database.write() as session:
-            mark_notified(session, NightlyRun, notified)
-    return len(notified)
+    return notify_waiting(database, NightlyRun, notifier, again_seconds=settings.nightly_retry_seconds)

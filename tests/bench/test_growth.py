@@ -111,7 +111,7 @@ def poll(database: Database) -> None:
 
 def tick(database: Database) -> None:
     dispatch(database, SchedulerSettings(), ListNotifier())
-    dispatch_runs(database, SchedulerSettings(), lambda _: None)
+    dispatch_runs(database, SchedulerSettings(), ListNotifier())
 
 
 def sweep(database: Database) -> None:
