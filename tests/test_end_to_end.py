@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -32,21 +31,12 @@ from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Prediction, TrainingResult, TrainingRun
 from db.upkeep.migrate import upgrade
 from deploy.stack import Stack
+from tests.commands import CLI, run
 from tests.conftest import postgres_url
 from tests.installation import Valkey, make_secrets, point, settings
 from tests.waiting import wait_for
 from worker.broker.app import QUEUES
 from worker.phantoms import write_phantoms
-
-CLI = [sys.executable, "-m", "scheduler"]
-
-
-def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
-    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == expect, f"{arguments} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
-    assert "Traceback" not in done.stdout + done.stderr
-    return done
 
 
 class Embedded:

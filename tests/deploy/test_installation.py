@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.retry import Retry
 
+from tests.commands import run
 from tests.conftest import postgres_url
 from tests.faults.proxy import free_port
 from tests.installation import ADMINISTRATION, Valkey, make_secrets, point, settings
@@ -117,15 +118,6 @@ def start(home: Path, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen
         process.wait()
 
 
-def cli(*arguments: str, expect: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "scheduler", *arguments],
-        capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout
-
-
 def get(url: str) -> str:
     try:
         with urllib.request.urlopen(url, timeout=10) as answer:
@@ -156,18 +148,18 @@ def test_the_services_of_compose_screen_a_cohort(
     start("metrics", metrics)
     start("flower", flower)
     write_phantoms(tmp_path / "x-rays", 24)
-    cli("submit", str(tmp_path / "x-rays"), "--cohort", "trial")
-    cli("watch", "trial")
-    (status,) = json.loads(cli("status", "trial", "--json"))
+    run("submit", str(tmp_path / "x-rays"), "--cohort", "trial")
+    run("watch", "trial")
+    (status,) = json.loads(run("status", "trial", "--json").stdout)
     assert (status["total"], status["done"]) == (24, 24)
     wait_for(lambda: 'pneumoscreen_workers{queue="screen"} 1.0' in get(f"http://127.0.0.1:{metrics}/metrics"))
     wait_for(lambda: get(f"http://127.0.0.1:{metrics}/readyz") == "ready\n")
     wait_for(lambda: get(f"http://127.0.0.1:{flower}/healthcheck") == "OK")
     for kind in ("screen", "training", "housekeeping"):
-        cli("alive", kind)
+        run("alive", kind)
     worker.terminate()
     assert worker.wait(60) == 0, "the worker did not end cleanly after SIGTERM"
-    cli("alive", "screen", expect=2)
+    run("alive", "screen", expect=2)
 
 
 def test_flower_works_with_only_its_own_secrets_and_folder(

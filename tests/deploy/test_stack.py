@@ -32,13 +32,13 @@ from deploy.programs import Ports, Program, programs, supervisor_config
 from deploy.settings import StackSettings
 from deploy.stack import Stack, StackInUse
 from deploy.users import StackBusy, Users
+from tests.commands import CLI, printed
 from tests.faults.proxy import free_port
 from tests.installation import ADMINISTRATION
 from tests.stack import stop_process
 from tests.waiting import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
-CLI = [sys.executable, "-m", "scheduler"]
 #: The password of the broker's only user.
 WORD = "a-long-word"
 PROGRAMS = {"broker", "worker", "training", "housekeeping", "beat", "flower", "metrics", "watchdog"}
@@ -55,12 +55,6 @@ def stack(home: Path) -> Iterator[Stack]:
 def left() -> list[Marked]:
     """Return every process of the stack, also those that supervisord does not know."""
     return marked(str(Stack().home.resolve()))
-
-
-def cli(*arguments: str, expect: int = 0) -> str:
-    done = subprocess.run([*CLI, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 def start_user(**environment: str) -> subprocess.Popen[str]:
@@ -141,24 +135,24 @@ def test_two_concurrent_ups_start_one_stack_which_outlives_every_user(
         assert stack.is_running()
         assert {process.name for process in stack.processes()} == PROGRAMS
         addresses.add((stack.flower_address, stack.metrics_address))
-        assert cli("down").strip() == "Stopped."
+        assert printed("down").strip() == "Stopped."
         assert left() == []
-    assert cli("down").strip() == "It was not running."
+    assert printed("down").strip() == "It was not running."
     assert len(addresses) == 1, "a bookmark of Flower has ended"
 
 
 def test_the_address_of_another_program_is_not_printed_as_flowers(job_table: object, stack: Stack) -> None:
-    cli("up", "--no-wait")
+    printed("up", "--no-wait")
     wait_for(lambda: stack.serves("flower") and stack.serves("metrics"))
-    assert stack.flower_address in cli("status")
+    assert stack.flower_address in printed("status")
     stop_process(stack, "flower")
     with socket.create_server(("127.0.0.1", int(stack.flower_address.rpartition(":")[2]))):
         assert not stack.serves("flower")
-        said = cli("status")
+        said = printed("status")
         assert stack.flower_address not in said
         assert "flower.log" in said
         assert stack.metrics_address in said
-    cli("down")
+    printed("down")
 
 
 def test_the_folder_of_a_demo_in_use_is_not_emptied(stack: Stack, home: Path) -> None:
@@ -175,16 +169,16 @@ def test_a_demo_that_was_kept_is_kept_when_another_one_ends(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = home / "demo"
-    cli("demo", "--images", "6", "--keep")
+    printed("demo", "--images", "6", "--keep")
     with monkeypatch.context() as context:
         context.setenv("PNEUMOSCREEN_HOME", str(folder))
         first = {process.pid for process in Stack().processes()}
-    said = cli("demo", "--images", "6")
+    said = printed("demo", "--images", "6")
     assert "The demo that was kept still runs" in said
     assert "Everything keeps running" in said
     monkeypatch.setenv("PNEUMOSCREEN_HOME", str(folder))
     assert {process.pid for process in Stack().processes()} == first
-    done = {one["name"]: one["done"] for one in json.loads(cli("status", "--json"))}
+    done = {one["name"]: one["done"] for one in json.loads(printed("status", "--json"))}
     assert done == {"demo": 6, "demo-2": 6}
 
 
@@ -244,18 +238,18 @@ def test_processes_left_by_a_killed_supervisord_are_reported_and_stopped(
 ) -> None:
     stack.start(lambda: None)
     kill_supervisord(stack)
-    assert re.search(r"has left \d processes", cli("status"))
-    (finding,) = [one for one in json.loads(cli("doctor", "--json", expect=2)) if one["check"] == "stack"]
+    assert re.search(r"has left \d processes", printed("status"))
+    (finding,) = [one for one in json.loads(printed("doctor", "--json", expect=2)) if one["check"] == "stack"]
     assert finding["verdict"] == "bad"
     assert "broker" in finding["found"]
     assert "broker" in {one.name for one in left()}, "`status` or `doctor` stopped it"
-    said = cli("down")
+    said = printed("down")
     assert "Stopped what supervisord had left" in said
     assert "broker" in said
     assert left() == []
     stack.start(lambda: None)
     old = kill_supervisord(stack)
-    cli("up", "--no-wait")
+    printed("up", "--no-wait")
     assert len(supervisords()) == 1
     assert not {one.pid for one in left()} & set(old)
     assert {process.name for process in stack.processes()} == PROGRAMS
@@ -348,8 +342,8 @@ def test_nothing_is_sent_to_a_socket_of_another_user(stack: Stack) -> None:
             with pytest.raises(StackNotOurs):
                 ask()
             assert served.recv(1) == b"0", "data was sent to another user"
-        assert "Flower" not in cli("status")
-        assert "stack-not-ours" in cli("up", expect=2)
+        assert "Flower" not in printed("status")
+        assert "stack-not-ours" in printed("up", expect=2)
     finally:
         os.kill(impostor, signal.SIGKILL)
         os.waitpid(impostor, 0)
@@ -401,7 +395,7 @@ def test_a_home_with_unsafe_characters_in_its_path_is_refused_with_its_own_code(
     with monkeypatch.context() as patch:
         patch.setenv("PNEUMOSCREEN_HOME", str(tmp_path / name))
         for command in ("status", "up", "down", "doctor"):
-            assert "home-unusable" in cli(command, expect=2)
+            assert "home-unusable" in printed(command, expect=2)
     assert list(tmp_path.iterdir()) == [], "something was written"
 
 

@@ -19,18 +19,9 @@ from db.queries.progress import progress
 from db.states import CohortState
 from db.tables import Cohort, Image, ImageCount, Ingest, Model
 from db.upkeep.migrate import upgrade
+from tests.commands import run
 from tests.conftest import postgres_url
 from tests.waiting import wait_for
-
-
-def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run a command, and check its exit code and that it prints no traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", "scheduler", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture

