@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Self
 from rich.live import Live
 from rich.text import Text
 
+from scheduler.local_time import local_time
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -72,9 +74,8 @@ class ProgressLine:
 
     def _print(self) -> None:
         self._printed_at = self._clock()
-        moment = time.strftime("%Y-%m-%d %H:%M %Z")
         said = ", ".join(part.text for part in self._parts)
-        self._console.print(f"{moment}  {said}", markup=False, soft_wrap=True)
+        self._console.print(f"{local_time(time.time())}  {said}", markup=False, soft_wrap=True)
 
     def _drawn(self) -> Text:
         width = self._console.width - 1

@@ -9,7 +9,6 @@ import shlex
 import socket
 from collections import Counter
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from db.settings import home
 from db.tables import Cohort, NightlyRun
 from scheduler.counts import counted
 from scheduler.disclaimer import DISCLAIMER
+from scheduler.local_time import local_time
 from scheduler.nightly.comparison import compared, screened
 from scheduler.nightly.delivery import SendSettings, send
 from scheduler.nightly.schedule import Nightly, NightlySettings
@@ -209,8 +209,8 @@ def make_summary(
         name=run.name,
         host=socket.gethostname(),
         cohort=cohort,
-        slot=f"{datetime.fromtimestamp(run.slot, zone):%Y-%m-%d %H:%M %Z}",
-        ended=f"{datetime.fromtimestamp(run.finished_at or run.slot, zone):%Y-%m-%d %H:%M %Z}",
+        slot=local_time(run.slot, zone),
+        ended=local_time(run.finished_at or run.slot, zone),
         state=run.state,
         problem=run.problem,
         figures=figures,

@@ -12,6 +12,7 @@ from scheduler.cli.console import console, print_json, print_table, say
 from scheduler.cli.help import CommandGroup
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
+from scheduler.local_time import local_time
 
 if TYPE_CHECKING:
     from db.tables import NightlyRun
@@ -137,8 +138,8 @@ def _row(run: NightlyRun) -> dict[str, Any]:
 
 def _shown(run: NightlyRun) -> dict[str, str]:
     """Return what a table shows in other words than JSON: times with their zone, and the delivery."""
-    due = datetime.fromtimestamp(run.slot, ZoneInfo(run.plan["time_zone"]))
-    return {"due": f"{due:%Y-%m-%d %H:%M %Z}", "summary": _delivered(run)}
+    zone = ZoneInfo(run.plan["time_zone"])
+    return {"due": local_time(run.slot, zone), "summary": _delivered(run)}
 
 
 def _delivered(run: NightlyRun) -> str:
