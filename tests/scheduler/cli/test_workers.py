@@ -64,6 +64,8 @@ def test_commands_that_need_workers_say_that_none_answers_before_the_stack_has_r
 
 @pytest.mark.usefixtures("broker")
 def test_the_wait_for_workers_takes_a_second_and_ends_early_once_all_have_answered() -> None:
+    # The first call imports Celery, which is no wait for an answer.
+    assert missing_workers({"screen"}) == {"screen"}
     began = time.monotonic()
     assert missing_workers({"housekeeping", "screen"}) == {"housekeeping", "screen"}
     assert 0.9 < time.monotonic() - began < 2.5
