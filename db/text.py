@@ -1,4 +1,4 @@
-"""The limits of the text columns of the job table."""
+"""Text: what the job table can store of it, and a number with its noun."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def is_text(name: str) -> bool:
 def is_too_long(uri: str) -> bool:
     """Tell whether a name is too long for an index of the job table."""
     return len(uri.encode()) > LONGEST_URI
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return `1 image` or `2 images`; `plural` is for a noun that does not take an s."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

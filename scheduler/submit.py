@@ -19,8 +19,7 @@ from db.jobs.sources import ensure_source
 from db.lease import Heartbeat
 from db.models.registry import champion, find_model
 from db.tables import Cohort
-from db.text import is_too_long
-from scheduler.counts import counted
+from db.text import counted, is_too_long
 from scheduler.ingest.chunks import chunks
 from scheduler.ingest.left_out import LeftOut
 from scheduler.ingest.pseudonym import ensure_site_key, place_pseudonym

@@ -11,6 +11,7 @@ from celery.signals import worker_shutting_down
 
 from db.database_errors import DatabaseFailed
 from db.engine import Database
+from db.text import counted
 from worker.broker.app import TRAIN, TRIGGER, app
 
 __all__ = ["app", "train_run", "trigger_run"]
@@ -57,7 +58,8 @@ def train_run(run_id: int) -> None:
     except DatabaseFailed as error:
         log.warning("run %d: %s; it resumes when its lease ends", run_id, error.code, extra={"run": run_id})
     else:
-        log.info("run %d: %d backbones trained, winner %s", run_id, len(finished.outcomes), finished.winner)
+        trained = counted(len(finished.outcomes), "backbone")
+        log.info("run %d: %s trained, winner %s", run_id, trained, finished.winner)
 
 
 @app.task(name=TRIGGER)  # type: ignore[untyped-decorator]

@@ -29,7 +29,7 @@ class TrainingRun(Table):
     lease_owner: Mapped[str | None] = mapped_column(String(200))
     lease_until: Mapped[float | None]
     notified_at: Mapped[float | None] = mapped_column("rung_at")
-    #: Backbone, epoch, losses and remaining seconds, for `status`.
+    #: Backbone, epoch, losses and remaining seconds; of a run that is done, its winner and the AUC.
     progress: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     #: Why it failed: an error's code.
     problem: Mapped[str | None] = mapped_column(String(64))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from db.text import counted
 from scheduler.cli.console import console, errors
-from scheduler.counts import counted
 
 
 def print_pages() -> None:

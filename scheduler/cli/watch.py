@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from db.engine import Database
 from db.queries.progress import Progress, progress
 from db.tables import Cohort
+from db.text import counted
 from scheduler.cli.progress_line import Part, ProgressLine
-from scheduler.counts import counted
 
 if TYPE_CHECKING:
     from rich.console import Console

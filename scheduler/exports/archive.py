@@ -20,6 +20,7 @@ from db.atomic import create_private, needs_room, partial_beside, place
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.jobs.cohorts import CohortArchived
+from db.text import counted
 from db.upkeep.archive import CohortNotFinished, Stamp, archive_rows, cohorts_to_archive, remove_rows, stamp
 from scheduler.exports.results import OutputUnwritable
 
@@ -145,7 +146,7 @@ def _check(file: Path, rows: int, digest: str) -> None:
     except (pa.ArrowException, OSError) as error:
         raise ArchiveDamaged("it cannot be read") from error
     if count != rows:
-        raise ArchiveDamaged(f"{count} rows of {rows}")
+        raise ArchiveDamaged(f"{count} of {counted(rows, 'row')}")
 
 
 def _table(rows: list[dict[str, Any]], schema: Any) -> Any:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from scheduler.counts import counted
+from db.text import counted
 from scheduler.ingest.recognition import is_hidden, suffix_of
 
 #: Kinds of ignored files that are counted by themselves. What a folder holds beside images has few kinds.

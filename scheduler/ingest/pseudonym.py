@@ -13,6 +13,7 @@ from db.atomic import needs_room, write_whole
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.settings import home
+from db.text import counted
 from db.upkeep.site_key import holds_pseudonyms, key_fingerprint, note_key, replace_key
 
 _KEY_BYTES = 32
@@ -129,7 +130,7 @@ def _site_key(file: Path) -> bytes:
         raise SiteKeyUnusable(type(error).__name__) from None
     if len(key) != _KEY_BYTES:
         # A truncated key would make other pseudonyms, and an empty one could be guessed.
-        raise SiteKeyUnusable(f"{len(key)} bytes")
+        raise SiteKeyUnusable(counted(len(key), "byte"))
     return key
 
 

@@ -24,7 +24,7 @@ from db.nights.figures import BANDS, NightFigures, Outcome, night_figures
 from db.nights.runs import claim_summary, conclude_nights, find_night, history, note_summary, now
 from db.settings import home
 from db.tables import Cohort, NightlyRun
-from scheduler.counts import counted
+from db.text import counted
 from scheduler.disclaimer import DISCLAIMER
 from scheduler.local_time import local_time
 from scheduler.nightly.comparison import compared, screened

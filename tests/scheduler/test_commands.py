@@ -18,8 +18,8 @@ from db.jobs.cohorts import open_cohort
 from db.models.registry import import_model
 from db.states import CohortState, ImageState, ModelState
 from db.tables import Cohort, Image, Model
+from db.text import counted
 from db.training.runs import open_run
-from scheduler.counts import counted
 from scheduler.exports.archive import prune
 from scheduler.local_time import local_time
 from tests.scheduler.test_archive import take_in

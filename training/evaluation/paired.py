@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from db.text import counted
 from training.evaluation.measures import ALPHA, Measure, levels, ordered_pairs
 from training.evaluation.resampling import draw_matrix, draw_patients, mean_bounds
 from training.outcome import Answers
@@ -203,6 +204,6 @@ def p_text(p: float) -> str:
 def _sentence(one: str, other: str, n: int, count: tuple[int, int], p: float, better: str | None) -> str:
     verdict = "that is noise" if better is None else f"{better} is better"
     return (
-        f"{one} and {other} disagree about {sum(count)} of {n:,} images: {one} alone is right on {count[0]}, "
-        f"{other} alone on {count[1]}; {p_text(p)} after Holm: {verdict}."
+        f"{one} and {other} disagree about {sum(count)} of {counted(n, 'image')}: "
+        f"{one} alone is right on {count[0]}, {other} alone on {count[1]}; {p_text(p)} after Holm: {verdict}."
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from db.atomic import write_whole
+from db.text import counted
 from training.evaluation.paired import p_text
 from training.report.findings import Findings
 from training.report.panels import overview, panels
@@ -37,6 +38,7 @@ def page(findings: Findings) -> str:
     environment.filters |= {
         "measure": measure_text,
         "difference": difference_text,
+        "counted": counted,
         "p": lambda value: p_text(value).removeprefix("p ").removeprefix("= "),
     }
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))

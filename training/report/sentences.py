@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from db.text import counted
 from training.outcome import FittedOn
 from training.report.findings import Findings
 
@@ -139,7 +140,7 @@ def _thumbnails(findings: Findings) -> list[str]:
 
 def fitting(findings: Findings) -> str:
     """Return which images fitted temperature and threshold, and which ones measure them."""
-    images, patients = f"{findings['images']:,} held-out images", f"{findings['patients']:,} patients"
+    images, patients = counted(findings["images"], "held-out image"), counted(findings["patients"], "patient")
     if findings["fitted_on"] == FittedOn.NOTHING:
         return (
             f"All figures are measured on the {images} ({patients}). This recipe sets the temperature to 1 "
@@ -164,9 +165,9 @@ def fitting(findings: Findings) -> str:
 
 def patients(told_by: dict[str, int]) -> str:
     """Return how the patients of the images were identified, and what that leaves unknown."""
-    counts = [f"{_TOLD_BY[one]} ({told_by[one]} images)" for one in _TOLD_BY if one in told_by]
+    counts = [f"{_TOLD_BY[one]} ({counted(told_by[one], 'image')})" for one in _TOLD_BY if one in told_by]
     said = f"Patients were identified by {'; '.join(counts)}." if counts else ""
-    if alone := told_by.get("nothing"):
+    if (alone := told_by.get("nothing", 0)) > 1:
         said += f" Several of those {alone} may be of one patient; that is not known."
     return said
 

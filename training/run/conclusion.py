@@ -6,6 +6,7 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from sqlalchemy.orm import Session
@@ -14,7 +15,8 @@ from db.audit.events import record
 from db.engine import Database
 from db.models.card import ModelPreprocessingMismatch
 from db.models.registry import find_champion, find_model, lock_if_champion, promote, registered_card
-from db.training.runs import finish_run
+from db.text import counted
+from db.training.runs import finish_run, note_progress
 from db.transitions import RunChange
 from training.data.dataset import Dataset
 from training.evaluation.baseline import thumbnail_baseline
@@ -28,6 +30,7 @@ from training.report.findings import build_report
 from training.report.page import write_report
 from training.report.sentences import choice
 from training.run.claim import ClaimedRun
+from training.run.progress import Step
 from worker.runtime.device import best_device
 from worker.runtime.loading import load_model
 
@@ -71,6 +74,8 @@ def conclude(
     report = write_report(findings, run.folder)
     with run.database.write() as session:
         decision, promoted = _apply(session, run, winner.model, challenge)
+        won = _last_progress(outcomes[selection.winner], selection.aucs[selection.winner])
+        note_progress(session, run.lease, won)
         finish_run(session, run.lease, RunChange.FINISH)
     if challenge is not None and decision is not None and decision != challenge.decision:
         challenge = replace(challenge, decision=decision)
@@ -88,6 +93,12 @@ def conclude(
         contradicting=dataset.contradicting,
         without_file=without_file,
     )
+
+
+def _last_progress(winner: BackboneOutcome, auc: float) -> dict[str, Any]:
+    """Return what `runs` shows of a run that is done: its winner, as it was after the last epoch."""
+    step = Step(winner.backbone, winner.seed, 1.0, None, winner.epochs)
+    return step.as_json() | {"winner": winner.model_id, "auc": auc}
 
 
 def _compare(
@@ -169,5 +180,4 @@ def _device_name() -> str:
     device = best_device()
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"CPU, {threads} thread{'' if threads == 1 else 's'}"
+    return f"CPU, {counted(torch.get_num_threads(), 'thread')}"

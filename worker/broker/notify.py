@@ -66,7 +66,7 @@ def notify_queue(notifier: Notifier, due: Sequence[int], *, open_rows: int) -> l
             notifier.notify(row_id)
             notified.append(row_id)
     except OperationalError:
-        log.warning("the broker is unavailable; %d rows wait for the next tick", len(due) - len(notified))
+        log.warning("the broker is unavailable; waiting for the next tick: %d", len(due) - len(notified))
     return notified
 
 

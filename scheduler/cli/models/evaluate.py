@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from db.text import counted
 from scheduler.cli.completion import models
 from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
-from scheduler.counts import counted
 from scheduler.disclaimer import DISCLAIMER
 
 Labelled = Annotated[

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from db.text import counted
 from scheduler.cli.completion import recipes
 from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.help import CommandGroup
 from scheduler.cli.models.runs import print_runs
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
-from scheduler.counts import counted
 
 if TYPE_CHECKING:
     from db.engine import Database
@@ -244,7 +244,10 @@ def _print_finished(finished: Finished) -> None:
 
 
 def runs(context: typer.Context, as_json: AsJson = False) -> None:
-    """List training runs: how far they have come, and how they ended."""
+    """List training runs: how far they have come, and how they ended.
+
+    A run that is done is shown by its winner: the last epoch, and the AUC on the held-out images.
+    """
     from db.training.runs import all_runs
 
     if context.invoked_subcommand is not None:

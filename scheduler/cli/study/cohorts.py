@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from db.text import counted
 from scheduler.cli.completion import cohorts, models
 from scheduler.cli.console import console, errors, print_json, print_table, printable, say
 from scheduler.cli.models.runs import print_runs
 from scheduler.cli.pages import print_pages
 from scheduler.cli.ready import ready_database
-from scheduler.counts import counted
 from scheduler.local_time import local_time
 
 if TYPE_CHECKING:
@@ -156,6 +156,7 @@ def retry(cohort: CohortName, as_json: AsJson = False) -> None:
     """Screen a cohort's failed and cancelled images again."""
     from db.jobs.cohorts import find_cohort
     from db.jobs.cohorts import retry as try_again
+    from scheduler.cli.system.running import say_missing_workers
     from worker.broker.notify import ask_for_batches
 
     with ready_database().write() as session:
@@ -165,6 +166,8 @@ def retry(cohort: CohortName, as_json: AsJson = False) -> None:
         print_json({"cohort": cohort, "images": again})
     else:
         say(f"Cohort {cohort}: {counted(again, 'image')} will be screened again.")
+        if again:
+            say_missing_workers({"screen", "housekeeping"}, "the images wait")
 
 
 def cancel(cohort: CohortName, as_json: AsJson = False) -> None:

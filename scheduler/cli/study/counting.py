@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from db.text import counted
 from scheduler.cli.progress_line import Part, ProgressLine
-from scheduler.counts import counted
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from db.text import counted
 from scheduler.cli.console import console, print_facts, print_json
 from scheduler.cli.help import CommandGroup
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson, Identifiers, Names
-from scheduler.counts import counted
 from scheduler.disclaimer import DISCLAIMER
 from scheduler.local_time import local_time
 

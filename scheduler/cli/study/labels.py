@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from db.text import counted
 from scheduler.cli.console import errors, print_json, print_table, say
 from scheduler.cli.help import CommandGroup
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson, Identifiers
-from scheduler.counts import counted
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from db.states import ImageState
+from db.text import counted
 from scheduler.cli.console import console, print_audit_head, print_table, printable, say
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import CohortName, Identifiers, Names
-from scheduler.counts import counted
 from scheduler.disclaimer import DISCLAIMER
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
+from db.text import counted
 from scheduler.cli.completion import cohorts
 from scheduler.cli.console import console, print_json, print_table, say
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
-from scheduler.counts import counted
 from scheduler.local_time import local_time
 
 

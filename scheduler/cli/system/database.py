@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from db.text import counted
 from scheduler.cli.console import console, errors, print_audit_head, print_json, print_table, say
 from scheduler.cli.help import CommandGroup
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
-from scheduler.counts import counted
 
 if TYPE_CHECKING:
     from db.upkeep.backup import Contents

@@ -62,6 +62,16 @@ def test_commands_that_need_workers_say_that_none_answers_before_the_stack_has_r
         assert "`pneumoscreen up`" in said
 
 
+@pytest.mark.usefixtures("job_table")
+def test_a_retry_says_that_no_worker_answers_if_there_is_something_to_screen(phantoms: Path) -> None:
+    run("submit", str(phantoms), "--cohort", "trial")
+    assert run("retry", "trial").stderr == ""
+    run("cancel", "trial")
+    again = run("retry", "trial")
+    assert "images will be screened again" in again.stdout
+    assert again.stderr.startswith("No worker answers: the images wait.")
+
+
 @pytest.mark.usefixtures("broker")
 def test_the_wait_for_workers_takes_a_second_and_ends_early_once_all_have_answered() -> None:
     # The first call imports Celery, which is no wait for an answer.

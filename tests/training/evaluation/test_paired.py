@@ -63,6 +63,12 @@ def test_holm_corrects_over_the_pairs_and_the_sentence_says_so() -> None:
     assert compare_all(positive, [Answers("A", one, 0.5)], single_images(300)) == []
 
 
+def test_a_single_image_is_counted_in_the_singular() -> None:
+    answers = [Answers("A", np.array([0.9]), 0.5), Answers("B", np.array([0.1]), 0.5)]
+    (found,) = compare_all(np.array([True]), answers, single_images(1))
+    assert "disagree about 1 of 1 image: A alone is right on 1" in found.says
+
+
 def test_a_difference_of_many_images_is_found_with_its_direction() -> None:
     positive, one, other = simulated(2000)
     (found,) = compare_all(positive, [Answers("B", other, 0.5), Answers("A", one, 0.5)], single_images(2000))

@@ -65,8 +65,17 @@ def test_the_page_loads_nothing_else_and_names_no_file(shown: str) -> None:
     assert not re.search(r"/(home|tmp|work)/", shown)
     assert "never a diagnosis" in shown
     assert "alexnet (seed 42) was not trained: training-diverged" in shown
-    assert "6 labelled images have no file" in shown
+    assert "no file is known that may be read: 6 labelled images." in shown
     assert "<code>retrain --names</code>" in shown
+
+
+def test_a_single_image_is_one_image_on_the_page(compare: Compared, report: Reported) -> None:
+    comparison = compare()
+    data = replace(comparison.data, without_file=1, unreadable={"corrupt-image": 1}, told_by={"name": 1})
+    shown = page(report(replace(comparison, data=data)))
+    assert "no file is known that may be read: 1 labelled image." in shown
+    assert "1 image could not be read (corrupt-image)." in shown
+    assert not re.search(r"\b1 [a-z -]*images\b", shown)
 
 
 def test_everything_is_open_and_prints(shown: str) -> None:

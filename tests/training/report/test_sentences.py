@@ -117,4 +117,7 @@ def test_it_is_said_how_patients_were_identified() -> None:
     said = patients({"name": 350, "nothing": 250})
     assert "the number in the file's name (350 images)" in said
     assert "Several of those 250 may be of one patient; that is not known." in said
+    few = patients({"header": 1, "nothing": 1})
+    assert "in the file (1 image)" in few
+    assert "Several" not in few
     assert patients({"header": 600}) == "Patients were identified by the Patient ID in the file (600 images)."

@@ -18,6 +18,7 @@ from db.models.registry import find_champion, find_model, import_model, promote
 from db.models.store import CARD_FILE
 from db.states import ModelState
 from db.tables import Event
+from db.training.runs import all_runs
 from training.evaluation.promotion import Decision
 from training.outcome import Answers, HeldOut
 from training.run.lifecycle import train
@@ -136,6 +137,24 @@ def test_table_sentence_gate_and_report_name_one_winner_and_show_its_auc(
     assert f"{finished.aucs[0]:.4f}" in out
     assert "resnet18 is the only backbone that was trained." in out
     assert " ".join(finished.choice[1].split()) in out
+
+
+def test_the_list_of_runs_shows_the_winner_and_its_auc(
+    trained: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scheduler.cli.models.runs import print_runs
+
+    finished = trained.finished
+    with trained.database.read() as session:
+        found = all_runs(session)
+    (progress,) = (run.progress for run in found)
+    assert (progress["winner"], progress["auc"]) == (finished.winner, finished.aucs[0])
+    assert progress["epoch"] == finished.outcomes[0].epochs[-1].epoch
+    capsys.readouterr()
+    print_runs(found)
+    head, row = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert dict(zip(head, row, strict=False))["AUC"] == f"{finished.aucs[0]:.4f}"
+    assert dict(zip(head, row, strict=False))["backbone"] == "resnet18"
 
 
 def test_the_gate_judges_the_challenger_by_the_answers_that_the_report_measures(
