@@ -1,4 +1,4 @@
-"""The generator of the reference pages: commands, settings, codes, states, results. `make docs` runs it."""
+"""The generator of the reference: commands, settings, codes, states, results, manual. `make docs` runs it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from pydantic import SecretStr
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import db
@@ -27,6 +30,11 @@ HERE = Path(__file__).parent
 _NOTE = "<!-- Written by `make docs` from the code. Change it there. -->\n"
 
 
+_EXIT_CODES = """\
+0 all well, 1 finished with failed images, 2 usage or configuration, 130 interrupted;
+`screen` and `demo` also 143 after TERM and 129 after HUP."""
+
+
 def commands() -> str:
     """Return every command with its help."""
     # A fixed width: the pages must not depend on the terminal that they are written in.
@@ -35,10 +43,7 @@ def commands() -> str:
     for words in _commands():
         shown = runner.invoke(app, [*words, "--help"], prog_name="pneumoscreen")
         parts.append(f"## {' '.join(words) or 'pneumoscreen'}\n\n```\n{shown.output.strip()}\n```\n")
-    parts.append(
-        "Exit codes: 0 all well, 1 finished with failed images, 2 usage or configuration, 130 interrupted;\n"
-        "`screen` and `demo` also 143 after TERM and 129 after HUP.\n"
-    )
+    parts.append(f"Exit codes: {_EXIT_CODES}\n")
     return "\n".join(parts)
 
 
@@ -53,6 +58,37 @@ def _commands() -> Iterator[list[str]]:
             yield [str(group.name)]
         for command in group.typer_instance.registered_commands:
             yield [str(group.name), str(command.name)]
+
+
+def manual() -> str:
+    """Return every command with its help as a manual page, in the macros of man(7)."""
+    parts = [
+        '.\\" Written by `make docs` from the code. Change it there.',
+        '.TH PNEUMOSCREEN 1 "" pneumoscreen "User Commands"',
+        f".SH NAME\npneumoscreen \\- {_roff(str(app.info.help).partition('.')[0])}",
+        ".SH SYNOPSIS\npneumoscreen [OPTIONS] COMMAND [ARGS]...",
+        ".SH COMMANDS",
+    ]
+    for words in _commands():
+        command = get_command(app)
+        context = command.context_class(command, info_name="pneumoscreen", **command.context_settings)
+        for word in words:
+            command = cast(TyperGroup, command).commands[word]
+            context = command.context_class(command, info_name=word, parent=context)
+        usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+        parts.append(f'.SS "{_roff(usage)}"')
+        parts += [f".PP\n{_roff(' '.join(part.split()))}" for part in str(command.help).split("\n\n")]
+        records = (parameter.get_help_record(context) for parameter in command.get_params(context))
+        parts += [f'.TP\n.B "{_roff(name)}"\n{_roff(meaning)}' for name, meaning in filter(None, records)]
+        parts.append(f".PP\n{_roff(str(command.epilog))}")
+    parts.append(f".SH EXIT STATUS\n{_roff(_EXIT_CODES)}")
+    return "\n".join(parts) + "\n"
+
+
+def _roff(text: str) -> str:
+    """Return text without what the formatter would obey."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq")
+    return f"\\&{escaped}" if escaped.startswith((".", "'")) else escaped
 
 
 def settings() -> str:
@@ -206,6 +242,7 @@ PAGES = {
     "codes.md": codes,
     "states.md": states,
     "results.md": results,
+    "pneumoscreen.1": manual,
 }
 
 

@@ -26,7 +26,7 @@ class SourceUnreadable(PneumoscreenError):
 
 
 class SourceEmpty(PneumoscreenError):
-    """The source holds no image: no DICOM, JPEG, PNG, TIFF, BMP, JPEG-LS or JPEG 2000 file. Check it."""
+    """The source has no image: no DICOM, JPEG, PNG, TIFF, BMP, JPEG-LS or JPEG 2000 file. Check the path."""
 
     code = "source-empty"
 

@@ -36,10 +36,11 @@ ANYTHING = "..."
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: What differs from run to run: digests, dates, times, fractions, durations, and numbers of four digits or
-#: more, which are ports; and process ids.
+#: more, which are ports; process ids; the ids of nightly runs and the rows of a backup, because housekeeping
+#: notes a schedule's first slot when it gets to it.
 _VARIES = re.compile(
     r"\b[0-9a-f]{8,}\b|\d{4}-\d\d-\d\d|\d\d?:\d\d(:\d\d)?|\d+\.\d+(\.\d+)*|\b\d+(?= s\b)|\b\d{4,}\b"
-    r"|(?<=RUNNING )\d+"
+    r"|(?<=RUNNING )\d+|(?<=Nightly run )\d+|^\d+(?= ward-7 )|\d+(?= rows and \d+ model)"
 )
 #: A model's id: its backbone and the beginning of its digest.
 _MODEL = re.compile(r"\b([a-z]+\d*)-[0-9a-f]{12}\b")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -21,9 +22,21 @@ def reference() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["commands.md", "settings.md", "codes.md", "states.md", "results.md"])
+@pytest.mark.parametrize(
+    "page", ["commands.md", "settings.md", "codes.md", "states.md", "results.md", "pneumoscreen.1"]
+)
 def test_pages_are_up_to_date(reference: ModuleType, page: str) -> None:
     assert (DOCS / page).read_text() == reference.PAGES[page](), "run `make docs`"
+
+
+def test_the_manual_page_has_every_option_and_obeys_no_text(reference: ModuleType) -> None:
+    lines = reference.manual().splitlines()
+    macros = {line.split()[0] for line in lines if line.startswith((".", "'"))}
+    assert macros == {'.\\"', ".TH", ".SH", ".SS", ".PP", ".TP", ".B"}
+    shown = re.findall(r"^  (-\S+)", reference.commands(), re.MULTILINE)
+    named = [line.split('"')[1].replace("\\", "").split()[0] for line in lines if line.startswith('.B "\\-')]
+    assert len(named) > 50
+    assert named == shown
 
 
 def test_every_command_has_an_example(reference: ModuleType) -> None:
