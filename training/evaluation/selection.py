@@ -11,8 +11,8 @@ from training.outcome import Comparison
 #: The rule, as the report says it. It needs no figure that the report does not show.
 RULE = (
     "The backbone with the highest AUC leads. Those whose AUC is lower by no more than noise are level with "
-    "it. Of the level ones the one with the highest accuracy wins, as in the thesis; of equally accurate "
-    "ones the one with the higher AUC."
+    "it. Of the level ones the one with the highest accuracy at its operating point wins, as in the thesis; "
+    "of equally accurate ones the one with the higher AUC, then the one with the lower validation loss."
 )
 
 
@@ -31,7 +31,7 @@ class Selection:
 
 
 def select(comparison: Comparison) -> Selection:
-    """Choose the winner by `RULE`; of those that are equal in it, the lowest validation loss."""
+    """Choose the winner by `RULE`."""
     positive = comparison.held_out.positive
     aucs = [ordered_pairs(levels(one.score), positive, ~positive) for one in comparison.answers]
     accuracies = [float((one.called == positive).mean()) for one in comparison.answers]

@@ -61,11 +61,17 @@ def _reason(findings: Findings) -> str:
         return f"{winner} is the only backbone that was trained."
     if len(level) == 1:
         return f"{winner} is the winner: its AUC is higher than all others by more than noise."
-    accuracies = {name: f"{_value(findings, name, 'accuracy'):.3f}" for name in level}
+    accuracies = {name: _value(findings, name, "accuracy") for name in level}
     best = [name for name in level if accuracies[name] == accuracies[winner]]
-    why = f"of these {winner} has the highest accuracy ({_listed(level, accuracies)})"
+    listed = _listed(level, {name: f"{value:.3f}" for name, value in accuracies.items()})
+    why = f"of these {winner} has the highest accuracy at its operating point ({listed})"
     if len(best) > 1:
-        why = f"of these {_and(best)} have the highest accuracy, and {winner} has the higher AUC"
+        areas = {_value(findings, name, "AUC") for name in best}
+        last = "higher AUC" if len(areas) > 1 else "lower validation loss"
+        why = (
+            f"of these {_and(best)} have the highest accuracy at their operating points ({listed}), and of "
+            f"these {winner} has the {last}"
+        )
     return f"{winner} is the winner. {_and(level)} are level, because their AUCs differ only by noise; {why}."
 
 

@@ -31,9 +31,22 @@ def test_the_winner_of_the_sentence_the_table_and_the_gate_is_one(
     assert findings["choice"]["winner"] == "resnet18"
     said = choice(findings)
     assert said[0].startswith("resnet18 is the winner. alexnet and resnet18 are level")
-    assert "of these resnet18 has the highest accuracy (alexnet 0." in said[0]
+    assert "of these resnet18 has the highest accuracy at its operating point (alexnet 0." in said[0]
     assert said[1].startswith("resnet18: AUC 0.")
     assert not any(word in " ".join(said) for word in ("alexnet is better", "Attention"))
+
+
+def test_the_sentence_names_what_decided_between_equally_accurate_backbones(
+    outcome: Outcome, compare: Compared, report: Reported, truth: np.ndarray
+) -> None:
+    first = outcome("resnet18", 1.0, truth)
+    lower = tuple(replace(epoch, valid_loss=0.001) for epoch in first.epochs)
+    equal = replace(first, backbone="resnet34", model_id="resnet34-0123456789ab", epochs=lower)
+    findings = report(compare(first, equal))
+    assert findings["choice"]["winner"] == "resnet34"
+    said = choice(findings)[0]
+    assert "resnet18 and resnet34 have the highest accuracy at their operating points (resnet18 " in said
+    assert said.count("and of these resnet34 has the lower validation loss.") == 1
 
 
 def test_differences_of_noise_are_called_noise_and_no_others_are(
