@@ -296,6 +296,8 @@ def test_the_stack_refuses_access_without_a_login_and_restarts_dead_processes(
     run("submit", str(phantoms), "--cohort", "trial")
     tasks = done["flower"] + "/api/tasks?taskname=screen.batch"
     wait_for(lambda: "{'batch': 1, 'cohort': 1}" in ask(tasks, request.headers).decode())
+    listed = json.loads(ask(done["flower"] + "/api/tasks", request.headers)).values()
+    assert {one["name"] for one in listed} == {"screen.batch"}, "ticks displace the batches"
     lengths = json.loads(ask(done["flower"] + "/api/queues/length", request.headers))["active_queues"]
     assert {one["name"] for one in lengths} == set(QUEUES)
     for closed, status in (("/api/task/send-task/screen.batch", 403), ("/metrics", 404)):

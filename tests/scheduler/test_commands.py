@@ -81,6 +81,9 @@ def test_states_of_cohorts_read_as_people_call_them(
             cohort = open_cohort(session, name, source="/data")
             cohort.state = CohortState.READY
             session.add(Image(cohort_id=cohort.id, uri="/data/1.png", state=ImageState.PENDING))
+            # No worker has begun, but ingest has found a copy.
+            skipped = {"state": ImageState.SKIPPED, "problem": "duplicate-instance"}
+            session.add(Image(cohort_id=cohort.id, uri="/data/2.png", **skipped))
             if name == "waiting":
                 cohort.waits_for, cohort.waits_since = "model-missing", 1_777_664_100.0
     shown = run("status").stdout

@@ -106,9 +106,10 @@ def _configuration(broker: BrokerSettings) -> dict[str, Any]:
         "broker_connection_max_retries": None,
         # One quick attempt: if it fails, the next tick sends the message.
         "task_publish_retry": False,
-        # What Flower shows.
+        # What Flower shows. Workers send events of batches, and none of ticks. Senders would send events of
+        # ticks, too, and Flower would list each tick as pending for ever.
         "worker_send_task_events": True,
-        "task_send_sent_event": True,
+        "task_send_sent_event": False,
         "task_track_started": True,
         "timezone": "UTC",
         "worker_hijack_root_logger": False,

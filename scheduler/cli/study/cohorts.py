@@ -221,7 +221,8 @@ def _state_of(progress: Progress) -> str:
         "waiting": progress.waits_for is not None,
         "finished": progress.finished,
         "ingesting": progress.state == "ingesting",
-        "screening": progress.running or progress.ended,
+        # Copies and damaged files have ended before a worker took the first image.
+        "screening": progress.running or progress.done,
     }
     return next((state for state, holds in states.items() if holds), "queued")
 
