@@ -23,21 +23,25 @@ def plain_lines(head: Row, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def fitted(head: Row, rows: Sequence[Row], width: int, *, title: str | None = None) -> Table | None:
-    """Return a table that breaks lines only between words, or None if the width is too small for that."""
+    """Return a table that breaks lines only between words, or None if the width is too small for that.
+
+    Columns are two spaces apart, or one if the table would not fit otherwise: the ten of `status` have to fit
+    into 80 characters.
+    """
+    columns = list(zip(head, *rows, strict=True))
+    padding, widths = 1, _widths(columns, width - 2 * len(columns))
+    if widths is None:
+        padding, widths = 0, _widths(columns, width - len(columns) - 1)
+    if widths is None:
+        return None
     table = Table(
         title=title,
         title_justify="left",
         header_style="bold",
         box=box.SIMPLE_HEAD,
-        # Ten columns of counts must fit into 80 characters.
-        padding=(0, 1, 0, 0),
+        padding=(0, padding, 0, 0),
         pad_edge=False,
     )
-    columns = list(zip(head, *rows, strict=True))
-    # Each column costs two characters of space.
-    widths = _widths(columns, width - 2 * len(columns))
-    if widths is None:
-        return None
     for name, wide in zip(head, widths, strict=True):
         table.add_column(name, width=wide, overflow="fold")
     for row in rows:

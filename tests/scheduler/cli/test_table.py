@@ -13,19 +13,26 @@ from scheduler.cli.console import print_table
 from scheduler.cli.progress_line import Part, ProgressLine
 
 HEAD = ("cohort", "state", "what to do")
-ROWS = [
+ROWS: list[tuple[object, ...]] = [
     ("trial-7", "ingesting", "Give the same `submit` again, then look at /data/hospital/trial-7/readme.txt"),
     ("trial-8", "ready", None),
 ]
-WORDS = {word for row in (HEAD, *ROWS) for cell in row if cell for word in cell.split()}
+WORDS = {word for row in (HEAD, *ROWS) for cell in row if cell for word in str(cell).split()}
 
 
-def printed(monkeypatch: pytest.MonkeyPatch, width: int, *, terminal: bool) -> list[str]:
+def printed(
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+    *,
+    terminal: bool,
+    head: tuple[str, ...] = HEAD,
+    rows: list[tuple[object, ...]] = ROWS,
+) -> list[str]:
     file = io.StringIO()
     monkeypatch.setattr(
         output, "console", Console(file=file, force_terminal=terminal, width=width, color_system=None)
     )
-    print_table(HEAD, ROWS)
+    print_table(head, rows)
     return file.getvalue().splitlines()
 
 
@@ -35,6 +42,17 @@ def test_no_word_of_a_table_is_broken_in_a_terminal(monkeypatch: pytest.MonkeyPa
     assert {word for line in lines for word in line.split()} >= WORDS
     # A longer line only holds one word that is longer than its part of the width.
     assert all(len(line) <= width or "/data/hospital" in line for line in lines)
+
+
+def test_the_counts_of_a_cohort_fit_into_80_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = ("priority", "total", "pending", "queued", "running", "done", "skipped", "failed")
+    head = ("cohort", "state", *counts)
+    row = ("screening-7", "finished", 0, 300, 0, 0, 0, 300, 0, 0)
+    lines = printed(monkeypatch, 80, terminal=True, head=head, rows=[row])
+    assert all(len(line) <= 80 for line in lines)
+    assert [line.split() for line in lines if "priority" in line or "finished" in line] == [
+        list(head), list(map(str, row)),
+    ]  # fmt: skip
 
 
 def test_a_table_in_a_pipe_has_one_line_for_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
