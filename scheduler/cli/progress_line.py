@@ -42,6 +42,7 @@ class ProgressLine:
         """Leave the last state in the terminal or the file if it `stays`."""
         self._console, self._clock, self._stays = console, clock, stays
         self._parts: Sequence[Part] = ()
+        self._printed: Sequence[Part] = ()
         self._done: float | None = None
         self._printed_at = clock()
         self._live = Live(
@@ -63,7 +64,7 @@ class ProgressLine:
         """End the drawing."""
         if self._console.is_terminal:
             self._live.stop()
-        elif self._stays and self._parts:
+        elif self._stays and self._parts != self._printed:
             self._print()
 
     def show(self, parts: Sequence[Part], *, done: float | None = None) -> None:
@@ -73,7 +74,7 @@ class ProgressLine:
             self._print()
 
     def _print(self) -> None:
-        self._printed_at = self._clock()
+        self._printed_at, self._printed = self._clock(), self._parts
         said = ", ".join(part.text for part in self._parts)
         self._console.print(f"{local_time(time.time())}  {said}", markup=False, soft_wrap=True)
 

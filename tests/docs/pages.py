@@ -40,7 +40,8 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: notes a schedule's first slot when it gets to it.
 _VARIES = re.compile(
     r"\b\d{8}T\d{6}Z\b|\b[0-9a-f]{8,}\b|\d{4}-\d\d-\d\d|\d\d?:\d\d(:\d\d)?|\d+\.\d+(\.\d+)*"
-    r"|\b\d+(?= s\b)|\b\d{4,}\b|(?<=RUNNING )\d+|(?<=Nightly run )\d+|^\d+(?= ward-7 )|\d+(?= rows and \d+ model)"
+    r"|\b\d+(?= s\b)|\b\d{4,}\b|(?<=RUNNING )\d+"
+    r"|(?<=Nightly run )\d+|^\d+(?= ward-7 )|\d+(?= rows and \d+ model)"
 )
 #: A model's id: its backbone and the beginning of its digest.
 _MODEL = re.compile(r"\b([a-z]+\d*)-[0-9a-f]{12}\b")

@@ -91,6 +91,14 @@ def test_progress_in_a_file_is_one_line_a_minute_and_the_last_state() -> None:
     assert all("a long part" in one for one in lines)
 
 
+def test_the_last_state_is_not_repeated_in_a_file() -> None:
+    file, now = io.StringIO(), 0.0
+    with ProgressLine(Console(file=file), stays=True, clock=lambda: now) as line:
+        now = 61.0
+        line.show([Part("150/150 images")])
+    assert file.getvalue().count("150/150 images") == 1
+
+
 def test_a_count_that_took_less_than_a_minute_leaves_nothing_in_a_file() -> None:
     file = io.StringIO()
     with ProgressLine(Console(file=file)) as line:
