@@ -59,6 +59,8 @@ def test_empty_tables_say_the_next_step(home: Path) -> None:
         (["labels", "list"], "`pneumoscreen labels import FILE.csv`"),
         (["labels", "conflicts"], "No readings contradict"),
         (["audit"], "no events"),
+        (["nightly", "list"], "`[[nightly]]` in pneumoscreen.toml"),
+        (["nightly", "history"], "`pneumoscreen nightly run NAME`"),
         (["db", "prune", "archive", "--days", "1"], "0 cohorts moved."),
     ):
         shown = run(*arguments).stdout

@@ -59,6 +59,9 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
+    if not found:
+        say("There are no schedules yet. A `[[nightly]]` in pneumoscreen.toml makes one.")
+        return
     columns = ("name", "source", "cron", "time_zone", "until", "next", "last", "state")
     print_table(columns, [[one[column] for column in columns] for one in found])
 
@@ -98,6 +101,9 @@ def history(
         shown = [row | _shown(one) for row, one in zip(rows, runs, strict=True)]
     if as_json:
         print_json(rows)
+        return
+    if not rows:
+        say("There are no nightly runs yet. `pneumoscreen nightly run NAME` starts one now.")
         return
     columns = ("run", "name", "due", "state", *_COUNTS, "positive", "problem", "summary")
     print_table(columns, [[row[column] for column in columns] for row in shown])
