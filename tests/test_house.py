@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ FORBIDDEN = {
 }
 
 
+@cache
 def imports(file: Path) -> set[str]:
     """All that a file imports, also inside of functions: packages, modules and the names in them."""
     found: set[str] = set()

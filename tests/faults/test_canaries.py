@@ -13,8 +13,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -34,6 +32,7 @@ from redis.exceptions import RedisError
 
 from db.engine import Database
 from db.settings import DatabaseSettings
+from tests import commands
 from tests.conftest import postgres_url
 from tests.faults.canaries import BIRTH_DATE, WORD, film, find, plant, word
 from tests.installation import ADMINISTRATOR, administrator
@@ -80,13 +79,11 @@ class Run:
 
     def __call__(self, *arguments: str, expect: int | None = 0) -> str:
         """Run a command and record what it prints; return standard output."""
-        done = subprocess.run(
-            [sys.executable, "-m", "scheduler", *arguments],
-            env=self.environment, capture_output=True, timeout=300, check=False,
-        )  # fmt: skip
-        self.came_out[f"{len(self.came_out)}: {' '.join(arguments)}"] = done.stdout + done.stderr
-        assert expect in (None, done.returncode), (arguments, done.stdout, done.stderr)
-        return done.stdout.decode()
+        done = commands.run(*arguments, expect=expect, environment=self.environment)
+        self.came_out[f"{len(self.came_out)}: {' '.join(arguments)}"] = (done.stdout + done.stderr).encode(
+            errors="surrogateescape"
+        )
+        return done.stdout
 
     def json(self, *arguments: str) -> Any:
         return json.loads(self(*arguments, "--json"))

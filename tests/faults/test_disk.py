@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from scheduler.exports.results import write_results
 from scheduler.ingest import open_source
 from scheduler.ingest.pseudonym import ensure_site_key
 from scheduler.submit import submit
+from tests.commands import run
 from tests.faults.disk import Disk, small_disk
 from tests.faults.invariant import check
 from tests.faults.system import running_system
@@ -64,16 +63,6 @@ def x_rays(tmp_path: Path) -> Path:
     return folder
 
 
-def command(*words: str, expect: int = 0) -> str:
-    """Run the command line; return its standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "scheduler", *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == expect, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
 def count(database: Database, what: type[Image | Prediction | Model]) -> int:
     with database.read() as session:
         return session.scalars(select(func.count()).select_from(what)).one()
@@ -83,12 +72,12 @@ def count(database: Database, what: type[Image | Prediction | Model]) -> int:
 def test_a_disk_full_at_the_first_start_gives_an_error_and_no_partial_key(disk: Disk, x_rays: Path) -> None:
     key = disk.folder / "home" / "site.key"
     disk.fill()
-    said = command("submit", str(x_rays), "--cohort", "trial", expect=2)
+    said = run("submit", str(x_rays), "--cohort", "trial", expect=2).stderr
     assert "error [disk-full]" in said
     assert not key.exists()
     assert list(key.parent.glob(".*.partial")) == []
     disk.make_room()
-    command("submit", str(x_rays), "--cohort", "trial")
+    run("submit", str(x_rays), "--cohort", "trial")
     assert key.stat().st_size == 32
 
 
@@ -99,13 +88,13 @@ def test_a_disk_full_at_ingest_loses_no_image(
     submitting = ("submit", str(x_rays), "--cohort", "trial")
     ensure_site_key(job_table)  # as after an earlier start
     disk.fill()
-    said = command(*submitting, expect=2)
+    said = run(*submitting, expect=2).stderr
     assert "error [database-full]" in said
     assert len(said.splitlines()) == 1
     check(job_table)
     disk.make_room()
-    command(*submitting)
-    command(*submitting)
+    run(*submitting)
+    run(*submitting)
     assert count(job_table, Image) == IMAGES
     check(job_table)
 
@@ -143,7 +132,7 @@ def test_a_disk_full_at_a_model_import_leaves_no_partial_model(
     models = disk.folder / "models"
     monkeypatch.setenv("PNEUMOSCREEN_MODELS_FOLDER", str(models))
     disk.fill()
-    assert "error [disk-full]" in command("models", "import", str(other_artefact), expect=2)
+    assert "error [disk-full]" in run("models", "import", str(other_artefact), expect=2).stderr
     assert list(models.glob("*")) == [], "a part of a model was left"
     assert count(job_table, Model) == 1
     weights = (other_artefact / WEIGHTS_FILE).read_bytes()
@@ -151,7 +140,7 @@ def test_a_disk_full_at_a_model_import_leaves_no_partial_model(
         write_artifact(models / "candidate", read_card(other_artefact), weights)
     assert not (models / "candidate" / CARD_FILE).exists(), "a partial model looks complete"
     disk.make_room()
-    command("models", "import", str(other_artefact))
+    run("models", "import", str(other_artefact))
     assert import_model(job_table, other_artefact).name == other_artefact.name
     assert count(job_table, Model) == 2
 
@@ -175,11 +164,11 @@ def test_a_read_only_disk_gives_one_error_line_and_loses_no_image(
     submitting = ("submit", str(x_rays), "--cohort", "trial")
     job_table.close()
     disk.lock(locked=True)
-    said = command(*submitting, expect=2)
+    said = run(*submitting, expect=2).stderr
     assert "error [database-" in said
     assert len(said.splitlines()) == 1
     disk.lock(locked=False)
-    command(*submitting)
+    run(*submitting)
     assert count(job_table, Image) == IMAGES
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -33,6 +31,7 @@ from db.tables import Image, Prediction
 from deploy.stack import Stack
 from scheduler.ingest import open_source
 from scheduler.submit import submit
+from tests.commands import run
 from tests.faults.invariant import check
 from tests.faults.postgres import Postgres, own_postgres
 from tests.faults.system import System, running_system
@@ -154,15 +153,7 @@ class Nights:
     @staticmethod
     def command(*words: str) -> int:
         """Run a command as a user does; if the database is down, it fails with a code."""
-        done = subprocess.run(
-            [sys.executable, "-m", "scheduler", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return done.returncode
+        return run(*words, expect=None).returncode
 
     def finish(self) -> None:
         """Take in what is left, and wait until every night that ran has ended and was summarised."""

@@ -19,7 +19,7 @@ from db.queries.progress import progress
 from db.states import CohortState
 from db.tables import Cohort, Image, ImageCount, Ingest, Model
 from db.upkeep.migrate import upgrade
-from tests.commands import run
+from tests.commands import printed, run
 from tests.conftest import postgres_url
 from tests.waiting import wait_for
 
@@ -157,7 +157,7 @@ def test_no_command_and_no_worker_prints_a_password(
         ("status",),
         ("submit", str(phantoms), "--cohort", "c"),
     ):
-        said += "".join(_said(sys.executable, "-m", "scheduler", *command))
+        said += printed(*command, expect=None)
     celery = (sys.executable, "-m", "celery", "-A", "scheduler.tasks", "worker", "--pool=solo")
     said += "".join(_said(*celery, "-Q", "housekeeping", "--loglevel=DEBUG", seconds=6))
     assert len(said) > 500

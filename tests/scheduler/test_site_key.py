@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from scheduler.ingest.pseudonym import (
     pseudonym,
 )
 from scheduler.submit import submit
+from tests.commands import printed, run
 from tests.conftest import make_key
 
 
@@ -97,19 +96,12 @@ def test_a_job_table_of_an_earlier_version_keeps_its_key(taken_in: Database, hom
 
 
 def test_a_new_key_is_made_by_a_command_that_the_audit_log_records(job_table: Database, home: Path) -> None:
-    def run(*arguments: str, expect: int) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "scheduler", *arguments], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == expect, done.stderr
-        return done.stdout + done.stderr
-
     ensure_site_key(job_table)
     (home / "site.key").unlink()
-    said = run("models", "list", expect=2)
+    said = printed("models", "list", expect=2)
     assert "error [site-key-missing]" in said
     assert "db new-key" in said
-    run("db", "new-key", expect=0)
+    printed("db", "new-key")
     assert (home / "site.key").stat().st_mode & 0o777 == 0o600
-    run("models", "list", expect=0)
-    assert json.loads(run("audit", "--json", expect=0))[-1]["action"] == "site-key.replace"
+    printed("models", "list")
+    assert json.loads(run("audit", "--json").stdout)[-1]["action"] == "site-key.replace"

@@ -27,9 +27,11 @@ def load(card: ModelCard, weights: bytes, *, device: str | None = None) -> Torch
     """
     state = unpack_weights(weights)
     with device_errors():
-        network = build_network(card.backbone, len(card.classes))
+        # A network on the meta device has shapes and no values, so no time goes into random ones.
+        with torch.device("meta"):
+            network = build_network(card.backbone, len(card.classes))
         try:
-            network.load_state_dict(state, strict=True)
+            network.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:
             raise ModelWeightsUnfit(card.backbone) from error
         return TorchRuntime(card, network, device=torch.device(device) if device else best_device())

@@ -6,8 +6,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from deploy.stack import Stack
 from scheduler.cli.system.configuration import ROOMS, check_settings
 from scheduler.cli.system.doctor import examine
 from scheduler.cli.system.finding import Finding
+from tests.commands import run
 
 ROOT = Path(__file__).parent.parent.parent.parent
 NAMES = sorted(name for room in ROOMS for name in room.model_fields)
@@ -132,10 +131,7 @@ def test_doctor_and_up_name_a_busy_port_with_its_setting(
     assert finding.verdict == "bad"
     assert str(busy) in finding.found
     assert re.search(f"PNEUMOSCREEN_{setting} to a free port, such as \\d+", finding.mend)
-    up = subprocess.run(
-        [sys.executable, "-m", "scheduler", "up"], capture_output=True, text=True, check=False
-    )
-    assert up.returncode == 2
+    up = run("up", expect=2)
     assert "error [port-busy]" in up.stderr
     assert f"PNEUMOSCREEN_{setting}, port {busy}, is held by" in up.stderr
     assert "http://" not in up.stdout + up.stderr

@@ -38,7 +38,8 @@ def test_a_label_never_contradicts_the_probability_that_is_stored(
         return rows
 
     monkeypatch.setattr(TorchRuntime, "probabilities", at_the_edge)
-    Screener(database, WorkerSettings(precision="fp32")).screen(submit(database, files))
+    settings = WorkerSettings(precision="fp32", forward_images=len(near))
+    Screener(database, settings).screen(submit(database, files))
     with database.read() as session:
         found = session.execute(select(Prediction.probability, Prediction.label, Prediction.threshold)).all()
     assert len({probability for probability, _, _ in found}) == len(near)
@@ -51,9 +52,11 @@ def test_the_stored_probability_is_that_of_the_class_named_pneumonia(
 ) -> None:
     from tests.pictures import read_picture
 
-    Screener(database, WorkerSettings(precision="fp32")).screen(submit(database, files[:3]))
+    settings = WorkerSettings(precision="fp32")
+    Screener(database, settings).screen(submit(database, files[:3]))
     runtime = load_model(artefact, device="cpu")
-    rows = probabilities_of(runtime, np.stack([read_picture(file).pixels for file in files[:3]]))
+    pictures = np.stack([read_picture(file).pixels for file in files[:3]])
+    rows = probabilities_of(runtime, pictures, size=settings.forward_images)
     column = model.card["classes"].index("PNEUMONIA")
     with database.read() as session:
         stored = session.scalars(select(Prediction.probability).order_by(Prediction.image_id)).all()
