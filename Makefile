@@ -14,9 +14,10 @@ TORCH := $(shell sed -nE 's/^ *"(torch==[0-9.]+)",/\1/p' pyproject.toml)
 # One resolution for every platform and Python that we run on.
 COMPILE = $(SUPPLY)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --custom-compile-command 'make lock' $(ARGS)
-# With what builds the project, without torch and what it brings of CUDA: torch.txt has them.
+# With what builds the project, without torch and what it brings of CUDA: torch.txt has them. Without the package
+# by which OpenVINO reports its use to its makers: it works without.
 PIN = echo 'setuptools>=77' | $(COMPILE) pyproject.toml - \
-	$$(sed -nE 's/^((torch|triton|nvidia|cuda)[a-z0-9-]*)==.*/--no-emit-package \1/p' $(LOCKS)/torch.txt)
+	--no-emit-package openvino-telemetry $$(sed -nE 's/^((torch|triton|nvidia|cuda)[a-z0-9-]*)==.*/--no-emit-package \1/p' $(LOCKS)/torch.txt)
 
 # Some at a time, as most of them wait for processes; those stay together that share something dear.
 PARALLEL := --numprocesses 3 --dist loadgroup
@@ -69,7 +70,7 @@ lock: $(SUPPLY)/.done  ## Pin every package with its hashes in deploy/locks; ARG
 	echo $(TORCH) | $(COMPILE) - --output-file $(LOCKS)/torch.txt
 	$(PIN) --constraints $(LOCKS)/torch.txt --extra dev --output-file $(LOCKS)/dev.txt
 	$(PIN) --constraints $(LOCKS)/dev.txt --extra local --output-file $(LOCKS)/local.txt
-	$(PIN) --constraints $(LOCKS)/dev.txt --extra worker --extra remote --output-file $(LOCKS)/worker.txt
+	$(PIN) --constraints $(LOCKS)/dev.txt --extra worker --extra cpu --extra remote --output-file $(LOCKS)/worker.txt
 	$(PIN) --constraints $(LOCKS)/dev.txt --extra remote --output-file $(LOCKS)/scheduler.txt
 	$(COMPILE) --group supply --output-file $(LOCKS)/supply.txt
 

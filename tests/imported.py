@@ -14,7 +14,7 @@ for _name in (
     "scheduler.dispatch",
     "scheduler.tasks",
     "training.tasks",
-    "worker.runtime.torch",
+    "worker.runtime.torch.runtime",
     "worker.tasks",
 ):
     import_module(_name)

@@ -7,15 +7,32 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 
 def examine() -> dict[str, Any]:
-    """Return the versions of torch and torchvision, the GPUs and the DICOM decoders.
+    """Return the runtime, the versions of torch and torchvision, the GPUs and the DICOM decoders.
 
     If torch or torchvision cannot be imported, the error replaces their versions and the GPUs.
     """
-    return {"torch": _torch(), "decoders": _decoders()}
+    return {"runtime": _runtime(), "torch": _torch(), "decoders": _decoders()}
+
+
+def _runtime() -> dict[str, str]:
+    """Return the name of the runtime that screens on this machine, and the version of its library."""
+    from db.settings import SettingsInvalid
+    from worker.runtime.loading import chosen
+    from worker.settings import WorkerSettings
+
+    try:
+        name = chosen(WorkerSettings.read().runtime)
+    except SettingsInvalid:  # `doctor` says which
+        name = chosen("auto")
+    try:
+        return {"name": name, "version": version(name)}
+    except PackageNotFoundError:
+        return {"name": name}
 
 
 def _torch() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from db.database_errors import DatabaseFailed
 from db.engine import Database
 from db.models.registry import find_champion
 from worker.broker.app import DISPATCH, SCREEN_BATCH, app
-from worker.runtime.allocator import keep_memory
+from worker.runtime.torch.allocator import keep_memory
 from worker.settings import WorkerSettings
 
 if TYPE_CHECKING:

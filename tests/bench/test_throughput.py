@@ -35,8 +35,8 @@ pytestmark = [pytest.mark.bench, pytest.mark.shared]
 
 def fastai_learner(folder: Path, files: list[Path]) -> tuple[object, object]:
     """Build the learner and loaders that a fastai user has after `load_learner`, without tuning."""
-    from worker.runtime.torch import build_network
-    from worker.runtime.weights import unpack_weights
+    from worker.runtime.torch.runtime import build_network
+    from worker.runtime.torch.weights import unpack_weights
     from worker.torchvision_pair import import_torchvision
 
     import_torchvision()

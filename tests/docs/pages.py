@@ -41,6 +41,8 @@ _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARIES = re.compile(
     r"\b\d{8}T\d{6}Z\b|\b[0-9a-f]{8,}\b|\d{4}-\d\d-\d\d|\d\d?:\d\d(:\d\d)?|\d+\.\d+(\.\d+)*"
     r"|\b\d+(?= s\b)|\b\d{4,}\b|(?<=RUNNING )\d+"
+    # The runtime depends on the machine.
+    r"|\b(torch|openvino)-\S+|(?<=runtime good )\S+ \S+"
     r"|(?<=Nightly run )\d+|^\d+(?= ward-7 )|\d+(?= rows and \d+ model)"
 )
 #: A model's id: its backbone and the beginning of its digest.

@@ -77,7 +77,9 @@ def predict_nothing() -> None:
     """Skip forward passes: every probability is the same."""
     import numpy as np
 
-    from worker.runtime.torch import TorchRuntime
+    from worker.runtime.torch.runtime import TorchRuntime
+
+    os.environ["PNEUMOSCREEN_RUNTIME"] = "torch"
 
     def probabilities(self: TorchRuntime, pixels: Any, *_: Any) -> Any:
         return np.full((len(pixels), len(self.card.classes)), 1 / len(self.card.classes), dtype=np.float32)
@@ -89,7 +91,9 @@ def lose_the_gpu() -> None:
     """Fail in every forward pass, as a process does after an error of its GPU."""
     import torch
 
-    from worker.runtime.torch import TorchRuntime
+    from worker.runtime.torch.runtime import TorchRuntime
+
+    os.environ["PNEUMOSCREEN_RUNTIME"] = "torch"
 
     def probabilities(self: TorchRuntime, *_: Any) -> Any:
         self.device = torch.device("cuda")

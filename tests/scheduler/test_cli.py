@@ -177,7 +177,7 @@ def _said(*command: str, seconds: float = 60) -> tuple[str, str]:
 def test_doctor_finds_a_new_installation_in_order(home: Path) -> None:
     findings = {one["check"]: one for one in json.loads(run("doctor", "--json").stdout)}
     assert set(findings) == {
-        "settings", "database", "broker", "model", "torch", "GPU", "decoders", "disk",
+        "settings", "database", "broker", "model", "runtime", "torch", "GPU", "decoders", "disk",
     }  # fmt: skip
     assert not [one for one in findings.values() if one["verdict"] == "bad"]
     assert "16 DICOM transfer syntaxes" in findings["decoders"]["found"]

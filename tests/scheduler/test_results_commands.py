@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,19 @@ def said(*arguments: str, expect: int = 0) -> str:
     return " ".join((done.stdout + done.stderr).split())
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw the images of the cohort once."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_phantoms(folder, IMAGES)
+    return folder
+
+
 @pytest.fixture
-def trial(job_table: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+def trial(job_table: Database, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Take a folder in and screen it; two images fail."""
     monkeypatch.setenv("COLUMNS", "120")
-    write_phantoms(tmp_path / "x-rays", IMAGES)
+    shutil.copytree(drawn, tmp_path / "x-rays")
     run("submit", str(tmp_path / "x-rays"), "--cohort", "trial 7")
     screen(job_table)
     return job_table

@@ -14,7 +14,7 @@ from torch import nn
 
 from db.errors import PneumoscreenError
 from training.recipe import BACKBONES
-from worker.runtime.torch import build_network
+from worker.runtime.torch.runtime import build_network
 from worker.torchvision_pair import import_torchvision
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from training.fitting.checkpoint import read_checkpoint
 from training.fitting.loaders import make_dataloaders
 from training.outcome import EpochResult
 from training.recipe import Recipe
-from worker.runtime.device import best_device, native_bf16
 from worker.runtime.protocol import Precision
+from worker.runtime.torch.device import best_device, native_bf16
 from worker.torchvision_pair import import_torchvision
 
 import_torchvision()

@@ -9,7 +9,7 @@ import torch
 from training.data.dataset import Dataset
 from training.fitting.augment import break_shortcuts
 from training.recipe import Recipe
-from worker.runtime.normalisation import IMAGENET_MEAN, IMAGENET_STD, standardise, to_unit_range
+from worker.runtime.torch.normalisation import IMAGENET_MEAN, IMAGENET_STD, standardise, to_unit_range
 from worker.torchvision_pair import import_torchvision
 
 import_torchvision()

@@ -31,8 +31,8 @@ from training.report.page import write_report
 from training.report.sentences import choice
 from training.run.claim import ClaimedRun
 from training.run.progress import Step
-from worker.runtime.device import best_device
 from worker.runtime.loading import load_model
+from worker.runtime.torch.device import best_device
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from training.run.conclusion import Finished, conclude
 from training.run.progress import Interrupted, OnStep, Progress
 from training.run.trial import TrainingFailed, find_trials, run_trial
 from training.settings import TrainingSettings
-from worker.runtime.allocator import keep_memory
+from worker.runtime.torch.allocator import keep_memory
 
 #: Free disk, in bytes, that the checkpoints and artefacts of the largest backbone need, old and new ones.
 _NEEDED_BYTES = 1_000_000_000

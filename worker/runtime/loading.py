@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
@@ -10,13 +11,32 @@ from db.models.card import ModelCard
 from db.models.store import read_card, read_checked_weights
 from worker.runtime.protocol import Loader, Runtime
 
-#: The runtime that is used unless another one is named.
-DEFAULT = "torch"
+#: The runtime that defines the probabilities. Training and evaluation use it.
+REFERENCE = "torch"
 
 #: The module of each runtime. A module is imported when its runtime is first used: each is a large library.
 RUNTIMES = {
-    "torch": "worker.runtime.torch",
+    "openvino": "worker.runtime.openvino.runtime",
+    "torch": "worker.runtime.torch.runtime",
 }
+
+#: What drivers of GPUs make: NVIDIA's, AMD's, and that of Windows under Linux.
+_GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
+
+def chosen(setting: str) -> str:
+    """Return the name of the runtime that the setting `runtime` chooses on this machine.
+
+    For a GPU, and for a CPU that computes bfloat16, that is `torch`: in bfloat16 it is faster than OpenVINO
+    in single precision. Neither is looked for with PyTorch, whose import takes seconds.
+    """
+    if setting != "auto":
+        return setting
+    if find_spec("openvino") is None or any(Path(device).exists() for device in _GPUS):
+        return REFERENCE
+    from worker.runtime.openvino.runtime import computes_bf16
+
+    return REFERENCE if computes_bf16() else "openvino"
 
 
 def load_model(
@@ -24,7 +44,7 @@ def load_model(
     *,
     card: ModelCard | None = None,
     digest: str | None = None,
-    runtime: str = DEFAULT,
+    runtime: str = REFERENCE,
     device: str | None = None,
 ) -> Runtime:
     """Load the model in a folder.

@@ -27,10 +27,11 @@ def probabilities_of(
 ) -> NDArray[np.float32]:
     """Return class probabilities (N, classes) of pictures (N, 224, 224, 3), computed in passes of `size`.
 
-    Black pictures fill up the last pass. Raises PassTooLarge, DeviceUnusable.
+    Black pictures fill up the last pass if the runtime depends on its size.
+    Raises PassTooLarge, DeviceUnusable.
     """
     count, missing = len(pictures), -len(pictures) % size
-    if missing:
+    if missing and runtime.depends_on_pass_size:
         black = np.zeros((missing, *pictures.shape[1:]), dtype=np.uint8)
         pictures = np.concatenate([pictures, black])
     starts = range(0, len(pictures), size)
@@ -42,9 +43,9 @@ def probabilities_of(
 class Passes(Generic[_Name]):
     """Collects the pictures of one batch and computes them in passes of one size; one thread uses it.
 
-    Libraries choose their kernels by the shape of the input. So the last bits of a picture's probabilities
-    depend on the number of pictures in the pass, and on nothing else. Therefore pictures wait until a pass is
-    full, and black pictures fill up the last pass of a batch.
+    With some runtimes the last bits of a picture's probabilities depend on the number of pictures in the
+    pass, and on nothing else. Therefore pictures wait until a pass is full, and black pictures fill up the
+    last pass of a batch.
     """
 
     def __init__(self, runtime: Runtime, *, adaptive: bool, size: int) -> None:

@@ -63,6 +63,14 @@ class Runtime(Protocol):
         """The number formats that the device computes natively. Single precision is always one of them."""
         ...
 
+    @property
+    def depends_on_pass_size(self) -> bool:
+        """Whether the last bits of a picture's probabilities depend on the number of pictures in its pass.
+
+        If so, black pictures fill up a pass that is not full.
+        """
+        ...
+
     def probabilities(self, pictures: NDArray[np.uint8], precision: Precision) -> NDArray[np.float32]:
         """Return class probabilities (N, classes) of pictures (N, 224, 224, 3), computed in one pass.
 

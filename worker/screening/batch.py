@@ -29,7 +29,7 @@ from db.jobs.claims import (
 from db.jobs.sources import Backoff
 from db.lease import Heartbeat, LeaseLost
 from db.models.card import PREPROCESSING
-from worker.runtime.loading import DEFAULT
+from worker.runtime.loading import chosen
 from worker.runtime.passes import Passes
 from worker.runtime.protocol import Precision, Runtime
 from worker.screening.model_cache import ModelCache
@@ -47,9 +47,10 @@ _DAY_SECONDS = 86_400.0
 class Screener:
     """Screens batches with the models that it keeps in memory; several threads may use it at once."""
 
-    def __init__(self, database: Database, settings: WorkerSettings, *, runtime: str = DEFAULT) -> None:
+    def __init__(self, database: Database, settings: WorkerSettings, *, runtime: str | None = None) -> None:
+        """`runtime`: a name in `RUNTIMES`, by default the one that the settings choose."""
         self.database = database
-        self.models = ModelCache(database, runtime=runtime)
+        self.models = ModelCache(database, runtime=runtime or chosen(settings.runtime))
         self.device = Device()
         self._settings = settings
         self._reader = BatchReader(settings)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from db.engine import Database
 from db.models.registry import registered_card
 from db.tables import Model
-from worker.runtime.loading import DEFAULT, load_model
+from worker.runtime.loading import REFERENCE, load_model
 from worker.runtime.protocol import Runtime
 
 #: Models kept at a time: a champion and the one that replaces it, while batches of both are running.
@@ -18,7 +18,7 @@ _KEPT = 2
 class ModelCache:
     """Runtimes by the id of a registered model. A model is loaded when it is first used."""
 
-    def __init__(self, database: Database, *, runtime: str = DEFAULT) -> None:
+    def __init__(self, database: Database, *, runtime: str = REFERENCE) -> None:
         self._database = database
         self._runtime = runtime
         self._loaded: OrderedDict[int, Runtime] = OrderedDict()

@@ -153,8 +153,17 @@ def _machine() -> Iterator[Finding]:
         yield Finding("torch", "bad", f"the self-check ended with {done.returncode}", mend)
         return
     facts = json.loads(done.stdout.splitlines()[-1])
+    yield from _runtime(facts["runtime"])
     yield from _torch(facts["torch"])
     yield from _decoders(facts["decoders"])
+
+
+def _runtime(facts: dict[str, str]) -> Iterator[Finding]:
+    if "version" in facts:
+        yield Finding("runtime", "good", f"{facts['name']} {facts['version']}")
+    else:
+        mend = "In the clone: pip install '.[cpu]', or remove PNEUMOSCREEN_RUNTIME."
+        yield Finding("runtime", "bad", f"{facts['name']} is not installed", mend)
 
 
 def _torch(facts: dict[str, Any]) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ from training.fitting.candidate import check_candidate
 from training.fitting.checkpoint import read_checkpoint
 from worker.runtime.loading import load_model
 from worker.runtime.protocol import ModelWeightsUnfit
-from worker.runtime.torch import build_network
+from worker.runtime.torch.runtime import build_network
 from worker.screening.model_cache import ModelCache
 
 

@@ -15,7 +15,7 @@ from db.upkeep.migrate import upgrade
 from training.evaluation.model import evaluate
 from training.recipe import RecipeUnknown, find_recipe
 from worker.runtime.loading import load_model
-from worker.runtime.torch import build_network
+from worker.runtime.torch.runtime import build_network
 
 
 def test_unreadable_images_are_counted_and_left_out(labelled: Path, artefact: Path, tmp_path: Path) -> None:

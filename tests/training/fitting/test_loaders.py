@@ -16,7 +16,7 @@ from training.data.pictures import PictureSet
 from training.fitting.augment import break_shortcuts
 from training.fitting.loaders import BreakShortcuts, make_dataloaders
 from training.recipe import RECIPES, RecipeName
-from worker.runtime.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
+from worker.runtime.torch.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
 
 PLAIN = replace(RECIPES[RecipeName.THESIS], batch_size=4)
 

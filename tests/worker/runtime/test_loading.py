@@ -23,6 +23,7 @@ class Brightness:
 
     name = "toy-1/cpu"
     precisions = frozenset({Precision.FP32})
+    depends_on_pass_size = False
 
     def __init__(self, card: ModelCard) -> None:
         self.card = card

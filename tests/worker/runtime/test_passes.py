@@ -66,6 +66,8 @@ def test_a_row_of_a_pass_depends_on_neither_its_place_nor_its_neighbours(
 class Counted:
     """A runtime that records the precision and the size of each pass; every second picture is unclear."""
 
+    depends_on_pass_size = True
+
     def __init__(self, like: Runtime) -> None:
         self.card, self.passes = like.card, list[tuple[Precision, int]]()
 

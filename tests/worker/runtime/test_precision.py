@@ -10,17 +10,19 @@ import torch
 
 from deploy.models import default_model
 from tests.pictures import read_picture
-from worker.runtime.device import native_bf16
 from worker.runtime.loading import load_model
 from worker.runtime.passes import Passes, probabilities_of
 from worker.runtime.precision import Row
 from worker.runtime.protocol import Precision, Runtime
+from worker.runtime.torch.device import native_bf16
 
 CPU = torch.device("cpu")
 
 
 class Scripted:
     """A runtime with given probabilities: those of `cheap` in bfloat16, else those of `exact`."""
+
+    depends_on_pass_size = True
 
     def __init__(self, like: Runtime, cheap: list[float], exact: list[float], threshold: float) -> None:
         self.card = like.card.model_copy(update={"threshold": threshold})

@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 
+@pytest.fixture(autouse=True)
+def pytorch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Screen with PyTorch: many of these tests replace its computation."""
+    monkeypatch.setenv("PNEUMOSCREEN_RUNTIME", "torch")
+
+
 @pytest.fixture
 def files(phantoms: Path) -> list[Path]:
     return sorted(path for path in phantoms.rglob("*") if path.is_file())

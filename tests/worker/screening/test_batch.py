@@ -26,7 +26,7 @@ from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 from tests.worker.screening.batches import outcomes, submit
 from worker.runtime.protocol import Precision
-from worker.runtime.torch import TorchRuntime
+from worker.runtime.torch.runtime import TorchRuntime
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 

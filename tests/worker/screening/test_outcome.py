@@ -15,7 +15,7 @@ from tests.worker.screening.batches import outcomes, submit
 from worker.runtime.loading import load_model
 from worker.runtime.passes import probabilities_of
 from worker.runtime.protocol import Precision
-from worker.runtime.torch import TorchRuntime
+from worker.runtime.torch.runtime import TorchRuntime
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 

@@ -15,7 +15,7 @@ from db.queries.progress import progress
 from db.tables import Batch, Image, Prediction
 from tests.worker.screening.batches import pause_is_over, submit
 from worker.runtime.protocol import DeviceUnusable, Precision
-from worker.runtime.torch import TorchRuntime
+from worker.runtime.torch.runtime import TorchRuntime
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from db.models.card import ModelCard
-from worker.runtime.device import best_device, device_errors, native_bf16
-from worker.runtime.normalisation import normalise
 from worker.runtime.protocol import ModelWeightsUnfit, PassTooLarge, Precision
-from worker.runtime.weights import unpack_weights
+from worker.runtime.torch.device import best_device, device_errors, native_bf16
+from worker.runtime.torch.normalisation import normalise
+from worker.runtime.torch.weights import unpack_weights
 from worker.torchvision_pair import import_torchvision
 
 if TYPE_CHECKING:
@@ -25,16 +25,22 @@ def load(card: ModelCard, weights: bytes, *, device: str | None = None) -> Torch
 
     Raises ModelInvalid, ModelWeightsUnfit, DeviceUnusable.
     """
-    state = unpack_weights(weights)
     with device_errors():
-        # A network on the meta device has shapes and no values, so no time goes into random ones.
-        with torch.device("meta"):
-            network = build_network(card.backbone, len(card.classes))
-        try:
-            network.load_state_dict(state, strict=True, assign=True)
-        except RuntimeError as error:
-            raise ModelWeightsUnfit(card.backbone) from error
+        network = load_network(card, weights)
         return TorchRuntime(card, network, device=torch.device(device) if device else best_device())
+
+
+def load_network(card: ModelCard, weights: bytes) -> nn.Module:
+    """Return the network of a model with its weights. Raises ModelInvalid, ModelWeightsUnfit."""
+    state = unpack_weights(weights)
+    # A network on the meta device has shapes and no values, so no time goes into random ones.
+    with torch.device("meta"):
+        network = build_network(card.backbone, len(card.classes))
+    try:
+        network.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ModelWeightsUnfit(card.backbone) from error
+    return network
 
 
 def build_network(backbone: str, classes: int) -> nn.Module:
@@ -50,6 +56,9 @@ def build_network(backbone: str, classes: int) -> nn.Module:
 
 class TorchRuntime:
     """A network in evaluation mode on its device, with the card of its model."""
+
+    #: Libraries choose their kernels by the shape of their input.
+    depends_on_pass_size = True
 
     def __init__(self, card: ModelCard, network: nn.Module, *, device: torch.device) -> None:
         self.card = card

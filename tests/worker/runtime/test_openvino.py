@@ -1,0 +1,189 @@
+"""The runtime of OpenVINO, compared with that of PyTorch, which defines the probabilities."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load, save
+from sqlalchemy import select
+
+from db.engine import Database
+from db.models.card import ModelCard, ModelInvalid
+from db.models.store import read_card
+from db.tables import Prediction
+from deploy.models import default_model
+from tests.pictures import read_picture
+from tests.worker.screening.batches import submit
+from worker.runtime.loading import chosen, load_model
+from worker.runtime.openvino.network import build_graph
+from worker.runtime.openvino.runtime import OpenVinoRuntime
+from worker.runtime.passes import probabilities_of
+from worker.runtime.protocol import DeviceUnusable, ModelWeightsUnfit, Precision, Runtime
+from worker.runtime.torch.device import native_bf16
+from worker.runtime.torch.normalisation import normalise
+from worker.runtime.torch.runtime import build_network
+from worker.runtime.torch.weights import pack_weights
+from worker.screening.batch import Screener
+from worker.settings import WorkerSettings
+
+#: Two libraries add in different orders. On 30 radiographs the difference was 0.00002 at most.
+ROUNDING = 1e-4
+
+
+@pytest.fixture
+def pictures(phantoms: Path) -> np.ndarray:
+    """Read phantoms, which the shipped model is sure of, and add noise, which it is not."""
+    noise = np.random.default_rng(3).integers(0, 256, (9, 28, 28, 3), dtype=np.uint8)
+    read = [read_picture(file).pixels for file in sorted((phantoms / "jpeg").iterdir())]
+    return np.stack([*read, *np.kron(noise, np.ones((1, 8, 8, 1), dtype=np.uint8))])
+
+
+@pytest.fixture(scope="module")
+def fast() -> Runtime:
+    return load_model(default_model(), runtime="openvino")
+
+
+def lively(backbone: str, card: ModelCard, pictures: np.ndarray) -> tuple[ModelCard, bytes]:
+    """Return a network with random weights, and with means and variances of batch norm that fit the pictures.
+
+    Without them, random weights make the probabilities of all pictures 0 or 1.
+    """
+    torch.manual_seed(5)
+    network = build_network(backbone, 2).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            module.momentum = None  # type: ignore[assignment]  # the mean of all that was seen
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    with torch.no_grad():
+        network(normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2), card.mean, card.std))
+    return card.model_copy(update={"backbone": backbone}), pack_weights(network.state_dict())
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "alexnet"])
+def test_every_backbone_has_the_probabilities_of_pytorch(
+    backbone: str, artefact: Path, pictures: np.ndarray
+) -> None:
+    from worker.runtime.openvino import runtime as ours
+    from worker.runtime.torch import runtime as theirs
+
+    card, weights = lively(backbone, read_card(artefact), pictures)
+    exact = theirs.load(card, weights, device="cpu").probabilities(pictures)
+    rows = ours.load(card, weights).probabilities(pictures, Precision.FP32)
+    # Random networks enlarge rounding more than trained ones. A wrong layer would change a lot.
+    assert np.abs(rows - exact).max() < exact[:, 0].std() / 100
+    assert np.allclose(rows.sum(axis=1), 1, atol=1e-6)
+
+
+def test_the_shipped_model_has_the_probabilities_of_pytorch(fast: Runtime, pictures: np.ndarray) -> None:
+    exact = probabilities_of(load_model(default_model(), device="cpu"), pictures)
+    assert np.abs(probabilities_of(fast, pictures) - exact).max() < ROUNDING
+
+
+def test_concurrent_requests_give_each_picture_its_own_probabilities_to_the_last_bit(
+    artefact: Path, pictures: np.ndarray
+) -> None:
+    from worker.runtime.openvino.runtime import load
+
+    fast = load(*lively("resnet18", read_card(artefact), pictures))
+    alone = np.concatenate([fast.probabilities(picture[None], Precision.FP32) for picture in pictures])
+    assert len(np.unique(alone[:, 0])) == len(pictures), "a mix-up would show"
+    order = np.random.default_rng(1).integers(0, len(pictures), 60)
+    together = fast.probabilities(pictures[order], Precision.FP32)
+    assert np.array_equal(together, alone[order])
+    one_array = np.ascontiguousarray(pictures[::-1])
+    assert np.array_equal(fast.probabilities(one_array, Precision.FP32), alone[::-1]), "views of one array"
+
+
+def test_no_black_picture_is_computed(
+    fast: Runtime, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    original = OpenVinoRuntime.probabilities
+
+    def counted(self: OpenVinoRuntime, pixels: np.ndarray, precision: Precision) -> np.ndarray:
+        computed.append(len(pixels))
+        return original(self, pixels, precision)
+
+    monkeypatch.setattr(OpenVinoRuntime, "probabilities", counted)
+    probabilities_of(fast, pictures[:5], size=4)
+    assert computed == [4, 1]
+
+
+def test_weights_that_do_not_fit_are_refused(artefact: Path) -> None:
+    card = read_card(artefact)
+    content = (artefact / "model.safetensors").read_bytes()
+    state = load(content)
+    for wrong in (
+        {name: values for name, values in state.items() if name != "1.8.weight"},
+        state | {"0.0.extra": state["1.8.weight"]},
+        state | {"1.8.weight": state["1.8.weight"][:1]},
+        state | {"0.0.weight": state["0.0.weight"][:, :1]},
+    ):
+        with pytest.raises(ModelWeightsUnfit):
+            build_graph(card, save(wrong))
+    with pytest.raises(ModelWeightsUnfit):
+        build_graph(card.model_copy(update={"backbone": "resnet34"}), content)
+    with pytest.raises(ModelInvalid, match="finite"):
+        build_graph(card, save(state | {"1.8.weight": state["1.8.weight"] * np.float32("nan")}))
+    with pytest.raises(ModelInvalid):
+        build_graph(card, b"no safetensors")
+    with pytest.raises(DeviceUnusable):
+        load_model(artefact, runtime="openvino", device="cuda")
+
+
+#: Screens a picture and prints which of some modules were imported.
+WITHOUT_TORCH = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from worker.runtime.loading import load_model
+runtime = load_model(Path(sys.argv[1]), runtime="openvino")
+row = runtime.probabilities(np.zeros((1, 224, 224, 3), np.uint8), "fp32")
+print(json.dumps([name for name in ("torch", "fastai", "openvino_telemetry") if sys.modules.get(name)]))
+"""
+
+
+def test_neither_pytorch_nor_what_reports_to_openvinos_makers_is_imported(artefact: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(artefact)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == []
+
+
+def test_openvino_is_chosen_where_it_is_the_fastest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("worker.runtime.loading._GPUS", (str(tmp_path / "gpu"),))
+    assert chosen("auto") == ("torch" if native_bf16(torch.device("cpu")) else "openvino")
+    monkeypatch.setattr("worker.runtime.openvino.runtime.computes_bf16", lambda: True)
+    assert chosen("auto") == "torch"
+    monkeypatch.setattr("worker.runtime.openvino.runtime.computes_bf16", lambda: False)
+    assert chosen("auto") == "openvino"
+    assert chosen("torch") == "torch"
+    (tmp_path / "gpu").touch()
+    assert chosen("auto") == "torch"
+    assert chosen("openvino") == "openvino"
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_each_prediction_names_its_runtime(database: Database, phantoms: Path, runtime: str) -> None:
+    files = sorted((phantoms / "jpeg").iterdir())
+    settings = WorkerSettings(runtime=runtime)  # type: ignore[arg-type]
+    Screener(database, settings).screen(submit(database, files))
+    with database.read() as session:
+        rows = session.scalars(select(Prediction)).all()
+    assert len(rows) == len(files)
+    assert {row.runtime.partition("-")[0] for row in rows} == {runtime}
+
+
+@pytest.mark.shared
+def test_radiographs_have_the_probabilities_of_pytorch(shared: Path, fast: Runtime) -> None:
+    files = sorted((shared / "chest_xray_original").rglob("*.jpeg"))[::4]
+    radiographs = np.stack([read_picture(file).pixels for file in files])
+    exact = probabilities_of(load_model(default_model(), device="cpu"), radiographs)
+    assert np.abs(probabilities_of(fast, radiographs) - exact).max() < ROUNDING
