@@ -30,6 +30,8 @@ from scheduler.ingest import open_source
 from scheduler.ingest.dicom import read_identity
 from scheduler.submit import submit
 from tests.faults.invariant import check
+from tests.worker.imaging.test_archive_formats import jp2, jpeg2000, jpeg_ls
+from tests.worker.imaging.tiffs import grey, packed, tiff
 from tests.worker.screening.batches import try_again
 from worker.decoding.codecs import available_decoders
 from worker.decoding.pool import DecoderPool
@@ -60,7 +62,7 @@ Damaged = tuple[Kind, bytes]
 def seeds() -> dict[Kind, list[bytes]]:
     """Give good files by kind: rasters, and DICOM of every transfer syntax, most of them from pydicom."""
     found: dict[Kind, list[bytes]] = {}
-    grey = np.random.default_rng(4).integers(0, 255, (96, 80)).astype(np.uint8)
+    noise = np.random.default_rng(4).integers(0, 255, (96, 80)).astype(np.uint8)
     for form, options in (
         ("JPEG", {}),
         ("PNG", {}),
@@ -69,8 +71,10 @@ def seeds() -> dict[Kind, list[bytes]]:
         ("BMP", {}),
     ):
         buffer = BytesIO()
-        PIL.Image.fromarray(grey).save(buffer, form, **options)
+        PIL.Image.fromarray(noise).save(buffer, form, **options)
         found.setdefault(form, []).append(buffer.getvalue())
+    for form, contents in archived(noise.astype(np.uint16) * 257).items():
+        found.setdefault(form, []).extend(contents)
     folder = Path(pydicom.data.__file__).parent / "test_files"
     for path in sorted(folder.rglob("*.dcm")):
         if 0 < path.stat().st_size < _LARGEST_SEED:
@@ -86,6 +90,20 @@ def seeds() -> dict[Kind, list[bytes]]:
         found[uid.name] = [saved(dataset)]
     found["presentation"] = [saved(dataset) for dataset in presented(folder)]
     return found
+
+
+def archived(deep: np.ndarray) -> dict[Kind, list[bytes]]:
+    """Write 16-bit greyscale as archives ship it."""
+    twelve = deep >> 4
+    return {
+        "JPEG 2000 file": [jp2(jpeg2000(deep, 16)), jpeg2000(twelve, 12)],
+        "JPEG-LS file": [jpeg_ls(deep), jpeg_ls(twelve)],
+        "TIFF": [
+            tiff(grey(deep, order=">"), big=True, order=">"),
+            tiff(grey(np.stack([deep, deep], axis=2))),
+            tiff(packed(twelve, 12), below=(grey(deep[::4, ::4]),)),
+        ],
+    }
 
 
 def presented(folder: Path) -> Iterator[pydicom.Dataset]:
@@ -219,6 +237,7 @@ def test_every_damaged_file_has_a_row_that_ends(
     folder = tmp_path / "damaged"
     folder.mkdir()
     suffixes = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif", "BMP": ".bmp"}
+    suffixes |= {"JPEG 2000 file": ".jp2", "JPEG-LS file": ".jls"}
     files = damaged(seeds, min(TRIES, 200))
     for number, (kind, content) in enumerate(files):
         (folder / f"{number}{suffixes.get(kind, '.dcm')}").write_bytes(content)
