@@ -107,7 +107,7 @@ def test_a_disk_full_at_write_back_delays_the_results(
         image_ids = session.scalars(select(Image.id)).all()
         batch_id = new_batch(session, 1, champion(session).id, image_ids, ImageChange.CUT)
     worker = threading.Thread(
-        target=Screener(job_table, WorkerSettings(lease_seconds=10)).screen, args=(batch_id,)
+        target=Screener(job_table, WorkerSettings(lease_seconds=60)).screen, args=(batch_id,)
     )
     worker.start()
     wait_for(lambda: state(job_table, batch_id) is BatchState.RUNNING)
