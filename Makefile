@@ -20,7 +20,7 @@ PIN = echo 'setuptools>=77' | $(COMPILE) pyproject.toml - \
 	--no-emit-package openvino-telemetry $$(sed -nE 's/^((torch|triton|nvidia|cuda)[a-z0-9-]*)==.*/--no-emit-package \1/p' $(LOCKS)/torch.txt)
 
 # Some at a time, as most of them wait for processes; those stay together that share something dear.
-PARALLEL := --numprocesses 3 --dist loadgroup
+PARALLEL := --numprocesses 5 --dist loadgroup
 # Where there are more threads than cores, those of torch take twice the time by waiting busily for each other.
 test test-all: export OMP_NUM_THREADS := 1
 

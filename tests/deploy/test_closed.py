@@ -54,8 +54,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artefact: Path) -> Iterator[
         database = Database()
         upgrade(database)
         ensure_champion(database, artefact)
-        start_stack(database, Stack())
-        Stack().wait_ready(workers_answer)
+        started = Stack()
+        start_stack(database, started)
+        started.wait_ready(
+            lambda: started.serves("flower") and started.serves("metrics") and workers_answer()
+        )
         broker = (secrets_folder() / "pneumoscreen_broker_url").read_text()
         running = Running(
             flower=Stack().flower_address,
@@ -69,11 +72,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory, artefact: Path) -> Iterator[
                   ("pneumoscreen_flower_password", "pneumoscreen_flower_cookie_secret")),
             ],
         )  # fmt: skip
-    wait_for(lambda: "screen@" in ask(running, "/workers")[1])
+    wait_for(lambda: shows_all(ask(running, "/workers")[1]))
     yield running
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PNEUMOSCREEN_HOME", str(home))
         Stack().stop()
+
+
+def shows_all(page: str) -> bool:
+    """Tell whether Flower's page of workers has all of them: it learns of each by its events."""
+    return all(f"{name}@" in page for name in ("screen", "training", "housekeeping"))
 
 
 def ask(stack: Running, path: str, *, login: bool = True, post: bool = False) -> tuple[int, str]:
