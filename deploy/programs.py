@@ -34,8 +34,7 @@ class Program:
     priority: int
     #: TERM lets Celery finish the tasks that it holds.
     stop_signal: str = "TERM"
-    #: Leaves the processor to screening. Otherwise the start of the other processes takes half of the time
-    #: until the first image is screened.
+    #: Leaves the processor to screening. All processes start at once, and only some are needed for an image.
     yields: bool = False
 
 

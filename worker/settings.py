@@ -75,9 +75,10 @@ class WorkerSettings(RoomSettings):
     #: fault at the beginning of a long weekend is noticed and fixed before images fail that could be
     #: screened.
     wait_days: Annotated[float, Field(gt=0)] = 7.0
-    #: Images in each forward pass. Black pictures fill up a pass that is not full, so that the probability of
-    #: an image does not depend on the images beside it. 16 keep two CPU cores busy; a GPU needs 64 to 256.
-    #: With another number, or another number of cores, probabilities may differ by about 0.000001.
+    #: Images in each forward pass. 16 keep two CPU cores busy; a GPU needs 64 to 256. With the runtime
+    #: `torch`, black pictures fill up a pass that is not full, so that the probability of an image does not
+    #: depend on the images beside it. With another number, or another number of cores, probabilities of
+    #: `torch` may differ by about 0.000001, and those of `openvino` do not.
     forward_images: Annotated[int, Field(ge=1)] = 16
     #: Threads that read files, each with a process that decodes them; 0 means one for each core.
     decode_threads: Annotated[int, Field(ge=0)] = 0

@@ -35,8 +35,7 @@ pytestmark = [pytest.mark.bench, pytest.mark.shared]
 
 def fastai_learner(folder: Path, files: list[Path]) -> tuple[object, object]:
     """Build the learner and loaders that a fastai user has after `load_learner`, without tuning."""
-    from worker.runtime.torch.runtime import build_network
-    from worker.runtime.torch.weights import unpack_weights
+    from worker.runtime.torch.runtime import load_network
     from worker.torchvision_pair import import_torchvision
 
     import_torchvision()
@@ -51,8 +50,7 @@ def fastai_learner(folder: Path, files: list[Path]) -> tuple[object, object]:
     )
 
     card = read_card(folder)
-    network = build_network(card.backbone, len(card.classes))
-    network.load_state_dict(unpack_weights((folder / WEIGHTS_FILE).read_bytes()))
+    network = load_network(card, (folder / WEIGHTS_FILE).read_bytes())
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock(vocab=list(card.classes))),
         get_y=lambda path: path.parent.name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Protocol
 
@@ -30,6 +32,15 @@ class DeviceUnusable(PneumoscreenError):
         """`lost`: this process cannot use the device again, as after a CUDA error."""
         super().__init__(detail)
         self.lost = lost
+
+
+@contextmanager
+def device_errors(*, lost: bool = False) -> Iterator[None]:
+    """Turn an error of a device into DeviceUnusable. The libraries raise RuntimeError for all of them."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise DeviceUnusable(str(error).partition("\n")[0], lost=lost) from error
 
 
 class PassTooLarge(Exception):

@@ -36,14 +36,6 @@ from worker.settings import WorkerSettings
 ROUNDING = 1e-4
 
 
-@pytest.fixture
-def pictures(phantoms: Path) -> np.ndarray:
-    """Read phantoms, which the shipped model is sure of, and add noise, which it is not."""
-    noise = np.random.default_rng(3).integers(0, 256, (9, 28, 28, 3), dtype=np.uint8)
-    read = [read_picture(file).pixels for file in sorted((phantoms / "jpeg").iterdir())]
-    return np.stack([*read, *np.kron(noise, np.ones((1, 8, 8, 1), dtype=np.uint8))])
-
-
 @pytest.fixture(scope="module")
 def fast() -> Runtime:
     return load_model(default_model(), runtime="openvino")
@@ -98,6 +90,19 @@ def test_concurrent_requests_give_each_picture_its_own_probabilities_to_the_last
     assert np.array_equal(together, alone[order])
     one_array = np.ascontiguousarray(pictures[::-1])
     assert np.array_equal(fast.probabilities(one_array, Precision.FP32), alone[::-1]), "views of one array"
+
+
+def test_a_probability_is_the_same_on_any_number_of_cores(
+    artefact: Path, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from worker.runtime.openvino.runtime import load
+
+    card, weights = lively("resnet18", read_card(artefact), pictures)
+    rows = []
+    for cores in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", cores)
+        rows.append(load(card, weights).probabilities(pictures))
+    assert np.array_equal(*rows)
 
 
 def test_no_black_picture_is_computed(

@@ -8,20 +8,11 @@ import numpy as np
 import pytest
 
 from deploy.models import default_model
-from tests.pictures import read_picture
 from worker.runtime.loading import load_model
 from worker.runtime.passes import Passes, probabilities_of
 from worker.runtime.protocol import Precision, Runtime
 
 SIZE = 4
-
-
-@pytest.fixture(scope="module")
-def pictures(phantoms: Path) -> np.ndarray:
-    """Read phantoms, which the shipped model is sure of, and noise, which it is not."""
-    noise = np.random.default_rng(3).integers(0, 256, (3, 28, 28, 3), dtype=np.uint8)
-    read = [read_picture(file).pixels for file in sorted((phantoms / "jpeg").iterdir())]
-    return np.stack([*read, *np.kron(noise, np.ones((1, 8, 8, 1), dtype=np.uint8))])
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from worker.phantoms import write_phantoms
 from worker.runtime.loading import load_model
 from worker.runtime.passes import probabilities_of
 from worker.runtime.protocol import ModelWeightsUnfit, Precision
-from worker.runtime.torch.runtime import build_network
-from worker.runtime.torch.weights import pack_weights, unpack_weights, write_artifact
+from worker.runtime.torch.runtime import build_network, load_network
+from worker.runtime.torch.weights import pack_weights, write_artifact
 from worker.torchvision_pair import import_torchvision
 
 CPU = torch.device("cpu")
@@ -38,8 +38,7 @@ def fastai_probabilities(files: list[Path], folder: Path, *, channels_last: bool
     )
 
     card = read_card(folder)
-    network = build_network(card.backbone, len(card.classes))
-    network.load_state_dict(unpack_weights((folder / WEIGHTS_FILE).read_bytes()))
+    network = load_network(card, (folder / WEIGHTS_FILE).read_bytes())
     block = DataBlock(
         blocks=(ImageBlock, CategoryBlock(vocab=list(card.classes))),
         get_y=lambda _: "NORMAL",

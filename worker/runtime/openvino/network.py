@@ -9,12 +9,10 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 from openvino import opset13 as ops
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
-from db.models.card import ModelCard, ModelInvalid
-from db.models.store import WEIGHTS_FILE
+from db.models.card import ModelCard
 from worker.runtime.protocol import ModelWeightsUnfit
+from worker.runtime.weights import unpack_weights
 
 #: Blocks in each of the four layers of a ResNet (He et al. 2016, table 1), and convolutions in a block.
 _RESNETS = {"resnet18": ((2, 2, 2, 2), 2), "resnet34": ((3, 4, 6, 3), 2), "resnet50": ((3, 4, 6, 3), 3)}
@@ -37,7 +35,9 @@ def build_graph(card: ModelCard, weights: bytes) -> openvino.Model:
     has the name of its weights.
     Raises ModelInvalid, ModelWeightsUnfit.
     """
-    graph = _Graph(_unpacked(weights))
+    # The counters of batch norm take part in training alone.
+    state = unpack_weights(weights)
+    graph = _Graph({name: state[name] for name in state if not name.endswith("num_batches_tracked")})
     picture = ops.parameter([-1, 224, 224, 3], np.uint8, name="pictures")
     try:
         body = _alexnet if card.backbone == "alexnet" else _resnet
@@ -49,26 +49,10 @@ def build_graph(card: ModelCard, weights: bytes) -> openvino.Model:
     return openvino.Model([logits], [picture], card.model_id)
 
 
-def _unpacked(content: bytes) -> dict[str, NDArray[np.float32]]:
-    """Return weights in single precision, without the counters of batch norm. Raises ModelInvalid."""
-    try:
-        state = load(content)
-    except SafetensorError as error:
-        raise ModelInvalid(WEIGHTS_FILE) from error
-    numbers = {
-        name: np.asarray(values, dtype=np.float32)
-        for name, values in state.items()
-        if not name.endswith("num_batches_tracked")
-    }
-    if not all(np.isfinite(values).all() for values in numbers.values()):
-        raise ModelInvalid(f"{WEIGHTS_FILE} holds a value that is not a finite number")
-    return numbers
-
-
 class _Graph:
     """Operations that take their weights by name."""
 
-    def __init__(self, state: dict[str, NDArray[np.float32]]) -> None:
+    def __init__(self, state: dict[str, NDArray[np.generic]]) -> None:
         self._state = state
         self._used: set[str] = set()
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ from numpy.typing import NDArray
 
 from db.models.card import ModelCard
 from worker.runtime.openvino.network import build_graph
-from worker.runtime.protocol import DeviceUnusable, Precision
+from worker.runtime.protocol import DeviceUnusable, Precision, device_errors
 
 
 def load(card: ModelCard, weights: bytes, *, device: str | None = None) -> OpenVinoRuntime:
@@ -23,7 +21,7 @@ def load(card: ModelCard, weights: bytes, *, device: str | None = None) -> OpenV
     """
     if device not in (None, "cpu"):
         raise DeviceUnusable(f"OpenVINO runs on the CPU, not on {device}")
-    with _device_errors():
+    with device_errors():
         return OpenVinoRuntime(card, build_graph(card, weights))
 
 
@@ -71,7 +69,7 @@ class OpenVinoRuntime:
         Raises DeviceUnusable.
         """
         logits = np.empty((len(pictures), len(self.card.classes)), dtype=np.float32)
-        with _device_errors():
+        with device_errors():
 
             def keep(request: Any, place: int) -> None:
                 logits[place] = request.get_output_tensor().data[0]
@@ -106,12 +104,3 @@ def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     result: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
     return result
-
-
-@contextmanager
-def _device_errors() -> Iterator[None]:
-    """Turn an error of OpenVINO into DeviceUnusable. It raises RuntimeError for all of them."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise DeviceUnusable(str(error).partition("\n")[0]) from error

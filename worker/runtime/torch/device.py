@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-
-from worker.runtime.protocol import DeviceUnusable
 
 
 def best_device() -> torch.device:
@@ -21,12 +16,3 @@ def native_bf16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
-
-
-@contextmanager
-def device_errors(*, lost: bool = False) -> Iterator[None]:
-    """Turn an error of a device into DeviceUnusable. Torch raises RuntimeError for all of them."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise DeviceUnusable(str(error).partition("\n")[0], lost=lost) from error

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from db.models.card import ModelCard
-from worker.runtime.protocol import ModelWeightsUnfit, PassTooLarge, Precision
-from worker.runtime.torch.device import best_device, device_errors, native_bf16
+from worker.runtime.protocol import ModelWeightsUnfit, PassTooLarge, Precision, device_errors
+from worker.runtime.torch.device import best_device, native_bf16
 from worker.runtime.torch.normalisation import normalise
-from worker.runtime.torch.weights import unpack_weights
+from worker.runtime.weights import unpack_weights
 from worker.torchvision_pair import import_torchvision
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def load(card: ModelCard, weights: bytes, *, device: str | None = None) -> Torch
 
 def load_network(card: ModelCard, weights: bytes) -> nn.Module:
     """Return the network of a model with its weights. Raises ModelInvalid, ModelWeightsUnfit."""
-    state = unpack_weights(weights)
+    state = {name: torch.from_numpy(values) for name, values in unpack_weights(weights).items()}
     # A network on the meta device has shapes and no values, so no time goes into random ones.
     with torch.device("meta"):
         network = build_network(card.backbone, len(card.classes))

@@ -1,15 +1,14 @@
-"""The weights of a model as safetensors: a format that holds numbers and no code."""
+"""The writing of a model: its weights as safetensors, and its card."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from db.atomic import needs_room, write_whole
-from db.models.card import ModelCard, ModelInvalid
+from db.models.card import ModelCard
 from db.models.store import CARD_FILE, WEIGHTS_FILE
 
 State = dict[str, torch.Tensor]
@@ -26,17 +25,6 @@ def pack_weights(state: State) -> bytes:
         halved = tensor.half() if tensor.is_floating_point() and tensor.dim() > 1 else tensor
         packed[name] = halved.detach().cpu().contiguous()
     return save(packed)
-
-
-def unpack_weights(content: bytes) -> State:
-    """Return packed weights in single precision. Raises ModelInvalid."""
-    try:
-        state = load(content)
-    except SafetensorError as error:
-        raise ModelInvalid(WEIGHTS_FILE) from error
-    if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise ModelInvalid(f"{WEIGHTS_FILE} holds a value that is not a finite number")
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def write_artifact(folder: Path, card: ModelCard, weights: bytes) -> None:
