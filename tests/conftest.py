@@ -153,8 +153,8 @@ def write_random_model(parent: Path, seed: int) -> Path:
     import torch
 
     from db.models.card import PREPROCESSING
+    from worker.runtime.torch.artifact import pack_weights, write_artifact
     from worker.runtime.torch.runtime import build_network
-    from worker.runtime.torch.weights import pack_weights, write_artifact
 
     torch.manual_seed(seed)
     weights = pack_weights(build_network("resnet18", 2).state_dict())

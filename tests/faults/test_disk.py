@@ -29,7 +29,7 @@ from tests.faults.invariant import check
 from tests.faults.system import running_system
 from tests.pictures import save_film
 from tests.waiting import wait_for
-from worker.runtime.torch.weights import write_artifact
+from worker.runtime.torch.artifact import write_artifact
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 

@@ -21,10 +21,10 @@ from training.fitting.calibration import calibrate
 from training.fitting.fine_tuning import Fitted, training_precision
 from training.recipe import Recipe
 from worker.runtime.loading import load_model
+from worker.runtime.torch.artifact import pack_weights, write_artifact
 from worker.runtime.torch.device import best_device
 from worker.runtime.torch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from worker.runtime.torch.runtime import TorchRuntime, load
-from worker.runtime.torch.weights import pack_weights, write_artifact
 from worker.settings import WorkerSettings
 
 

@@ -25,10 +25,10 @@ from worker.runtime.openvino.network import build_graph
 from worker.runtime.openvino.runtime import OpenVinoRuntime
 from worker.runtime.passes import probabilities_of
 from worker.runtime.protocol import DeviceUnusable, ModelWeightsUnfit, Precision, Runtime
+from worker.runtime.torch.artifact import pack_weights
 from worker.runtime.torch.device import native_bf16
 from worker.runtime.torch.normalisation import normalise
 from worker.runtime.torch.runtime import build_network
-from worker.runtime.torch.weights import pack_weights
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 

@@ -16,8 +16,8 @@ from worker.phantoms import write_phantoms
 from worker.runtime.loading import load_model
 from worker.runtime.passes import probabilities_of
 from worker.runtime.protocol import ModelWeightsUnfit, Precision
+from worker.runtime.torch.artifact import pack_weights, write_artifact
 from worker.runtime.torch.runtime import build_network, load_network
-from worker.runtime.torch.weights import pack_weights, write_artifact
 from worker.torchvision_pair import import_torchvision
 
 CPU = torch.device("cpu")
