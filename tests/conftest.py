@@ -34,7 +34,7 @@ def make_key(folder: Path) -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Give every test a data directory of its own with a `site.key`, and none of the user's settings."""
     folder = tmp_path_factory.mktemp("data") / "home"
     folder.mkdir(mode=0o700)
@@ -44,7 +44,9 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
         monkeypatch.delenv(f"PNEUMOSCREEN_{name}", raising=False)
     # Black pictures fill up the last pass of a batch, and most batches of tests are that pass alone.
     monkeypatch.setenv("PNEUMOSCREEN_FORWARD_IMAGES", "4")
-    return folder
+    yield folder
+    # Many hold a copy of a model: those of a whole run are 15 GB.
+    shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
