@@ -83,13 +83,14 @@ class WorkerSettings(RoomSettings):
     #: Threads that read files, each with a process that decodes them; 0 means one for each core.
     decode_threads: Annotated[int, Field(ge=0)] = 0
     #: Library that computes the forward pass. `auto` takes `openvino` if it is installed and the machine has
-    #: neither a GPU nor a CPU that computes bfloat16, else `torch`. Probabilities of the two differ by less
-    #: than 0.0001 in fp32. The library is stored with each prediction.
+    #: no GPU, else `torch`. Probabilities of the two differ by less than 0.0001 in fp32. The library is
+    #: stored with each prediction.
     runtime: Literal["auto", "torch", "openvino"] = "auto"
-    #: Number format of the forward pass. `adaptive` computes in bfloat16 if the device has it, and computes
-    #: images whose result is not clear-cut again in fp32. It takes half the time and gives the labels of
-    #: fp32. Probabilities differ from fp32 by less than 0.01, and only if they are next to 0 or 1. `fp32`
-    #: computes everything in fp32. The number format is stored with each prediction.
+    #: Number format of the forward pass. `adaptive` computes in int8 or bfloat16 if the device is fast in
+    #: it and the model's card says how far it moves the model's results, and computes what that leaves in
+    #: doubt again in fp32. The labels are those of fp32. Probabilities differ from fp32 by less than 0.01,
+    #: and only if they are next to 0 or 1. `fp32` computes everything in fp32. The number format is stored
+    #: with each prediction.
     precision: Literal["adaptive", "fp32"] = "adaptive"
     #: Folders and URLs that have another place on this host: the beginning of a path or URL in the job
     #: table, and its replacement here, as in `{"/mnt/pacs" = "/data/pacs"}`. The longest beginning that fits

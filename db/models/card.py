@@ -67,6 +67,18 @@ class Measure(BaseModel):
     high: Share | None = None
 
 
+class FasterPrecision(BaseModel):
+    """What must be known of a number format to screen with it: it is learnt with the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    #: The difference from the log odds of single precision that is allowed for. If a larger one is possible,
+    #: the picture is computed again.
+    error: Annotated[float, Field(gt=0, le=100)]
+    #: For whole numbers of 8 bits: the highest value of each rounded input of a convolution, by its name.
+    ranges: dict[Annotated[str, Field(pattern=r"^[a-z0-9.]{1,32}$")], Positive] = {}
+
+
 class ModelCard(BaseModel):
     """Everything about a model but its weights."""
 
@@ -93,6 +105,8 @@ class ModelCard(BaseModel):
     threshold: Share = 0.5
     #: SHA-256 of `model.safetensors`, hexadecimal.
     weights_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    #: The number formats that may be used beside single precision.
+    precisions: dict[Annotated[str, Field(pattern=r"^(int8|bf16)$")], FasterPrecision] = {}
     #: How it was trained: recipe, epochs, seed, initial weights, data fingerprint, software.
     training: dict[str, JsonValue] = {}
     #: What it scored on the images that were held out.
@@ -133,8 +147,9 @@ class ModelCard(BaseModel):
 
     def differences(self, other: ModelCard) -> list[str]:
         """Return the fields that decide a prediction and differ from another card's."""
-        # How it was trained and what it scored do not change a prediction.
-        decisive = [name for name in type(self).model_fields if name not in ("training", "metrics")]
+        # How it was trained and what it scored do not change a prediction, and faster precisions no label.
+        without = ("training", "metrics", "precisions")
+        decisive = [name for name in type(self).model_fields if name not in without]
         return [name for name in decisive if getattr(self, name) != getattr(other, name)]
 
     def as_file(self) -> bytes:

@@ -19,6 +19,7 @@ from training.data.dataset import Dataset
 from training.evaluation.measures import measure
 from training.fitting.calibration import calibrate
 from training.fitting.fine_tuning import Fitted, training_precision
+from training.fitting.precisions import learn_precisions
 from training.recipe import Recipe
 from worker.runtime.loading import load_model
 from worker.runtime.torch.artifact import pack_weights, write_artifact
@@ -63,6 +64,8 @@ def write_candidate(
     card = ModelCard.model_validate(
         draft.model_dump() | asdict(calibration) | {"metrics": {"validation": found.as_json()}}
     )
+    faster = learn_precisions(card, content, dataset.pictures.pixels[dataset.held_out])
+    card = card.model_copy(update={"precisions": faster})
     write_artifact(out / card.model_id, card, content)
     return card, probabilities
 

@@ -27,16 +27,13 @@ _GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 def chosen(setting: str) -> str:
     """Return the name of the runtime that the setting `runtime` chooses on this machine.
 
-    For a GPU, and for a CPU that computes bfloat16, that is `torch`: in bfloat16 it is faster than OpenVINO
-    in single precision. Neither is looked for with PyTorch, whose import takes seconds.
+    That is PyTorch for a GPU, and OpenVINO for a CPU if it is installed. A GPU is not looked for with
+    PyTorch, whose import takes seconds.
     """
     if setting != "auto":
         return setting
-    if find_spec("openvino") is None or any(Path(device).exists() for device in _GPUS):
-        return REFERENCE
-    from worker.runtime.openvino.runtime import computes_bf16
-
-    return REFERENCE if computes_bf16() else "openvino"
+    has_gpu = any(Path(device).exists() for device in _GPUS)
+    return REFERENCE if has_gpu or find_spec("openvino") is None else "openvino"
 
 
 def load_model(

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.runtime.precision import Row, is_clear_cut
+from worker.runtime.precision import Row, ladder, next_precision
 from worker.runtime.protocol import PassTooLarge, Precision, Runtime
 
 _Name = TypeVar("_Name")
@@ -49,19 +49,19 @@ class Passes(Generic[_Name]):
     """
 
     def __init__(self, runtime: Runtime, *, adaptive: bool, size: int) -> None:
-        """`adaptive`: compute in bfloat16 first, and in single precision what is not clear-cut."""
+        """`adaptive`: compute in a fast number format first, and again what that leaves in doubt."""
         self.runtime = runtime
         self._size = size
-        self._first = Precision.BF16 if adaptive else Precision.FP32
-        self._new: list[_Named[_Name]] = []
-        self._again: list[_Named[_Name]] = []
+        self._precisions = ladder(runtime) if adaptive else (Precision.FP32,)
+        #: The pictures that wait for a pass in each number format.
+        self._waiting: dict[Precision, list[_Named[_Name]]] = {one: [] for one in self._precisions}
 
     def add(self, pictures: Iterable[_Named[_Name]]) -> list[tuple[_Name, Row | None]]:
         """Add named pictures (224, 224, 3), and return the rows of all pictures that are computed by now.
 
         None means that a single picture does not fit into the device's memory.
         """
-        self._new += pictures
+        self._waiting[self._precisions[0]] += pictures
         return [*self._compute(last=False)]
 
     def finish(self) -> list[tuple[_Name, Row | None]]:
@@ -69,13 +69,16 @@ class Passes(Generic[_Name]):
         return [*self._compute(last=True)]
 
     def _compute(self, *, last: bool) -> Iterator[tuple[_Name, Row | None]]:
-        for name, picture, row in self._run(self._new, self._first, last=last):
-            if row is None or row.precision is Precision.FP32 or is_clear_cut(self.runtime.card, row.values):
-                yield name, row
-            else:
-                self._again.append((name, picture))
-        for name, _, row in self._run(self._again, Precision.FP32, last=last):
-            yield name, row
+        for precision, waiting in self._waiting.items():
+            for name, picture, row in self._run(waiting, precision, last=last):
+                again = None if row is None else self._again(row)
+                if again is None:
+                    yield name, row
+                else:
+                    self._waiting[again].append((name, picture))
+
+    def _again(self, row: Row) -> Precision | None:
+        return next_precision(self.runtime.card, self._precisions, row)
 
     def _run(
         self, waiting: list[_Named[_Name]], precision: Precision, *, last: bool

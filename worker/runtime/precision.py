@@ -1,4 +1,4 @@
-"""Adaptive precision: bfloat16 for clear-cut pictures, single precision for all others."""
+"""Adaptive precision: what a fast number format leaves in doubt is computed again in a better one."""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ from numpy.typing import NDArray
 
 from db.models.card import ModelCard
 from worker.runtime.classes import positive_probability
-from worker.runtime.protocol import Precision
+from worker.runtime.protocol import Precision, Runtime
 
-#: A picture is clear-cut if the log odds of P(PNEUMONIA) in bfloat16 are at least this far from 0 (P below
-#: 0.018 or above 0.982) ...
-CLEAR_LOG_ODDS = 4.0
-
-#: ... and at least this far from those of the threshold. With the shipped model, bfloat16 moved the log odds
-#: of 1,428 radiographs by at most 0.46, so the labels are those of single precision. No probability that was
-#: kept moved by more than 0.008. A tenth of the pictures is computed again.
-MARGIN_LOG_ODDS = 1.5
+#: The largest difference from single precision that a stored P(PNEUMONIA) may have.
+TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +23,47 @@ class Row:
     precision: Precision
 
 
-def is_clear_cut(card: ModelCard, row: NDArray[np.float32]) -> bool:
-    """Tell whether class probabilities in bfloat16, (classes,), give the label of single precision."""
-    found = _log_odds(float(positive_probability(card, row[None])[0]))
-    threshold = _log_odds(card.threshold)
-    return abs(found) >= CLEAR_LOG_ODDS and abs(found - threshold) >= MARGIN_LOG_ODDS
+def ladder(runtime: Runtime) -> tuple[Precision, ...]:
+    """Return the number formats to use, fastest first; the last is single precision.
+
+    A faster one is used if the device computes it fast and the card says how far it moves the model's log
+    odds.
+    """
+    faster = (one for one in Precision if one in runtime.precisions and one in runtime.card.precisions)
+    return (*faster, Precision.FP32)
 
 
-def _log_odds(probability: float) -> float:
-    # A saturated probability is clear-cut and has finite log odds. NaN stays NaN and is never clear-cut.
+def next_precision(card: ModelCard, precisions: tuple[Precision, ...], row: Row) -> Precision | None:
+    """Return the number format in which to compute a picture again, None if its row is good enough.
+
+    It is the fastest later one of `precisions` that would leave no doubt about these log odds.
+    """
+    found = log_odds(float(positive_probability(card, row.values[None])[0]))
+    if _settles(card, row.precision, found):
+        return None
+    later = precisions[precisions.index(row.precision) + 1 :]
+    return next(one for one in later if one is Precision.FP32 or _settles(card, one, found))
+
+
+def log_odds(probability: float) -> float:
+    """Return the log odds of a probability: finite for 0 and 1, NaN for NaN."""
     tiny = 1e-7
     bounded = np.clip(probability, tiny, 1 - tiny)
     return float(np.log(bounded) - np.log1p(-bounded))
+
+
+def _settles(card: ModelCard, precision: Precision, found: float) -> bool:
+    """Tell whether log odds in a number format give the label and, within TOLERANCE, the probability.
+
+    Those of single precision lie within the card's error around them. NaN settles nothing.
+    """
+    if precision is Precision.FP32:
+        return True
+    error, threshold = card.precisions[precision].error, log_odds(card.threshold)
+    low, high = found - error, found + error
+    same_label = low >= threshold or high < threshold
+    return same_label and max(_chance(high) - _chance(found), _chance(found) - _chance(low)) <= TOLERANCE
+
+
+def _chance(odds: float) -> float:
+    return 1 / (1 + float(np.exp(-odds)))

@@ -48,12 +48,14 @@ class PassTooLarge(Exception):
 
 
 class Precision(StrEnum):
-    """The number format of a forward pass."""
+    """The number format of a forward pass, fastest first."""
 
+    #: Whole numbers of 8 bits in most convolutions: two to seven times as fast as single precision.
+    INT8 = "int8"
+    #: bfloat16. It is about twice as fast as single precision on a device that computes it natively.
+    BF16 = "bf16"
     #: Single precision. It defines the probabilities.
     FP32 = "fp32"
-    #: bfloat16. It is about twice as fast on a device that computes it natively.
-    BF16 = "bf16"
 
 
 class Runtime(Protocol):
@@ -71,7 +73,7 @@ class Runtime(Protocol):
 
     @property
     def precisions(self) -> frozenset[Precision]:
-        """The number formats that the device computes natively. Single precision is always one of them."""
+        """The number formats that the device computes fast. Single precision is always one of them."""
         ...
 
     @property

@@ -31,7 +31,7 @@ from db.lease import Heartbeat, LeaseLost
 from db.models.card import PREPROCESSING
 from worker.runtime.loading import chosen
 from worker.runtime.passes import Passes
-from worker.runtime.protocol import Precision, Runtime
+from worker.runtime.protocol import Runtime
 from worker.screening.model_cache import ModelCache
 from worker.screening.reading import BatchReader
 from worker.screening.retry import retry_while_unavailable
@@ -123,8 +123,7 @@ class Screener:
         problems: list[NotScreened] = []
         passes = Passes[Waiting](
             runtime,
-            # Emulated bfloat16 would be slower than single precision.
-            adaptive=self._settings.precision == "adaptive" and Precision.BF16 in runtime.precisions,
+            adaptive=self._settings.precision == "adaptive",
             size=self._settings.forward_images,
         )
         decoding, computing = Stopwatch(), Stopwatch()

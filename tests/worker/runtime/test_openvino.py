@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 import torch
 from safetensors.numpy import load, save
 from sqlalchemy import select
 
 from db.engine import Database
-from db.models.card import ModelCard, ModelInvalid
+from db.models.card import FasterPrecision, ModelCard, ModelInvalid
 from db.models.store import read_card
 from db.tables import Prediction
 from deploy.models import default_model
@@ -22,11 +24,12 @@ from tests.pictures import read_picture
 from tests.worker.screening.batches import submit
 from worker.runtime.loading import chosen, load_model
 from worker.runtime.openvino.network import build_graph
+from worker.runtime.openvino.ranges import learn_ranges
 from worker.runtime.openvino.runtime import OpenVinoRuntime
-from worker.runtime.passes import probabilities_of
+from worker.runtime.passes import Passes, probabilities_of
+from worker.runtime.precision import TOLERANCE, ladder, log_odds
 from worker.runtime.protocol import DeviceUnusable, ModelWeightsUnfit, Precision, Runtime
 from worker.runtime.torch.artifact import pack_weights
-from worker.runtime.torch.device import native_bf16
 from worker.runtime.torch.normalisation import normalise
 from worker.runtime.torch.runtime import build_network
 from worker.screening.batch import Screener
@@ -77,19 +80,83 @@ def test_the_shipped_model_has_the_probabilities_of_pytorch(fast: Runtime, pictu
     assert np.abs(probabilities_of(fast, pictures) - exact).max() < ROUNDING
 
 
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
 def test_concurrent_requests_give_each_picture_its_own_probabilities_to_the_last_bit(
-    artefact: Path, pictures: np.ndarray
+    artefact: Path, pictures: np.ndarray, precision: Precision
 ) -> None:
     from worker.runtime.openvino.runtime import load
 
-    fast = load(*lively("resnet18", read_card(artefact), pictures))
-    alone = np.concatenate([fast.probabilities(picture[None], Precision.FP32) for picture in pictures])
+    fast = load(*with_int8(*lively("resnet18", read_card(artefact), pictures), pictures))
+    alone = np.concatenate([fast.probabilities(picture[None], precision) for picture in pictures])
     assert len(np.unique(alone[:, 0])) == len(pictures), "a mix-up would show"
     order = np.random.default_rng(1).integers(0, len(pictures), 60)
-    together = fast.probabilities(pictures[order], Precision.FP32)
+    together = fast.probabilities(pictures[order], precision)
     assert np.array_equal(together, alone[order])
     one_array = np.ascontiguousarray(pictures[::-1])
-    assert np.array_equal(fast.probabilities(one_array, Precision.FP32), alone[::-1]), "views of one array"
+    assert np.array_equal(fast.probabilities(one_array, precision), alone[::-1]), "views of one array"
+
+
+def with_int8(card: ModelCard, weights: bytes, pictures: np.ndarray) -> tuple[ModelCard, bytes]:
+    """Return a model whose card has ranges that were learnt from the pictures."""
+    faster = FasterPrecision(error=1, ranges=learn_ranges(card, weights, pictures))
+    return card.model_copy(update={"precisions": {"int8": faster}}), weights
+
+
+@pytest.mark.parametrize(("backbone", "last"), [("resnet18", "0.7.1"), ("alexnet", "0.0.12")])
+def test_the_features_in_whole_numbers_of_8_bits_are_near_those_in_single_precision(
+    backbone: str, last: str, artefact: Path, pictures: np.ndarray
+) -> None:
+    card, weights = with_int8(*lively(backbone, read_card(artefact), pictures), pictures)
+
+    def features(ranges: Mapping[str, float]) -> np.ndarray:
+        network = build_graph(card, weights, ranges)
+        (node,) = (one for one in network.get_ops() if one.get_friendly_name() == last)
+        network.add_outputs([node.output(0)])
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        found = openvino.Core().compile_model(network, "CPU", settings)(pictures)
+        return np.asarray(found[1]).ravel()
+
+    # Not the probabilities: a head with random weights enlarges any difference.
+    exact, rounded = features({}), features(card.precisions["int8"].ranges)
+    assert np.corrcoef(exact, rounded)[0, 1] > 0.98
+    assert np.abs(rounded - exact).max() > 1e-3, "nothing was rounded"
+
+
+def test_the_shipped_model_in_whole_numbers_is_as_near_as_its_card_says(
+    fast: Runtime, pictures: np.ndarray
+) -> None:
+    column, known = fast.card.positive_columns[0], fast.card.precisions["int8"]
+    exact, rounded = (
+        np.array([log_odds(float(one)) for one in fast.probabilities(pictures, precision)[:, column]])
+        for precision in (Precision.FP32, Precision.INT8)
+    )
+    # Noise is unlike all that the ranges were learnt from. The format says that it does not know.
+    differences = np.abs(rounded - exact)
+    assert 1e-4 < differences[:2].max() < known.error
+    assert (np.abs(rounded[2:]) < 1).all()
+    passes = Passes[int](fast, adaptive=True, size=4)
+    rows = dict([*passes.add(enumerate(pictures)), *passes.finish()])
+    found = np.array([row.values[column] for _, row in sorted(rows.items()) if row])
+    assert np.abs(found - fast.probabilities(pictures, Precision.FP32)[:, column]).max() <= TOLERANCE
+
+
+def test_most_convolutions_compute_with_whole_numbers(artefact: Path, pictures: np.ndarray) -> None:
+    card, weights = with_int8(*lively("resnet50", read_card(artefact), pictures), pictures)
+    compiled = openvino.Core().compile_model(
+        build_graph(card, weights, card.precisions["int8"].ranges), "CPU"
+    )
+    nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ordered_ops()]
+    kinds = [
+        str(info["primitiveType"].get()) for info in nodes if str(info["layerType"].get()) == "Convolution"
+    ]
+    # The first layer and the four convolutions of the first block are not rounded.
+    assert [kind.endswith("I8") for kind in kinds].count(False) == 5
+
+
+def test_a_model_without_learnt_ranges_is_in_single_precision(artefact: Path) -> None:
+    fast = load_model(artefact, runtime="openvino")
+    assert fast.precisions == {Precision.FP32}
+    assert ladder(fast) == (Precision.FP32,)
 
 
 def test_a_probability_is_the_same_on_any_number_of_cores(
@@ -161,12 +228,10 @@ def test_neither_pytorch_nor_what_reports_to_openvinos_makers_is_imported(artefa
     assert json.loads(done.stdout) == []
 
 
-def test_openvino_is_chosen_where_it_is_the_fastest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_openvino_is_chosen_on_a_machine_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("worker.runtime.loading._GPUS", (str(tmp_path / "gpu"),))
-    assert chosen("auto") == ("torch" if native_bf16(torch.device("cpu")) else "openvino")
-    monkeypatch.setattr("worker.runtime.openvino.runtime.computes_bf16", lambda: True)
-    assert chosen("auto") == "torch"
-    monkeypatch.setattr("worker.runtime.openvino.runtime.computes_bf16", lambda: False)
     assert chosen("auto") == "openvino"
     assert chosen("torch") == "torch"
     (tmp_path / "gpu").touch()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, cast
 
 import numpy as np
 import openvino
 from numpy.typing import NDArray
+from openvino import opset1
 from openvino import opset13 as ops
 
 from db.models.card import ModelCard
@@ -24,25 +26,35 @@ _ALEXNET = ((0, 4, 2, True), (3, 1, 2, True), (6, 1, 1, False), (8, 1, 1, False)
 #: torchvision's and fastai's batch norm.
 _EPSILON = 1e-5
 
+#: The range of a filter whose weights are all 0.
+_SMALLEST = np.float32(1e-9)
+
 #: OpenVINO is untyped.
 Node = Any
 
+#: An end of a range, or one for each filter.
+Ends = np.float32 | NDArray[np.float32]
 
-def build_graph(card: ModelCard, weights: bytes) -> openvino.Model:
+#: The highest value of the input of convolutions, by the input's name. The lowest is 0: it is rectified.
+Ranges = Mapping[str, float]
+
+
+def build_graph(card: ModelCard, weights: bytes, ranges: Ranges = MappingProxyType({})) -> openvino.Model:
     """Return the network that gives logits (N, classes) of uint8 pictures (N, 224, 224, 3).
 
-    It is fastai's body and head for the card's backbone, with the normalisation before it. Each operation
-    has the name of its weights.
+    It is fastai's body and head for the card's backbone, with the normalisation before it. Each convolution
+    and each of its inputs has the name that PyTorch gives to the layer that computes it. With `ranges`, the
+    convolutions of those inputs compute with whole numbers of 8 bits.
     Raises ModelInvalid, ModelWeightsUnfit.
     """
     # The counters of batch norm take part in training alone.
     state = unpack_weights(weights)
-    graph = _Graph({name: state[name] for name in state if not name.endswith("num_batches_tracked")})
+    graph = _Graph({name: state[name] for name in state if not name.endswith("num_batches_tracked")}, ranges)
     picture = ops.parameter([-1, 224, 224, 3], np.uint8, name="pictures")
     try:
         body = _alexnet if card.backbone == "alexnet" else _resnet
         logits = _head(graph, body(graph, _normalised(card, picture), card.backbone))
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise ModelWeightsUnfit(card.backbone) from error
     if graph.unused() or logits.get_output_partial_shape(0)[1].get_length() != len(card.classes):
         raise ModelWeightsUnfit(card.backbone)
@@ -52,9 +64,12 @@ def build_graph(card: ModelCard, weights: bytes) -> openvino.Model:
 class _Graph:
     """Operations that take their weights by name."""
 
-    def __init__(self, state: dict[str, NDArray[np.generic]]) -> None:
+    def __init__(self, state: dict[str, NDArray[np.generic]], ranges: Ranges) -> None:
         self._state = state
+        self._ranges = ranges
         self._used: set[str] = set()
+        #: Rounded inputs of convolutions: two convolutions may share one.
+        self._rounded: dict[str, Node] = {}
 
     def unused(self) -> set[str]:
         """Return the names of weights that no operation has taken."""
@@ -63,30 +78,54 @@ class _Graph:
     def has(self, name: str) -> bool:
         return name in self._state
 
-    def convolution(self, values: Node, name: str, *, stride: int = 1, padding: int = 0) -> Node:
-        """Convolve (N, C, H, W) with the filters `name`.weight, and add `name`.bias if there is one."""
-        pads = [padding, padding]
-        result = ops.convolution(
-            values, self._take(f"{name}.weight"), [stride, stride], pads, pads, [1, 1], name=name
-        )
-        if self.has(f"{name}.bias"):
-            result = ops.add(result, self._take(f"{name}.bias", 1, -1, 1, 1))
-        return result
+    def convolution(
+        self, values: Node, name: str, norm: str = "", *, stride: int = 1, padding: int = 0
+    ) -> Node:
+        """Convolve (N, C, H, W) with the filters `name`.weight.
+
+        Then normalise each channel with `norm`, as `norm` below does, or add `name`.bias.
+        """
+        weight, shift = self._take(f"{name}.weight"), self._take(f"{name}.bias") if not norm else None
+        if shift is None:
+            scale, shift = self._scale_and_shift(norm)
+            weight = weight * scale.reshape(-1, 1, 1, 1)
+        filters, pads = ops.constant(weight), [padding, padding]
+        if (point := values.get_friendly_name()) in self._ranges:
+            if point not in self._rounded:
+                self._rounded[point] = _round(values, np.float32(0), np.float32(self._ranges[point]), 256)
+            values = self._rounded[point]
+            largest = np.maximum(np.abs(weight).max(axis=(1, 2, 3), keepdims=True), _SMALLEST)
+            filters = _round(filters, -largest, largest, 255)
+        result = ops.convolution(values, filters, [stride, stride], pads, pads, [1, 1], name=name)
+        return ops.add(result, shift.reshape(1, -1, 1, 1))
 
     def norm(self, values: Node, name: str) -> Node:
-        """Normalise each channel of (N, C, ...) with the mean and variance of training."""
-        parts = (self._take(f"{name}.{part}") for part in ("weight", "bias", "running_mean", "running_var"))
-        return ops.batch_norm_inference(values, *parts, epsilon=_EPSILON)
+        """Normalise each feature of (N, features) with the mean and variance of training."""
+        scale, shift = self._scale_and_shift(name)
+        return ops.add(ops.multiply(values, scale), shift)
 
     def linear(self, values: Node, name: str) -> Node:
         """Multiply (N, features) by the matrix `name`.weight."""
-        return ops.matmul(values, self._take(f"{name}.weight"), False, True, name=name)
+        return ops.matmul(values, ops.constant(self._take(f"{name}.weight")), False, True, name=name)
 
-    def _take(self, name: str, *shape: int) -> Node:
+    def _scale_and_shift(self, norm: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what a batch norm multiplies by, and what it then adds."""
+        parts = (self._take(f"{norm}.{part}") for part in ("weight", "bias", "running_mean", "running_var"))
+        weight, bias, mean, variance = (part.astype(np.float64) for part in parts)
+        scale = weight / np.sqrt(variance + _EPSILON)
+        return scale.astype(np.float32), (bias - mean * scale).astype(np.float32)
+
+    def _take(self, name: str) -> NDArray[np.float32]:
         self._used.add(name)
-        values = self._state[name]
-        # Given as an array, the values would become a list of Python's numbers first.
-        return ops.constant(values.reshape(shape) if shape else values)
+        return cast("NDArray[np.float32]", self._state[name])
+
+
+def _round(values: Node, low: Ends, high: Ends, steps: int) -> Node:
+    """Round values to the nearest of `steps` steps from `low` to `high`.
+
+    Between two such operations OpenVINO computes with whole numbers (its operation FakeQuantize).
+    """
+    return ops.fake_quantize(values, low, high, low, high, steps)
 
 
 def _normalised(card: ModelCard, picture: Node) -> Node:
@@ -105,8 +144,8 @@ def _channels(values: Sequence[float]) -> NDArray[np.float32]:
 
 def _resnet(graph: _Graph, values: Node, backbone: str) -> Node:
     layers, convolutions = _RESNETS[backbone]
-    values = graph.convolution(values, "0.0", stride=2, padding=3)
-    values = _max_pool(ops.relu(graph.norm(values, "0.1")), padding=1)
+    values = graph.convolution(values, "0.0", "0.1", stride=2, padding=3)
+    values = _max_pool(ops.relu(values), "0.3", padding=1)
     for layer, blocks in enumerate(layers):
         for block in range(blocks):
             stride = 2 if layer and not block else 1
@@ -120,28 +159,31 @@ def _block(graph: _Graph, values: Node, name: str, convolutions: int, stride: in
     for number in range(1, convolutions + 1):
         padding = 0 if convolutions == 3 and number != 2 else 1
         result = graph.convolution(
-            result, f"{name}.conv{number}", stride=stride if number == wide else 1, padding=padding
+            result,
+            f"{name}.conv{number}",
+            f"{name}.bn{number}",
+            stride=stride if number == wide else 1,
+            padding=padding,
         )
-        result = graph.norm(result, f"{name}.bn{number}")
         if number < convolutions:
-            result = ops.relu(result)
+            result = ops.relu(result, name=f"{name}.relu{number}")
     if graph.has(f"{name}.downsample.0.weight"):
-        values = graph.convolution(values, f"{name}.downsample.0", stride=stride)
-        values = graph.norm(values, f"{name}.downsample.1")
-    return ops.relu(ops.add(result, values))
+        values = graph.convolution(values, f"{name}.downsample.0", f"{name}.downsample.1", stride=stride)
+    return ops.relu(ops.add(result, values), name=name)
 
 
 def _alexnet(graph: _Graph, values: Node, _backbone: str) -> Node:
     for place, stride, padding, pooled in _ALEXNET:
-        values = ops.relu(graph.convolution(values, f"0.0.{place}", stride=stride, padding=padding))
+        values = graph.convolution(values, f"0.0.{place}", stride=stride, padding=padding)
+        values = ops.relu(values, name=f"0.0.{place + 1}")
         if pooled:
-            values = _max_pool(values)
+            values = _max_pool(values, f"0.0.{place + 2}")
     return values
 
 
-def _max_pool(values: Node, padding: int = 0) -> Node:
+def _max_pool(values: Node, name: str, padding: int = 0) -> Node:
     pads = [padding, padding]
-    return ops.max_pool(values, [2, 2], [1, 1], pads, pads, [3, 3]).output(0)
+    return opset1.max_pool(values, [2, 2], pads, pads, [3, 3], name=name)
 
 
 def _head(graph: _Graph, values: Node) -> Node:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from db.models.card import ModelCard
 from worker.runtime.openvino.network import build_graph
+from worker.runtime.precision import ladder
 from worker.runtime.protocol import DeviceUnusable, Precision, device_errors
 
 
@@ -22,7 +23,7 @@ def load(card: ModelCard, weights: bytes, *, device: str | None = None) -> OpenV
     if device not in (None, "cpu"):
         raise DeviceUnusable(f"OpenVINO runs on the CPU, not on {device}")
     with device_errors():
-        return OpenVinoRuntime(card, build_graph(card, weights))
+        return OpenVinoRuntime(card, weights)
 
 
 class OpenVinoRuntime:
@@ -35,21 +36,13 @@ class OpenVinoRuntime:
     #: No picture has to be added to a pass.
     depends_on_pass_size = False
 
-    def __init__(self, card: ModelCard, network: openvino.Model) -> None:
+    def __init__(self, card: ModelCard, weights: bytes) -> None:
         self.card = card
-        network.reshape([1, 224, 224, 3])
-        cores = _cores()
-        settings = {
-            "INFERENCE_PRECISION_HINT": "f32",
-            "NUM_STREAMS": cores,
-            "INFERENCE_NUM_THREADS": cores,
-            # Pinned, the workers of one machine would all compute on its first cores.
-            "ENABLE_CPU_PINNING": False,
-        }
-        # One request for each core, and one more that waits.
-        self._requests = openvino.AsyncInferQueue(
-            openvino.Core().compile_model(network, "CPU", settings), cores + 1
-        )
+        self._weights = weights
+        self._precisions = _fast_here() & {Precision.FP32, *card.precisions}
+        self._requests: dict[Precision, openvino.AsyncInferQueue] = {}
+        # Weights that do not fit are found out now. The other number formats wait until a picture needs them.
+        self._queue(ladder(self)[0])
 
     @property
     def name(self) -> str:
@@ -58,37 +51,59 @@ class OpenVinoRuntime:
 
     @property
     def precisions(self) -> frozenset[Precision]:
-        """Single precision alone: this runtime is for CPUs that do not compute bfloat16."""
-        return frozenset({Precision.FP32})
+        """Single precision, and what the CPU computes fast and the card allows."""
+        return self._precisions
 
     def probabilities(
         self, pictures: NDArray[np.uint8], precision: Precision = Precision.FP32
     ) -> NDArray[np.float32]:
-        """Return class probabilities (N, classes) of pictures (N, 224, 224, 3), in single precision.
+        """Return class probabilities (N, classes) of pictures (N, 224, 224, 3).
 
         Raises DeviceUnusable.
         """
         logits = np.empty((len(pictures), len(self.card.classes)), dtype=np.float32)
         with device_errors():
+            requests = self._queue(precision)
 
             def keep(request: Any, place: int) -> None:
                 logits[place] = request.get_output_tensor().data[0]
 
-            self._requests.set_callback(keep)
+            requests.set_callback(keep)
             for place in range(len(pictures)):
                 # Not shared: a request copies its picture, so that no other request can overwrite it.
-                self._requests.start_async({0: pictures[place : place + 1]}, place, share_inputs=False)
-            self._requests.wait_all()
+                requests.start_async({0: pictures[place : place + 1]}, place, share_inputs=False)
+            requests.wait_all()
         return _softmax(logits / np.float32(self.card.temperature))
 
     def peak_memory(self) -> int | None:
         """Return None: no GPU is used."""
         return None
 
+    def _queue(self, precision: Precision) -> openvino.AsyncInferQueue:
+        """Return requests that compute in a number format. At the first call they are compiled."""
+        if precision not in self._requests:
+            ranges = self.card.precisions[precision].ranges if precision is Precision.INT8 else {}
+            network = build_graph(self.card, self._weights, ranges)
+            network.reshape([1, 224, 224, 3])
+            cores = _cores()
+            settings = {
+                # What is not rounded to whole numbers is in single precision.
+                "INFERENCE_PRECISION_HINT": "bf16" if precision is Precision.BF16 else "f32",
+                "NUM_STREAMS": cores,
+                "INFERENCE_NUM_THREADS": cores,
+                # Pinned, the workers of one machine would all compute on its first cores.
+                "ENABLE_CPU_PINNING": False,
+            }
+            compiled = openvino.Core().compile_model(network, "CPU", settings)
+            # One request for each core, and one more that waits.
+            self._requests[precision] = openvino.AsyncInferQueue(compiled, cores + 1)
+        return self._requests[precision]
 
-def computes_bf16() -> bool:
-    """Tell whether this CPU computes bfloat16 natively."""
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+def _fast_here() -> frozenset[Precision]:
+    """Return the number formats that this CPU computes fast."""
+    known: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return frozenset(one for one in Precision if one.name in known)
 
 
 def _cores() -> int:

@@ -74,7 +74,8 @@ class TorchRuntime:
     @property
     def precisions(self) -> frozenset[Precision]:
         """Single precision, and bfloat16 if the device computes it natively."""
-        return frozenset(Precision) if native_bf16(self.device) else frozenset({Precision.FP32})
+        single = frozenset({Precision.FP32})
+        return single | {Precision.BF16} if native_bf16(self.device) else single
 
     def probabilities(
         self, pictures: NDArray[np.uint8], precision: Precision = Precision.FP32

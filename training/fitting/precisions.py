@@ -1,0 +1,89 @@
+"""Faster number formats of a trained model: how far each of them moves its log odds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from db.models.card import FasterPrecision, ModelCard
+from training.fitting.augment import geometry, intensity
+from worker.runtime.classes import positive_probability
+from worker.runtime.passes import probabilities_of
+from worker.runtime.precision import log_odds
+from worker.runtime.protocol import Precision, Runtime
+from worker.runtime.torch.runtime import load
+
+#: Pictures that errors are measured on; half of them are changed at random, as another hospital's are.
+_PICTURES = 256
+#: Of those, the ones for bfloat16: a CPU without it takes a second for each.
+_FEW = 64
+
+#: The error that is allowed for: in standard deviations, and as a multiple of the largest that was found.
+_DEVIATIONS, _TIMES_LARGEST = 6.0, 1.25
+#: Pictures with log odds beyond these do not count: errors are larger there and change little.
+_FAR = 6.0
+
+
+def learn_precisions(
+    card: ModelCard, weights: bytes, pictures: NDArray[np.uint8], *, seed: int = 0, emulate: bool = False
+) -> dict[str, FasterPrecision]:
+    """Return what the card must say of each faster number format.
+
+    `pictures` are (N, 224, 224, 3), best of patients that the model did not learn from. Whole numbers of 8
+    bits are left out if OpenVINO is not installed, and bfloat16 if the device is slow in it, unless
+    `emulate`.
+    Raises ModelInvalid, ModelWeightsUnfit, DeviceUnusable.
+    """
+    chance = np.random.default_rng(seed)
+    shown = _varied(pictures, chance)
+    exact = load(card, weights)
+    truth = _log_odds(exact, shown, Precision.FP32)
+    learnt: dict[str, FasterPrecision] = {}
+    if emulate or Precision.BF16 in exact.precisions:
+        some = chance.permutation(len(shown))[:_FEW]
+        found = _log_odds(exact, shown[some], Precision.BF16)
+        learnt["bf16"] = _learnt(truth[some], found)
+    if find_spec("openvino") is not None:
+        # Their import takes a second.
+        from worker.runtime.openvino.ranges import learn_ranges
+        from worker.runtime.openvino.runtime import load as load_openvino
+
+        ranges = learn_ranges(card, weights, shown[::2])
+        # For the measurement itself, any error will do.
+        draft = card.model_copy(update={"precisions": {"int8": FasterPrecision(error=1, ranges=ranges)}})
+        found = _log_odds(load_openvino(draft, weights), shown, Precision.INT8)
+        learnt["int8"] = _learnt(truth, found, ranges)
+    return learnt
+
+
+def _varied(pictures: NDArray[np.uint8], chance: np.random.Generator) -> NDArray[np.uint8]:
+    """Return a choice of pictures, followed by the same ones changed in geometry and intensity."""
+    chosen = pictures[np.sort(chance.permutation(len(pictures))[: _PICTURES // 2])]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(chance.integers(2**31)))
+        batch = torch.from_numpy(chosen).permute(0, 3, 1, 2).float() / 255
+        changed = intensity(geometry(batch)).clamp(0, 1).permute(0, 2, 3, 1)
+    return np.concatenate([chosen, (changed.numpy() * 255).round().astype(np.uint8)])
+
+
+def _log_odds(runtime: Runtime, pictures: NDArray[np.uint8], precision: Precision) -> NDArray[np.float64]:
+    rows = probabilities_of(runtime, pictures, precision)
+    return np.array([log_odds(float(one)) for one in positive_probability(runtime.card, rows)])
+
+
+def _learnt(
+    exact: NDArray[np.float64], found: NDArray[np.float64], ranges: Mapping[str, float] = MappingProxyType({})
+) -> FasterPrecision:
+    """Return what the card says of a format, from log odds of the same pictures in fp32 and in the format."""
+    differences = (found - exact)[np.minimum(np.abs(exact), np.abs(found)) < _FAR]
+    if not len(differences):
+        differences = found - exact
+    spread = _DEVIATIONS * float(np.sqrt(np.mean(differences**2)))
+    # Equal numbers need a bound, too.
+    error = max(spread, _TIMES_LARGEST * float(np.abs(differences).max()), 0.01)
+    return FasterPrecision(error=round(error, 3), ranges=dict(ranges))
