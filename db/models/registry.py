@@ -65,7 +65,8 @@ def import_model(database: Database, folder: Path) -> Model:
     """Check an artefact, register it as a candidate and copy it into the models folder.
 
     Safe to repeat: a model that is registered already is returned as it is, and damaged files of it are
-    replaced. If the artefact cannot be registered, no file is changed.
+    replaced. Only what its card lacks about faster number formats is taken over. If the artefact cannot be
+    registered, no file is changed.
     Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelDiffers,
     DiskFull.
     """
@@ -81,6 +82,9 @@ def import_model(database: Database, folder: Path) -> Model:
         registered = registered_card(model)
         if differing := registered.differences(card):
             raise ModelDiffers(", ".join(differing))
+        if card.precisions and not registered.precisions:
+            registered = registered.model_copy(update={"precisions": card.precisions})
+            model.card = registered.model_dump(mode="json")
         repaired = place_model(database.models_folder / model.name, registered, weights)
         if is_new:
             record(session, "model.import", f"model:{model.id}", digest=card.weights_digest)
@@ -110,15 +114,26 @@ def _register(session: Session, card: ModelCard) -> tuple[Model, bool]:
 
 
 def ensure_champion(database: Database, default: Path) -> Model:
-    """Return the champion. If there is none yet, import the default model and promote it."""
+    """Return the champion. If there is none yet, import the default model and promote it.
+
+    A default model that an earlier version registered is imported again if this version's card says more.
+    """
     with database.read() as session:
         champion = find_champion(session)
-    if champion is not None:
+    if champion is not None and not _lacks_precisions(champion, default):
         return champion
     model = import_model(database, default)
     with database.write() as session:
         champion = find_champion(session)
         return champion if champion is not None else promote(session, model.name)
+
+
+def _lacks_precisions(champion: Model, default: Path) -> bool:
+    """Tell whether the champion is the default model, without what the default's card says of formats."""
+    if registered_card(champion).precisions:
+        return False
+    card = read_card(default)
+    return bool(card.precisions) and champion.name == card.model_id
 
 
 def find_champion(session: Session) -> Model | None:

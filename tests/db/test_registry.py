@@ -52,6 +52,46 @@ def test_importing_twice_registers_once(database: Database, artefact: Path) -> N
         assert session.scalar(select(func.count()).select_from(Event)) == 1
 
 
+def test_a_registered_model_takes_over_only_what_its_card_lacks_about_faster_formats(
+    database: Database, model: Model, artefact: Path, tmp_path: Path
+) -> None:
+    newer = tmp_path / artefact.name
+    shutil.copytree(artefact, newer)
+    card = json.loads((newer / CARD_FILE).read_text())
+    for error in (0.5, 0.7):
+        card["precisions"] = {"int8": {"error": error, "ranges": {"0.4.0": 3.5}}}
+        (newer / CARD_FILE).write_text(json.dumps(card))
+        # An installation that is newer than its job table brings such a card of the default model.
+        assert ensure_champion(database, newer).id == model.id
+        import_model(database, newer)
+    with database.read() as session:
+        kept = registered_card(champion(session))
+    assert kept.precisions["int8"].error == 0.5
+    assert kept.precisions["int8"].ranges == {"0.4.0": 3.5}
+    placed = json.loads((database.models_folder / model.name / CARD_FILE).read_text())
+    assert placed["precisions"] == kept.model_dump(mode="json")["precisions"]
+
+
+@pytest.mark.parametrize(
+    "precisions",
+    [
+        {"fp8": {"error": 1}},
+        {"int8": {"error": 0}},
+        {"int8": {"error": 1, "ranges": {"0.4.0": -1}}},
+        {"int8": {"error": 1, "ranges": {"a b": 1}}},
+        {"int8": {"ranges": {}}},
+    ],
+)
+def test_a_card_with_unknown_or_impossible_formats_is_refused(
+    database: Database, artefact: Path, tmp_path: Path, precisions: dict[str, Any]
+) -> None:
+    shutil.copytree(artefact, tmp_path / artefact.name)
+    path = tmp_path / artefact.name / CARD_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"precisions": precisions}))
+    with pytest.raises(ModelInvalid):
+        import_model(database, tmp_path / artefact.name)
+
+
 def test_promoting_retires_the_champion(database: Database, model: Model, other_artefact: Path) -> None:
     other = import_model(database, other_artefact)
     for _ in range(2):
