@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -48,9 +49,21 @@ class Passes(Generic[_Name]):
     last pass of a batch.
     """
 
-    def __init__(self, runtime: Runtime, *, adaptive: bool, size: int) -> None:
-        """`adaptive`: compute in bfloat16 first, and in single precision what is not clear-cut."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        adaptive: bool,
+        size: int,
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`adaptive`: compute in bfloat16 first, and in single precision what is not clear-cut.
+
+        Each pass is computed within a `turn`. Everything else is done outside of it, so that a device that
+        several threads share waits for nothing but passes.
+        """
         self.runtime = runtime
+        self._turn = turn
         self._size = size
         self._first = Precision.BF16 if adaptive else Precision.FP32
         self._new: list[_Named[_Name]] = []
@@ -85,7 +98,8 @@ class Passes(Generic[_Name]):
             taken = waiting[: self._size]
             del waiting[: self._size]
             pictures = np.stack([picture for _, picture in taken])
-            rows = rows_that_fit(self.runtime, pictures, precision, self._size)
+            with self._turn():
+                rows = rows_that_fit(self.runtime, pictures, precision, self._size)
             for (name, picture), row in zip(taken, rows, strict=True):
                 yield name, picture, row
 
