@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+from worker.settings import BrokerSettings
 
 if TYPE_CHECKING:
     from celery import Celery
 
 log = logging.getLogger(__name__)
+
+#: The port of a URL that names none, and the seconds that a connection may take, as in `worker.broker.app`.
+_PORT, _CONNECT_SECONDS = 6379, 5.0
 
 
 class Notifier(Protocol):
@@ -84,7 +91,22 @@ def ask_for_nights() -> None:
     _ask(NIGHTLY)
 
 
+def _listens(settings: BrokerSettings) -> bool:
+    """Tell whether anything listens at the broker's address: if not, Celery need not be imported."""
+    address = urlsplit(settings.url)
+    if address.hostname is None:  # not TCP
+        return True
+    try:
+        socket.create_connection((address.hostname, address.port or _PORT), _CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
 def _ask(task: str) -> None:
+    if not _listens(BrokerSettings.read()):
+        log.info("the broker does not run; the next tick does it")
+        return
     from kombu.exceptions import OperationalError
 
     from worker.broker.app import make_app

@@ -66,6 +66,14 @@ class Screener:
         self._given_up = False
         self._looked_at = 0.0
 
+    def prepare(self, model_id: int) -> None:
+        """Load a model, and start the decoding processes meanwhile: the first batch waits for neither.
+
+        Raises as `ModelCache.get`.
+        """
+        self._reader.start()
+        self.models.get(model_id)
+
     def screen(self, batch_id: int) -> Claim | None:
         """Screen the batch that a message names, or a more urgent one; return it, or None if there was none.
 
