@@ -43,7 +43,7 @@ def test_an_urgent_image_does_not_wait_for_a_busy_system(
     monkeypatch.delenv("PNEUMOSCREEN_FORWARD_IMAGES")
     files = radiographs(tmp_path / "drawn")
     repeat(files[:16], tmp_path / "warm", 1)
-    repeat(files, tmp_path / "films", max(1, 2400 // len(files)))
+    repeat(files, tmp_path / "films", max(1, 600 // len(files)))
     database = Database()
     upgrade(database)
     ensure_champion(database, default_model())

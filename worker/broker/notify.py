@@ -79,34 +79,34 @@ def notify_queue(notifier: Notifier, due: Sequence[int], *, open_rows: int) -> l
 
 def ask_for_batches() -> None:
     """Ask once for batches, after new images are committed. If the message is lost, the next tick acts."""
-    from worker.broker.app import DISPATCH
+    if _broker_listens():
+        from worker.broker.app import DISPATCH
 
-    _ask(DISPATCH)
+        _ask(DISPATCH)
 
 
 def ask_for_nights() -> None:
     """Ask once for the nightly runs that are due."""
-    from worker.broker.app import NIGHTLY
+    if _broker_listens():
+        from worker.broker.app import NIGHTLY
 
-    _ask(NIGHTLY)
+        _ask(NIGHTLY)
 
 
-def _listens(settings: BrokerSettings) -> bool:
+def _broker_listens() -> bool:
     """Tell whether anything listens at the broker's address: if not, Celery need not be imported."""
-    address = urlsplit(settings.url)
+    address = urlsplit(BrokerSettings.read().url)
     if address.hostname is None:  # not TCP
         return True
     try:
         socket.create_connection((address.hostname, address.port or _PORT), _CONNECT_SECONDS).close()
     except OSError:
+        log.info("the broker does not run; the next tick does it")
         return False
     return True
 
 
 def _ask(task: str) -> None:
-    if not _listens(BrokerSettings.read()):
-        log.info("the broker does not run; the next tick does it")
-        return
     from kombu.exceptions import OperationalError
 
     from worker.broker.app import make_app
