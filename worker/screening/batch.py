@@ -93,14 +93,17 @@ class Screener:
         self._work_on(claimed)
         return claimed
 
-    def _work_on(self, claimed: Claim) -> None:
-        """Screen a claimed batch, or give it back. Raises PneumoscreenError."""
+    def _work_on(self, claimed: Claim, *, urgent: bool = False) -> None:
+        """Screen a claimed batch, or give it back. Passes of an `urgent` one go first.
+
+        Raises PneumoscreenError.
+        """
         try:
             with Heartbeat(self.database, claimed.lease) as heartbeat:
                 self._held[claimed.batch_id] = claimed, heartbeat
                 if self._given_up:  # `give_up` was called during the claim
                     self._give_back(claimed, heartbeat)
-                self._screen_claimed(claimed, heartbeat)
+                self._screen_claimed(claimed, heartbeat, urgent)
         except LeaseLost:
             self._log_lost(claimed)
         except PneumoscreenError as error:
@@ -134,7 +137,7 @@ class Screener:
             if claimed is not None:
                 return claimed
 
-    def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat) -> None:
+    def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat, urgent: bool) -> None:
         runtime = self.models.get(claimed.model_id)
         screened: list[Screened] = []
         problems: list[NotScreened] = []
@@ -144,7 +147,7 @@ class Screener:
             # Emulated bfloat16 would be slower than single precision.
             adaptive=self._settings.precision == "adaptive" and Precision.BF16 in runtime.precisions,
             size=self._settings.forward_images,
-            turn=partial(self.device.turn, computing, partial(self._screen_more_urgent, claimed)),
+            turn=partial(self.device.turn, computing, partial(self._screen_more_urgent, claimed), urgent),
         )
         for decoded in chain(decoding.each(map(gate, self._reader.steps(claimed))), (None,)):
             heartbeat.check()
@@ -183,7 +186,7 @@ class Screener:
                 log.info(
                     "batch %d goes before batch %d", urgent.batch_id, claimed.batch_id, extra=ids(urgent)
                 )
-                self._work_on(urgent)
+                self._work_on(urgent, urgent=True)
         except PneumoscreenError as error:
             log.warning("a more urgent batch waits: %s", error.code, extra=ids(claimed))
         self._looked_at = time.monotonic()

@@ -27,20 +27,20 @@ class Device:
     """The device of this process. One thread at a time computes a pass: others decode or write meanwhile."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._free = threading.Condition()
+        self._is_held, self._urgent = False, 0
         #: Whether this process cannot use its GPU again.
         self.is_lost = False
 
     @contextmanager
-    def turn(self, computing: Stopwatch, meanwhile: Callable[[], None]) -> Iterator[None]:
+    def turn(self, computing: Stopwatch, meanwhile: Callable[[], None], urgent: bool) -> Iterator[None]:
         """Hold the device during the block, and time it. Call `meanwhile` now and then until it is free.
 
+        While `urgent` ones wait, no others get it.
         The block may raise DeviceUnusable. All inputs have the same shape and type, so an error of the device
         is never the fault of an image.
         """
-        meanwhile()
-        while not self._lock.acquire(timeout=_MEANWHILE_SECONDS):
-            meanwhile()
+        self._wait_for_it(meanwhile, urgent)
         try:
             with computing:
                 yield
@@ -48,7 +48,30 @@ class Device:
             self.is_lost |= error.lost
             raise
         finally:
-            self._lock.release()
+            with self._free:
+                self._is_held = False
+                self._free.notify_all()
+
+    def _wait_for_it(self, meanwhile: Callable[[], None], urgent: bool) -> None:
+        with self._free:
+            self._urgent += urgent
+        try:
+            meanwhile()
+            while not self._take(urgent):
+                meanwhile()
+        finally:
+            with self._free:
+                self._urgent -= urgent
+                self._free.notify_all()
+
+    def _take(self, urgent: bool) -> bool:
+        """Wait a moment for the device; return whether this thread holds it now."""
+        with self._free:
+            can_be_taken = self._free.wait_for(
+                lambda: not self._is_held and (urgent or not self._urgent), _MEANWHILE_SECONDS
+            )
+            self._is_held |= can_be_taken
+        return can_be_taken
 
 
 def gate(decoded: list[Decoded]) -> list[Decoded]:

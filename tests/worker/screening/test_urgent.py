@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from db.jobs.images import NewImage, add_images
 from db.queries.progress import progress
 from db.states import BatchState
 from db.tables import Batch, Cohort
+from tests.waiting import wait_for
 from tests.worker.screening.batches import submit
 from worker.runtime.protocol import Precision
 from worker.runtime.torch.runtime import TorchRuntime
 from worker.screening import batch as module
 from worker.screening.batch import Screener
+from worker.screening.step import Device
+from worker.screening.stopwatch import Stopwatch
 from worker.settings import WorkerSettings
 
 #: Images in a pass: the files are several passes.
@@ -93,10 +97,11 @@ def test_a_thread_that_waits_for_the_device_claims_a_more_urgent_batch(
     claimed, batches = threading.Event(), list[int]()
     real = Screener._work_on
 
-    def work(self: Screener, what: module.Claim) -> None:
+    def work(self: Screener, what: module.Claim, *, urgent: bool = False) -> None:
         if what.batch_id in batches:
+            assert urgent
             claimed.set()
-        real(self, what)
+        real(self, what, urgent=urgent)
 
     def hold_the_device() -> None:
         batches.append(submit_urgent(database, files[0]))
@@ -155,3 +160,23 @@ def test_a_worker_that_stops_claims_no_more_urgent_batch(
     with database.read() as session:
         batch = session.get_one(Batch, urgent[0])
         assert (batch.state, batch.attempt) == (BatchState.QUEUED, 0)
+
+
+def test_an_urgent_turn_comes_before_those_that_wait_longer() -> None:
+    device, order, waiting = Device(), list[str](), list[threading.Thread]()
+
+    def take(name: str, urgent: bool) -> None:
+        with device.turn(Stopwatch(), lambda: None, urgent):
+            order.append(name)
+
+    with device.turn(Stopwatch(), lambda: None, False):
+        for name, urgent in (("first", False), ("second", False), ("urgent", True)):
+            waiting.append(threading.Thread(target=take, args=(name, urgent)))
+            waiting[-1].start()
+        wait_for(lambda: device._urgent)
+        time.sleep(0.1)
+        assert order == []
+    for thread in waiting:
+        thread.join()
+    assert order[0] == "urgent"
+    assert len(order) == 3
