@@ -15,6 +15,9 @@ from deploy.settings import StackSettings
 
 _FOLDER = Path(__file__).parent
 
+#: supervisord's name for all processes but the broker.
+TOGETHER = "stack"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
@@ -30,7 +33,7 @@ class Program:
 
     name: str
     command: Sequence[str]
-    #: Started in ascending and stopped in descending order: the broker outlives the processes that need it.
+    #: Started in ascending and told to stop in descending order. The broker ends after all others have ended.
     priority: int
     #: TERM lets Celery finish the tasks that it holds.
     stop_signal: str = "TERM"
@@ -82,6 +85,8 @@ def programs(settings: StackSettings, ports: Ports) -> list[Program]:
             # It holds nothing. A TERM during a send would be lost: the Redis client turns the handler's
             # SystemExit into an error, which beat logs and ignores.
             stop_signal="KILL",
+            # A tick takes a moment, and housekeeping does the first one by itself.
+            yields=True,
         ),
         Program(
             name="flower",
@@ -127,7 +132,9 @@ def _here() -> Path:
 def _celery(module: str, command: str, *options: str) -> tuple[str, ...]:
     quiet = ("--without-gossip", "--without-mingle") if command == "worker" else ()
     level = ("--loglevel=INFO",) if command != "flower" else ()
-    return (sys.executable, "-m", "celery", "-A", module, command, *level, *quiet, *options)
+    # Flower adds its own command to Celery's.
+    name = "celery" if command == "flower" else "worker.broker.command"
+    return (sys.executable, "-m", name, "-A", module, command, *level, *quiet, *options)
 
 
 def supervisor_config(what: Sequence[Program], settings: StackSettings) -> str:
@@ -152,6 +159,12 @@ def supervisor_config(what: Sequence[Program], settings: StackSettings) -> str:
     ]
     for program in what:
         sections += _section(program, settings)
+    # supervisord stops one group after another, and the processes of a group at once. Without this section
+    # each program is a group.
+    together = [program for program in what if program.name != BROKER]
+    first = min(program.priority for program in together)
+    names = ",".join(program.name for program in together)
+    sections += [f"[group:{TOGETHER}]", f"programs={names}", f"priority={first}"]
     return "\n".join(sections) + "\n"
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery.signals import celeryd_after_setup
+from celery.signals import celeryd_after_setup, worker_ready
 from kombu.exceptions import OperationalError
 
 from db.database_errors import DatabaseFailed
@@ -161,3 +161,13 @@ def forget_old_ticks(**_: Any) -> None:
             app.amqp.queues[HOUSEKEEPING](connection.default_channel).purge()
     except OperationalError:
         log.info("the broker is unavailable; old ticks do no harm")
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _dispatch_at_start(**_: Any) -> None:
+    """Ask for batches at once: the first tick comes after `dispatch_seconds`."""
+    if HOUSEKEEPING in app.amqp.queues.consume_from:
+        try:
+            dispatch_batches.delay()
+        except OperationalError:
+            log.info("the broker is unavailable; the first tick does it")

@@ -8,4 +8,6 @@ from deploy.stack import Stack
 
 def stop_process(stack: Stack, name: str) -> None:
     """Stop one process and leave it stopped. Raises StackNotRunning."""
-    Control(stack.run).call("stopProcess", name, waits=True)
+    control = Control(stack.run)
+    (group,) = (one["group"] for one in control.call("getAllProcessInfo") if one["name"] == name)
+    control.call("stopProcess", f"{group}:{name}", waits=True)

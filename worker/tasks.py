@@ -94,4 +94,4 @@ def load_champion(**_: Any) -> None:
         log.warning("%s; the first batch loads its model", error.code)
         return
     if model is not None:
-        screener.models.get(model.id)
+        screener.prepare(model.id)

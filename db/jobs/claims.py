@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import case, select, update
+from sqlalchemy import ScalarSelect, case, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
@@ -142,19 +142,24 @@ def _source(session: Session, cohort_id: int, source_id: int | None, images: Seq
     return root_of_earlier_version(described, images[0].uri) if images else described
 
 
-def most_urgent(session: Session, named: int) -> int | None:
+def most_urgent(session: Session, named: int = 0, *, than: int | None = None) -> int | None:
     """Return the batch that a worker should claim, or None if no batch waits.
 
     It is a batch of a cohort of the highest priority: the `named` one if that is among them, else the oldest.
+    `than` is a cohort: only cohorts of a higher priority count.
     """
     query = (
         select(Batch.id)
         .join(Cohort, Cohort.id == Batch.cohort_id)
-        .where(waiting(Batch))
+        .where(waiting(Batch), *(() if than is None else (Cohort.priority > _priority(than),)))
         .order_by(Cohort.priority.desc(), case((Batch.id == named, 0), else_=1), Batch.id)
         .limit(1)
     )
     return session.scalars(query).first()
+
+
+def _priority(cohort_id: int) -> ScalarSelect[int]:
+    return select(Cohort.priority).where(Cohort.id == cohort_id).scalar_subquery()
 
 
 def complete(

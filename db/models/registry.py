@@ -130,10 +130,9 @@ def ensure_champion(database: Database, default: Path) -> Model:
 
 def _lacks_precisions(champion: Model, default: Path) -> bool:
     """Tell whether the champion is the default model, without what the default's card says of formats."""
-    if registered_card(champion).precisions:
-        return False
     card = read_card(default)
-    return bool(card.precisions) and champion.name == card.model_id
+    # Its card may be one that no version can read.
+    return bool(card.precisions) and champion.name == card.model_id and not champion.card.get("precisions")
 
 
 def find_champion(session: Session) -> Model | None:

@@ -17,8 +17,11 @@ from scheduler.cli.progress_line import Part, ProgressLine
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Seconds between two reads of the job table.
-_POLL_SECONDS = 0.5
+#: Seconds between two reads of the job table: the first and the longest pause. So the end of a short run is
+#: noticed at once, and that of a long one within half a second.
+_FIRST_POLL_SECONDS, _POLL_SECONDS = 0.1, 0.5
+#: The longer it takes, the longer is the pause: this part of the time so far.
+_POLL_SHARE = 0.01
 #: Seconds over which the rate is counted. All images of a batch end at once: over a short time it would jump.
 _RATE_SECONDS = 60.0
 
@@ -51,12 +54,12 @@ def watch(
     """Show counts, images/s and time left until the cohort is finished; return its last progress.
 
     If an ingest of the cohort broke off, wait until all images that it holds have ended.
-    `check` is called after each read. It raises an error if waiting has become pointless.
+    `check` is called twice a second. It raises an error if waiting has become pointless.
     `waits_for` is shown until the first of the images is screened.
     """
     with database.read() as session:
         name = session.get_one(Cohort, cohort_id).name
-    rate = _Rate()
+    rate, start, checked = _Rate(), time.monotonic(), 0.0
     with ProgressLine(console, stays=True) as line:
         while True:
             with database.read() as session:
@@ -64,8 +67,11 @@ def watch(
             line.show(parts_of(now, rate.of(now.ended), waits_for), done=now.ended / (now.total or 1))
             if now.stands_still:
                 return now
-            check()
-            time.sleep(_POLL_SECONDS)
+            passed = time.monotonic() - start
+            if passed >= checked + _POLL_SECONDS:
+                check()
+                checked = passed
+            time.sleep(min(max(_FIRST_POLL_SECONDS, passed * _POLL_SHARE), _POLL_SECONDS))
 
 
 def parts_of(now: Progress, rate: float, waits_for: str) -> list[Part]:

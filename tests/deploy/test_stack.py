@@ -382,6 +382,28 @@ def test_supervisord_reads_every_command_as_it_was_meant(words: list[str]) -> No
     assert shlex.split(parser.saneget("program:p", "command")) == command
 
 
+def test_all_processes_stop_at_once_but_the_broker_which_ends_last(stack: Stack) -> None:
+    parser = UnhosedConfigParser()
+    settings = StackSettings()
+    parser.read_string(supervisor_config(programs(settings, Ports(flower=1, metrics=2)), settings))
+    together = set(parser.saneget("group:stack", "programs").split(","))
+    assert together == PROGRAMS - {"broker"}
+    assert int(parser.saneget("group:stack", "priority")) > int(parser.saneget("program:broker", "priority"))
+    stack.start(lambda: None)
+    stack.stop()
+    said = (stack.logs / "supervisord.log").read_text().splitlines()
+    stopped = [line.split("stopped: ")[1].split()[0] for line in said if " stopped: " in line]
+    assert set(stopped) == PROGRAMS
+    assert stopped[-1] == "broker"
+
+
+def test_the_first_image_does_not_wait_for_a_tick(
+    job_table: object, phantoms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_DISPATCH_SECONDS", "3600")
+    assert "10/10 images" in printed("screen", str(phantoms))
+
+
 def test_no_path_of_the_data_directory_is_in_a_configuration(home: Path) -> None:
     settings = StackSettings()
     written = supervisor_config(programs(settings, Ports(flower=1, metrics=2)), settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -130,3 +131,12 @@ def test_if_the_broker_is_unavailable_nothing_is_sent_until_the_next_tick(
         session.add(TrainingRun(state=RunState.QUEUED, for_worker=True, plan={}, progress={}))
     valkey.shutdown(nosave=True)
     assert dispatch_runs(database, SETTINGS, notifier) == 0
+
+
+def test_without_a_broker_celery_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNEUMOSCREEN_BROKER_URL", f"redis://127.0.0.1:{free_port()}/0")
+    code = (
+        "import sys; from worker.broker.notify import ask_for_batches; "
+        "ask_for_batches(); sys.exit('kombu' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+from worker.settings import BrokerSettings
 
 if TYPE_CHECKING:
     from celery import Celery
 
 log = logging.getLogger(__name__)
+
+#: The port of a URL that names none, and the seconds that a connection may take, as in `worker.broker.app`.
+_PORT, _CONNECT_SECONDS = 6379, 5.0
 
 
 class Notifier(Protocol):
@@ -72,16 +79,31 @@ def notify_queue(notifier: Notifier, due: Sequence[int], *, open_rows: int) -> l
 
 def ask_for_batches() -> None:
     """Ask once for batches, after new images are committed. If the message is lost, the next tick acts."""
-    from worker.broker.app import DISPATCH
+    if _broker_listens():
+        from worker.broker.app import DISPATCH
 
-    _ask(DISPATCH)
+        _ask(DISPATCH)
 
 
 def ask_for_nights() -> None:
     """Ask once for the nightly runs that are due."""
-    from worker.broker.app import NIGHTLY
+    if _broker_listens():
+        from worker.broker.app import NIGHTLY
 
-    _ask(NIGHTLY)
+        _ask(NIGHTLY)
+
+
+def _broker_listens() -> bool:
+    """Tell whether anything listens at the broker's address: if not, Celery need not be imported."""
+    address = urlsplit(BrokerSettings.read().url)
+    if address.hostname is None:  # not TCP
+        return True
+    try:
+        socket.create_connection((address.hostname, address.port or _PORT), _CONNECT_SECONDS).close()
+    except OSError:
+        log.info("the broker does not run; the next tick does it")
+        return False
+    return True
 
 
 def _ask(task: str) -> None:

@@ -49,14 +49,22 @@ class DecoderPool:
         self._sources = Sources(chest_only=settings.chest_only)
         self._seconds = settings.decode_seconds
         self._memory_bytes = settings.decoder_memory_bytes
-        count = settings.decode_threads or os.cpu_count() or 1
-        self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
+        self._count = settings.decode_threads or os.cpu_count() or 1
+        self._threads = ThreadPoolExecutor(self._count, thread_name_prefix="decode")
         self._own = threading.local()
         self._started: list[_Decoder] = []
 
     def submit(self, read: Callable[[], bytes]) -> Future[Picture]:
         """Read and decode a file in one of the threads. The future raises ImageProblem, DecodersUnusable."""
         return self._threads.submit(self._picture, read)
+
+    def start(self) -> None:
+        """Start the processes now, so that the first file does not wait for them. Returns at once.
+
+        A process that does not start is started again with the first file, which tells why.
+        """
+        for _ in range(self._count):
+            self._threads.submit(self._started_process)
 
     def close(self) -> None:
         """Finish the files that are being decoded, and end the processes."""
@@ -87,10 +95,7 @@ class DecoderPool:
 
         Raises ImageProblem, DecodersUnusable.
         """
-        decoder: _Decoder | None = getattr(self._own, "decoder", None)
-        if decoder is None:
-            decoder = self._own.decoder = _Decoder(self.limits, self._sources, self._memory_bytes)
-            self._started.append(decoder)
+        decoder = self._started_process()
         try:
             return decoder.decode(content, self._seconds)
         except (DecoderCrashed, DecoderMemory, DecoderTimeout):
@@ -98,6 +103,14 @@ class DecoderPool:
             self._started.remove(decoder)
             decoder.kill()
             raise
+
+    def _started_process(self) -> _Decoder:
+        """Return this thread's process, which is started if there is none. Raises DecodersUnusable."""
+        decoder: _Decoder | None = getattr(self._own, "decoder", None)
+        if decoder is None:
+            decoder = self._own.decoder = _Decoder(self.limits, self._sources, self._memory_bytes)
+            self._started.append(decoder)
+        return decoder
 
 
 class _Decoder:

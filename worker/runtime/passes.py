@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -48,9 +49,21 @@ class Passes(Generic[_Name]):
     last pass of a batch.
     """
 
-    def __init__(self, runtime: Runtime, *, adaptive: bool, size: int) -> None:
-        """`adaptive`: compute in a fast number format first, and again what that leaves in doubt."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        adaptive: bool,
+        size: int,
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`adaptive`: compute in a fast number format first, and again what that leaves in doubt.
+
+        Each pass is computed within a `turn`. Everything else is done outside of it, so that a device that
+        several threads share waits for nothing but passes.
+        """
         self.runtime = runtime
+        self._turn = turn
         self._size = size
         self._precisions = ladder(runtime) if adaptive else (Precision.FP32,)
         #: The pictures that wait for a pass in each number format.
@@ -88,7 +101,8 @@ class Passes(Generic[_Name]):
             taken = waiting[: self._size]
             del waiting[: self._size]
             pictures = np.stack([picture for _, picture in taken])
-            rows = rows_that_fit(self.runtime, pictures, precision, self._size)
+            with self._turn():
+                rows = rows_that_fit(self.runtime, pictures, precision, self._size)
             for (name, picture), row in zip(taken, rows, strict=True):
                 yield name, picture, row
 

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
@@ -35,13 +36,16 @@ from worker.runtime.protocol import Runtime
 from worker.screening.model_cache import ModelCache
 from worker.screening.reading import BatchReader
 from worker.screening.retry import retry_while_unavailable
-from worker.screening.step import Device, Waiting, gate
+from worker.screening.step import Device, Waiting, gate, predict
 from worker.screening.stopwatch import Stopwatch
 from worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400.0
+
+#: Seconds between two looks for a batch that is more urgent than those of this process.
+_LOOK_SECONDS = 0.25
 
 
 class Screener:
@@ -60,6 +64,15 @@ class Screener:
         #: The batches that are being screened.
         self._held: dict[int, tuple[Claim, Heartbeat]] = {}
         self._given_up = False
+        self._looked_at = 0.0
+
+    def prepare(self, model_id: int) -> None:
+        """Load a model, and start the decoding processes meanwhile: the first batch waits for neither.
+
+        Raises as `ModelCache.get`.
+        """
+        self._reader.start()
+        self.models.get(model_id)
 
     def screen(self, batch_id: int) -> Claim | None:
         """Screen the batch that a message names, or a more urgent one; return it, or None if there was none.
@@ -77,12 +90,20 @@ class Screener:
         if claimed is None:
             log.info("batch %d cannot be claimed, nor another one", batch_id, extra={"batch": batch_id})
             return None
+        self._work_on(claimed)
+        return claimed
+
+    def _work_on(self, claimed: Claim, *, urgent: bool = False) -> None:
+        """Screen a claimed batch, or give it back. Passes of an `urgent` one go first.
+
+        Raises PneumoscreenError.
+        """
         try:
             with Heartbeat(self.database, claimed.lease) as heartbeat:
                 self._held[claimed.batch_id] = claimed, heartbeat
                 if self._given_up:  # `give_up` was called during the claim
                     self._give_back(claimed, heartbeat)
-                self._screen_claimed(claimed, heartbeat)
+                self._screen_claimed(claimed, heartbeat, urgent)
         except LeaseLost:
             self._log_lost(claimed)
         except PneumoscreenError as error:
@@ -91,7 +112,6 @@ class Screener:
             raise
         finally:
             self._held.pop(claimed.batch_id, None)
-        return claimed
 
     def give_up(self) -> None:
         """Give back every batch that is being screened, so that other workers claim them at once.
@@ -117,19 +137,20 @@ class Screener:
             if claimed is not None:
                 return claimed
 
-    def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat) -> None:
+    def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat, urgent: bool) -> None:
         runtime = self.models.get(claimed.model_id)
         screened: list[Screened] = []
         problems: list[NotScreened] = []
+        decoding, computing = Stopwatch(), Stopwatch()
         passes = Passes[Waiting](
             runtime,
             adaptive=self._settings.precision == "adaptive",
             size=self._settings.forward_images,
+            turn=partial(self.device.turn, computing, partial(self._screen_more_urgent, claimed), urgent),
         )
-        decoding, computing = Stopwatch(), Stopwatch()
         for decoded in chain(decoding.each(map(gate, self._reader.steps(claimed))), (None,)):
             heartbeat.check()
-            outcomes = self.device.predict(passes, decoded, computing)
+            outcomes = predict(passes, decoded)
             screened += [one for one in outcomes if isinstance(one, Screened)]
             problems += [one for one in outcomes if isinstance(one, NotScreened)]
         effort = Effort(
@@ -150,6 +171,34 @@ class Screener:
             len(problems),
             extra=ids(claimed) | {"screened": len(screened), "not_screened": len(problems)},
         )
+
+    def _screen_more_urgent(self, claimed: Claim) -> None:
+        """Screen all batches of cohorts of higher priority between two passes of a claimed one.
+
+        Otherwise they would wait until one of the batches of this process ends, which may take a minute. What
+        goes wrong with them does not concern the claimed batch.
+        """
+        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+            return
+        try:
+            while urgent := self._claim_more_urgent(claimed):
+                log.info(
+                    "batch %d goes before batch %d", urgent.batch_id, claimed.batch_id, extra=ids(urgent)
+                )
+                self._work_on(urgent, urgent=True)
+        except PneumoscreenError as error:
+            log.warning("a more urgent batch waits: %s", error.code, extra=ids(claimed))
+        self._looked_at = time.monotonic()
+
+    def _claim_more_urgent(self, claimed: Claim) -> Claim | None:
+        if self.stopping.is_set() or self._given_up:
+            return None
+        with self.database.read() as session:
+            batch_id = most_urgent(session, than=claimed.cohort_id)
+        if batch_id is None:
+            return None
+        with self.database.write() as session:
+            return claim(session, batch_id, owner=self._owner, lease_seconds=self._settings.lease_seconds)
 
     def _requeue(self, claimed: Claim, error: PneumoscreenError) -> None:
         """Give back a batch that needs something unavailable. An outage of the job table never delays it."""

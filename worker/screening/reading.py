@@ -39,6 +39,10 @@ class BatchReader:
         self._roots = Roots.read()
         self._decoders = DecoderPool(settings)
 
+    def start(self) -> None:
+        """Start the decoding processes now, so that the first batch does not wait for them."""
+        self._decoders.start()
+
     def steps(self, claimed: Claim) -> Iterator[list[Decoded]]:
         """Yield the images of one forward pass after another. The decoders work one pass ahead.
 

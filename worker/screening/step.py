@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from db.jobs.claims import ClaimedImage, NotScreened, Screened
 from db.jobs.problems import ImageProblem
@@ -14,31 +16,62 @@ from worker.screening.outcome import outcome_of
 from worker.screening.reading import Decoded
 from worker.screening.stopwatch import Stopwatch
 
+#: Seconds between two calls of what a thread does while it waits for the device.
+_MEANWHILE_SECONDS = 0.25
+
 #: A picture that waits for its probabilities, with the image that it belongs to.
 Waiting = tuple[ClaimedImage, Picture]
 
 
 class Device:
-    """The device of this process. One thread at a time uses it: the next batch decodes meanwhile."""
+    """The device of this process. One thread at a time computes a pass: others decode or write meanwhile."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._free = threading.Condition()
+        self._is_held, self._urgent = False, 0
         #: Whether this process cannot use its GPU again.
         self.is_lost = False
 
-    def predict(
-        self, passes: Passes[Waiting], decoded: list[Decoded] | None, computing: Stopwatch
-    ) -> list[Screened | NotScreened]:
-        """Call `predict`, and time it without the wait for other threads. Raises DeviceUnusable.
+    @contextmanager
+    def turn(self, computing: Stopwatch, meanwhile: Callable[[], None], urgent: bool) -> Iterator[None]:
+        """Hold the device during the block, and time it. Call `meanwhile` now and then until it is free.
 
-        All inputs have the same shape and type, so an error of the device is never the fault of an image.
+        While `urgent` ones wait, no others get it.
+        The block may raise DeviceUnusable. All inputs have the same shape and type, so an error of the device
+        is never the fault of an image.
         """
-        with self._lock, computing:
-            try:
-                return predict(passes, decoded)
-            except DeviceUnusable as error:
-                self.is_lost |= error.lost
-                raise
+        self._wait_for_it(meanwhile, urgent)
+        try:
+            with computing:
+                yield
+        except DeviceUnusable as error:
+            self.is_lost |= error.lost
+            raise
+        finally:
+            with self._free:
+                self._is_held = False
+                self._free.notify_all()
+
+    def _wait_for_it(self, meanwhile: Callable[[], None], urgent: bool) -> None:
+        with self._free:
+            self._urgent += urgent
+        try:
+            meanwhile()
+            while not self._take(urgent):
+                meanwhile()
+        finally:
+            with self._free:
+                self._urgent -= urgent
+                self._free.notify_all()
+
+    def _take(self, urgent: bool) -> bool:
+        """Wait a moment for the device; return whether this thread holds it now."""
+        with self._free:
+            can_be_taken = self._free.wait_for(
+                lambda: not self._is_held and (urgent or not self._urgent), _MEANWHILE_SECONDS
+            )
+            self._is_held |= can_be_taken
+        return can_be_taken
 
 
 def gate(decoded: list[Decoded]) -> list[Decoded]:

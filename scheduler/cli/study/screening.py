@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from db.engine import Database
     from db.queries.progress import Progress
     from deploy.stack import Stack
+    from scheduler.exports.selection import Selection
+    from scheduler.submit import Submitted
 
 
 def add_to(app: typer.Typer) -> None:
@@ -58,10 +60,9 @@ def screen(
     from scheduler.cli.study.counting import counting
     from scheduler.cli.system.running import running_stack
     from scheduler.cli.watch import watch
-    from scheduler.exports.results import check_output, write_results
+    from scheduler.exports.results import check_output
     from scheduler.exports.selection import Selection
     from scheduler.ingest import open_source
-    from scheduler.ingest.left_out import LeftOut
     from scheduler.submit import Hooks, default_cohort, submit
 
     if out is not None:
@@ -76,25 +77,42 @@ def screen(
     try:
         with ended_by_signals(), running_stack(database) as (stack, waits_for):
             finished = watch(database, submitted.cohort_id, errors, check=stack.check, waits_for=waits_for)
+            # Not after the block, at whose end the stack takes seconds to stop.
+            selection = Selection(identifiers=identifiers, names=names)
+            _hand_over(database, finished, selection, submitted, out, as_json=as_json)
     except (KeyboardInterrupt, Ended):
         with suppress(OSError):  # the terminal may be gone
             errors.print("Stopped. The same command continues from here.")
         raise
-    selection = Selection(identifiers=identifiers, names=names)
+    raise typer.Exit(exit_code(finished))
+
+
+def _hand_over(
+    database: Database,
+    finished: Progress,
+    selection: Selection,
+    left_out: Submitted,
+    out: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print the results of a cohort, or write them to a file."""
+    from scheduler.exports.results import write_results
+    from scheduler.ingest.left_out import LeftOut
+
     if as_json:
         if out is not None:
-            write_results(database, name, out, selection)
+            write_results(database, finished.name, out, selection)
         print_json(progress_json(finished))
-        raise typer.Exit(exit_code(finished))
+        return
     if out is not None:
-        write_file(database, name, out, selection)
+        write_file(database, finished.name, out, selection)
     else:
-        show_results(database, name, selection)
+        show_results(database, finished.name, selection)
     _print_summary(database, finished)
-    if submitted:
+    if left_out:
         # It was said before the progress, but a terminal has scrolled since.
-        say(LeftOut.as_text(submitted))
-    raise typer.Exit(exit_code(finished))
+        say(LeftOut.as_text(left_out))
 
 
 def demo(

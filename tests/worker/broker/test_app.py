@@ -136,15 +136,16 @@ def test_a_valid_broker_url_is_accepted(url: str) -> None:
     assert BrokerSettings(broker_url=SecretStr(url)).url == url
 
 
+@pytest.mark.parametrize("module", ["celery", "worker.broker.command"])
 @pytest.mark.parametrize("application", ["worker.broker.app", "scheduler.tasks"])
 def test_celery_does_not_print_a_password_that_is_not_encoded(
-    application: str, monkeypatch: pytest.MonkeyPatch
+    application: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PNEUMOSCREEN_BROKER_URL", "redis://:S3cr/et@host/0")
     command = [
         sys.executable,
         "-m",
-        "celery",
+        module,
         "-A",
         application,
         "worker",
@@ -157,3 +158,17 @@ def test_celery_does_not_print_a_password_that_is_not_encoded(
     assert done.returncode
     assert "Percent-encode its password" in said
     assert "S3cr" not in said
+
+
+@pytest.mark.parametrize("command", ["worker", "beat"])
+def test_a_process_of_the_stack_imports_neither_flower_nor_a_shell(command: str) -> None:
+    code = (
+        "import sys; from worker.broker.command import main; "
+        f"main(['-A', 'scheduler.tasks', {command!r}, '--help'], standalone_mode=False); "
+        "sys.exit(len({'flower', 'click_repl', 'celery.bin.celery'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{command} [OPTIONS]" in done.stdout

@@ -104,6 +104,18 @@ def test_a_decoder_gives_the_same_picture_as_decoding_in_this_process(
         assert (picture.facts is not None) == (file.suffix not in (".jpeg", ".jpg", ".png"))
 
 
+def test_processes_that_are_started_early_decode_the_first_files(phantoms: Path) -> None:
+    with DecoderPool(settings(decode_threads=2)) as decoders:
+        decoders.start()
+        wait_for(lambda: len(decoders._started) == 2)
+        early = pids(decoders)
+        files = sorted(phantoms.rglob("*.png"))[:1] * 8
+        assert [decoders.submit(file.read_bytes).result().pixels.shape for file in files] == [
+            (224, 224, 3)
+        ] * 8
+        assert pids(decoders) == early
+
+
 def test_a_problem_in_a_decoder_is_raised_in_the_worker(decoders: DecoderPool) -> None:
     with pytest.raises(CorruptImage):
         decoders.submit(lambda: png()[:300]).result()
