@@ -16,7 +16,7 @@ from worker.runtime.protocol import Precision
 def is_blocked(device: torch.device, precision: Precision) -> bool:
     """Tell whether a training uses oneDNN's own layout, blocks of channels, instead of channels-last.
 
-    In single precision on an x86 processor that makes a step 15% faster (deploy/BENCHMARKS.md).
+    In single precision on an x86 processor a step takes about a tenth less time so (deploy/BENCHMARKS.md).
     """
     return (
         device.type == "cpu"
