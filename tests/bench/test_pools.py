@@ -29,6 +29,7 @@ from deploy.stack import Stack
 from scheduler.cli.system.running import start_stack, workers_answer
 from scheduler.ingest.sources.folder import FolderSource
 from scheduler.submit import submit
+from tests.bench.figures import Figures
 from tests.stack import stop_process
 from worker.broker.app import make_app
 
@@ -85,7 +86,9 @@ def screen(database: Database, folder: Path, name: str) -> tuple[float, list[flo
     return done / (time.perf_counter() - start), answers
 
 
-def test_a_pool_of_two_threads_answers_while_it_screens(shared: Path, home: Path, tmp_path: Path) -> None:
+def test_a_pool_of_two_threads_answers_while_it_screens(
+    shared: Path, home: Path, tmp_path: Path, figures: Figures
+) -> None:
     folder = shared / "chest_xray_original"
     database = Database()
     upgrade(database)
@@ -102,11 +105,11 @@ def test_a_pool_of_two_threads_answers_while_it_screens(shared: Path, home: Path
             found[name] = (rate, answers)
     finally:
         stack.stop()
-    print()
     for name, (rate, answers) in found.items():
+        subject = f"pool {name}"
         silent = sum(answer >= SILENT_SECONDS for answer in answers) / len(answers)
-        print(
-            f"{name:20} {rate:6.1f} images/s   answers in {statistics.median(answers):.2f} s (median), "
-            f"{max(answers):.2f} s (longest); {silent:.0%} silent"
-        )
+        figures.add(subject, "screening", rate, "images/s")
+        figures.add(subject, "answers in (median)", statistics.median(answers), "s")
+        figures.add(subject, "answers in (longest)", max(answers), "s")
+        figures.add(subject, "silent", 100 * silent, "%")
     assert max(found["threads, 2 batches"][1]) < SILENT_SECONDS

@@ -24,6 +24,7 @@ from deploy.stack import Stack
 from scheduler.cli.system.running import start_stack, workers_answer
 from scheduler.ingest.sources.folder import FolderSource
 from scheduler.submit import submit
+from tests.bench.figures import Figures
 
 #: Pairs of runs; the median counts.
 ROUNDS = 3
@@ -116,7 +117,9 @@ def warm_stack(database: Database, folder: Path, name: str) -> Iterator[None]:
         stack.stop()
 
 
-def test_screening_is_faster_than_plain_fastai_with_the_same_labels(shared: Path, home: Path) -> None:
+def test_screening_is_faster_than_plain_fastai_with_the_same_labels(
+    shared: Path, home: Path, figures: Figures
+) -> None:
     folder = shared / "chest_xray_original"
     files = sorted(folder.rglob("*.jpeg"))
     model = default_model()
@@ -144,13 +147,11 @@ def test_screening_is_faster_than_plain_fastai_with_the_same_labels(shared: Path
         )
     screened = np.array([stored[str(file.resolve())] for file in files])
     ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, plain, strict=True))
-    print(f"\nplain fastai         {statistics.median(plain):6.1f} images/s   {[round(r, 1) for r in plain]}")
-    print(f"screen, from submit  {statistics.median(ours):6.1f} images/s   {[round(r, 1) for r in ours]}")
-    print(
-        f"screen, batches only {statistics.median(working):6.1f} images/s   {[round(r, 1) for r in working]}"
-    )
-    print(
-        f"ratio, from submit   {ratio:6.2f}   largest difference {np.abs(screened - probability).max():.1e}"
-    )
+    subject = f"screening {len(files)} images"
+    figures.add(subject, "plain fastai", statistics.median(plain), "images/s")
+    figures.add(subject, "screen, from submit", statistics.median(ours), "images/s")
+    figures.add(subject, "screen, batches only", statistics.median(working), "images/s")
+    figures.add(subject, "screen to plain fastai", ratio, "times", goal=TARGET)
+    figures.add(subject, "largest difference of a probability", np.abs(screened - probability).max(), "")
     assert ((screened >= card.threshold) == (probability >= card.threshold)).all()
     assert ratio >= TARGET

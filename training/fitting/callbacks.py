@@ -49,7 +49,7 @@ class Autocast(Callback):  # type: ignore[misc]
 
 
 class Epochs(Callback):  # type: ignore[misc]
-    """Records epochs, saves a checkpoint after each, and stops a training that diverges."""
+    """Records epochs, saves a checkpoint after each but the last, and stops a training that diverges."""
 
     #: After fastai's Recorder (50), which computes the values, and SkipToEpoch (70).
     order = 80
@@ -100,4 +100,6 @@ class Epochs(Callback):  # type: ignore[misc]
                 seconds=time.monotonic() - self._start,
             )
         )
-        save_checkpoint(self._folder, self.learn, self.results)
+        # After the last epoch there is nothing to resume.
+        if len(self.results) < self._whole:
+            save_checkpoint(self._folder, self.learn, self.results)

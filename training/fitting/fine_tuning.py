@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from training.data.dataset import Dataset
 from training.fitting.backbones import InitialWeights, initial_network
 from training.fitting.callbacks import Autocast, Epochs, OnProgress
 from training.fitting.checkpoint import read_checkpoint
+from training.fitting.layout import blocked, is_blocked
 from training.fitting.loaders import make_dataloaders
+from training.fitting.optimiser import fused_adam
 from training.outcome import EpochResult
 from training.recipe import Recipe
 from worker.runtime.protocol import Precision
@@ -90,17 +92,21 @@ def fit_backbone(
     epochs = Epochs(read_checkpoint(folder), recipe.epochs + 1, folder, on_progress)
     set_seed(seed, reproducible=True)
     network = initial_network(backbone, len(dataset.classes), initial)
-    autocast = [Autocast(device)] if training_precision(device) is Precision.BF16 else []
+    precision = training_precision(device)
+    in_blocks = is_blocked(device, precision)
+    layout = [] if in_blocks else [ChannelsLast()]
+    autocast = [Autocast(device)] if precision is Precision.BF16 else []
     learner = Learner(
         make_dataloaders(dataset, recipe, device),
         network,
         loss_func=_loss(recipe, dataset, device),
+        opt_func=fused_adam,
         splitter=model_meta[getattr(models, backbone)]["split"],
         metrics=[accuracy],
         wd=recipe.weight_decay,
-        cbs=[ChannelsLast(), *autocast, epochs],
+        cbs=[*layout, *autocast, epochs],
     )
-    with learner.no_bar(), learner.no_logging():
+    with blocked(network) if in_blocks else nullcontext(), learner.no_bar(), learner.no_logging():
         _fine_tune(learner, recipe.epochs, epochs)
     shutil.rmtree(folder, ignore_errors=True)
     results = tuple(epochs.results)

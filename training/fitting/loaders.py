@@ -19,7 +19,6 @@ from fastai.vision.all import (  # noqa: E402  (needs torchvision to be importab
     DataBlock,
     DataLoaders,
     IndexSplitter,
-    PILImage,
     RandTransform,
     TensorImage,
     Transform,
@@ -64,8 +63,8 @@ def make_dataloaders(dataset: Dataset, recipe: Recipe, device: torch.device) -> 
     """Return loaders over pictures, normalised as in screening with ImageNet's statistics."""
     pixels, labels = dataset.pictures.pixels, dataset.labels
 
-    def picture(index: int) -> Any:
-        return pixels[index]
+    def picture(index: int) -> TensorImage:
+        return TensorImage(torch.from_numpy(pixels[index]).permute(2, 0, 1))
 
     def label(index: int) -> str:
         return labels[index]
@@ -75,7 +74,7 @@ def make_dataloaders(dataset: Dataset, recipe: Recipe, device: torch.device) -> 
         transforms.append(BreakShortcuts())
     block = DataBlock(
         blocks=(
-            TransformBlock(type_tfms=PILImage.create),
+            TransformBlock(),
             CategoryBlock(vocab=list(dataset.classes), sort=False),
         ),
         get_x=picture,
