@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 from functools import partial
@@ -59,8 +61,13 @@ def plain_fastai(bench: Bench) -> None:
     from db.models.store import read_card
     from tests.bench.test_throughput import fastai_learner, fastai_run
 
-    jpegs = sorted((bench.pool / "jpeg").iterdir())
-    files = (jpegs * (1 + bench.sizes.decoded * cores() // len(jpegs)))[: bench.sizes.decoded * cores()]
+    # fastai takes a label, which is not used here, from the folder's name.
+    folder = bench.scratch / "plain" / "NORMAL"
+    folder.mkdir(parents=True)
+    jpegs = itertools.cycle(sorted((bench.pool / "jpeg").iterdir()))
+    files = [folder / f"{number}.jpg" for number in range(bench.sizes.decoded * cores())]
+    for file, jpeg in zip(files, jpegs, strict=False):
+        os.link(jpeg, file)
     learner, loaders = fastai_learner(default_model(), files)
     fastai_run(learner, loaders, files[: 2 * cores()], read_card(default_model()))
     rate, _ = fastai_run(learner, loaders, files, read_card(default_model()))

