@@ -69,6 +69,8 @@ def plain_fastai(bench: Bench) -> None:
     for file, jpeg in zip(files, jpegs, strict=False):
         os.link(jpeg, file)
     learner, loaders = fastai_learner(default_model(), files)
+    # Only `fit` would move it.
+    learner.model.to(bench.device)  # type: ignore[attr-defined]
     fastai_run(learner, loaders, files[: 2 * cores()], read_card(default_model()))
     rate, _ = fastai_run(learner, loaders, files, read_card(default_model()))
     bench.findings.measure("get_preds(test_dl(files)), JPEG", rate, "images/s", f"{len(files)} images")
