@@ -70,7 +70,7 @@ _FOR = ["--python-version", "3.12", "--implementation", "cp", "--only-binary=:al
 
 #: Folders and files that nothing imports here.
 _UNUSED = re.compile(
-    r"(^|/)(tests?|locale|licenses|bin|__pycache__)/"
+    r"(^|/)(tests?|locale|__pycache__)/|^bin/|\.dist-info/licenses/"
     r"|^pydicom/(data/test_files|sr)/|^flower/static/|^sqlalchemy/testing/|\.(pyi|pyx|c|h)$|/RECORD$"
 )
 
