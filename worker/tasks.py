@@ -37,7 +37,7 @@ def _screener() -> Screener:
     return Screener(Database(), WorkerSettings.read())
 
 
-class _Gpus(bootsteps.Step):  # type: ignore[misc]
+class _Gpus(bootsteps.StartStopStep):  # type: ignore[misc]
     """What Flower shows of a worker's GPUs, under "Other"."""
 
     def info(self, worker: Any) -> dict[str, list[str]]:

@@ -48,6 +48,8 @@ def test_the_self_check_of_doctor_names_them(two_gpus: list[str]) -> None:
 def test_the_screening_worker_shows_them_in_flower(two_gpus: list[str]) -> None:
     import worker.tasks  # noqa: F401  (which adds the step)
 
-    # Celery's `stats`, which Flower asks for, holds what the steps of a worker say.
-    shown = [step(None).info(None) for step in app.steps["worker"]]
-    assert {"gpus": two_gpus} in shown
+    # Celery's `stats`, which Flower asks for, holds what the steps that a worker includes say.
+    included = SimpleNamespace(steps=[])
+    for step in app.steps["worker"]:
+        step(included).include(included)
+    assert {"gpus": two_gpus} in [step.info(included) for step in included.steps]
