@@ -19,13 +19,16 @@ COMPILE = $(SUPPLY)/bin/uv pip compile --quiet --no-config --universal --python-
 PIN = echo 'setuptools>=77' | $(COMPILE) pyproject.toml - \
 	--no-emit-package openvino-telemetry $$(sed -nE 's/^((torch|triton|nvidia|cuda)[a-z0-9-]*)==.*/--no-emit-package \1/p' $(LOCKS)/torch.txt)
 
+# What `make gpu` brings along and writes.
+GPU := build/gpu
+
 # Some at a time, as most of them wait for processes; those stay together that share something dear.
 PARALLEL := --numprocesses 5 --dist loadgroup
 # Where there are more threads than cores, those of torch take twice the time by waiting busily for each other.
 test test-all: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all faults fuzz soak lint bench growth docs pages lock audit sbom clean
+.PHONY: help demo test test-all faults fuzz soak lint bench gpu gpu-wheels growth docs pages lock audit sbom clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -58,6 +61,18 @@ bench: $(VENV)/.dev  ## Time screening against plain fastai
 
 growth: $(VENV)/.dev  ## Time the job table at up to a million images, and draw it in docs/images
 	GROWTH=1000000 GROWTH_PICTURE=docs/images $(BIN)/python -m pytest tests/bench/test_growth.py -m bench -s $(ARGS)
+
+gpu-wheels:  ## Pack what a GPU machine without a network lacks, for `make gpu` there, in build/gpu
+	$(PYTHON) -m tests.gpu.packages collect $(GPU)/packages.tar.xz
+
+# In our environment if there is one, else with the machine's own torch and what was packed.
+gpu:  ## Check and time everything on a GPU, or rehearse it on the CPU; results in build/gpu/results
+	@if [ -x $(BIN)/python ]; then \
+		$(BIN)/python -m tests.gpu.run $(ARGS); \
+	else \
+		$(PYTHON) -m tests.gpu.packages unpack $(GPU)/packages.tar.xz $(GPU)/site && \
+		PYTHONPATH=$(CURDIR):$(CURDIR)/$(GPU)/site $(PYTHON) -m tests.gpu.run $(ARGS); \
+	fi
 
 docs: $(VENV)/.dev  ## Write the reference pages again: commands, settings, error codes, image files
 	$(BIN)/python docs/reference.py

@@ -39,6 +39,7 @@ def _torch() -> dict[str, Any]:
     try:
         import torch
 
+        from worker.runtime.torch.device import gpus
         from worker.torchvision_pair import import_torchvision
 
         import_torchvision()
@@ -48,7 +49,7 @@ def _torch() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "gpus": gpus(),
     }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
+from celery import bootsteps
 from celery.platforms import EX_FAILURE
 from celery.signals import worker_init, worker_ready, worker_shutting_down
 from celery.worker import state
@@ -33,6 +35,21 @@ def _screener() -> Screener:
     from worker.screening.batch import Screener
 
     return Screener(Database(), WorkerSettings.read())
+
+
+class _Gpus(bootsteps.StartStopStep):  # type: ignore[misc]
+    """What Flower shows of a worker's GPUs, under "Other"."""
+
+    def info(self, worker: Any) -> dict[str, list[str]]:
+        """Return the name and the memory of each; none before torch is loaded, or without it."""
+        if "torch" not in sys.modules:
+            return {"gpus": []}
+        from worker.runtime.torch.device import gpus
+
+        return {"gpus": gpus()}
+
+
+app.steps["worker"].add(_Gpus)
 
 
 @app.task(name=SCREEN_BATCH)  # type: ignore[untyped-decorator]

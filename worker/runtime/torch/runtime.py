@@ -11,7 +11,7 @@ from torch import nn
 
 from db.models.card import ModelCard
 from worker.runtime.protocol import ModelWeightsUnfit, PassTooLarge, Precision, device_errors
-from worker.runtime.torch.device import best_device, native_bf16
+from worker.runtime.torch.device import best_device, forbid_tf32, native_bf16
 from worker.runtime.torch.normalisation import normalise
 from worker.runtime.weights import unpack_weights
 from worker.torchvision_pair import import_torchvision
@@ -63,6 +63,7 @@ class TorchRuntime:
     def __init__(self, card: ModelCard, network: nn.Module, *, device: torch.device) -> None:
         self.card = card
         self.device = device
+        forbid_tf32()
         # Convolutions on channels-last tensors take less than half the time on a CPU.
         self._network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
