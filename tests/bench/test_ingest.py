@@ -24,7 +24,7 @@ from scheduler.settings import SchedulerSettings
 from tests.bench.figures import Figures
 from tests.pictures import save_film
 
-ROWS, ROUNDS = 50_000, 5
+ROWS, ROUNDS = 20_000, 3
 #: The wanted share of what the database can do, by its name.
 GOALS = {"postgresql": 0.5, "sqlite": 0.8}
 BARE = {"postgresql": "COPY", "sqlite": "executemany"}

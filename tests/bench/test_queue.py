@@ -36,7 +36,9 @@ from worker.files.opener import Entry
 IMAGES, ROUNDS, SHARE = 20_000, 2, 0.5
 BATCH = 256
 #: Workers, seconds of their model for an image, batches for each worker, and the wanted share of linear.
-WORKERS, SLEEP, BATCHES, LINEAR = (1, 2, 4, 8), 0.005, 12, 0.95
+WORKERS, SLEEP, BATCHES, LINEAR = (1, 2, 4, 8), 0.02, 16, 0.95
+#: Images of their batches: with this model a batch takes as long as one of 256 with a model of 5 ms.
+SMALL = 64
 
 pytestmark = pytest.mark.bench
 
@@ -198,11 +200,12 @@ def test_more_workers_are_as_many_times_as_fast(
     figures: Figures,
 ) -> None:
     ensure_champion(database, artefact)
+    monkeypatch.setenv("PNEUMOSCREEN_BATCH_IMAGES", str(SMALL))
     rates = {}
     with queue(database, database_url, monkeypatch):
         for count in WORKERS:
             with stand_ins(count, SLEEP):
-                images = count * BATCHES * BATCH
+                images = count * BATCHES * SMALL
                 cohort_id, _ = end_to_end(database, f"workers-{count}", images)
             rates[count] = steady_rate(database, cohort_id)
     for count, rate in rates.items():
