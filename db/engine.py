@@ -1,8 +1,8 @@
-"""Connections to the job table, its transactions, and the INSERT that both its databases know."""
+"""Connections to the job table, its transactions, and the INSERTs of its two databases."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,40 @@ def insert_new(session: Session, table: type[Any]) -> Upsert:
     return upsert(session, table).on_conflict_do_nothing()
 
 
+def insert_many(
+    session: Session, table: type[Any], columns: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Insert many rows, which break no constraint, as fast as the database can: on PostgreSQL by COPY.
+
+    Columns that are not named get the database's default, and not that of the model.
+    """
+    name, names = table.__tablename__, ", ".join(columns)
+    if on_postgresql(session):
+        statement = f"{_COPY}{name} ({names}) FROM STDIN"
+    else:
+        statement = f"INSERT INTO {name} ({names}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608
+    session.connection().exec_driver_sql(statement, list(rows))
+
+
+#: The beginning of a COPY; nothing else of ours is executed with such a text.
+_COPY = "COPY "
+
+
+def _copy_rows(cursor: Any, statement: str, rows: Sequence[Any], _context: Any) -> bool:
+    """Execute a COPY with its rows; return False for another statement, which SQLAlchemy then executes."""
+    if not statement.startswith(_COPY):
+        return False
+    with cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+    return True
+
+
+def _copy_row(cursor: Any, statement: str, row: Any, context: Any) -> bool:
+    """Execute a COPY with its only row."""
+    return _copy_rows(cursor, statement, [row], context)
+
+
 def _engine(settings: DatabaseSettings) -> Engine:
     try:
         # The path is not written into a URL's text: it may hold characters that have a meaning there.
@@ -104,13 +138,16 @@ def _engine(settings: DatabaseSettings) -> Engine:
     if backend != "postgresql":
         raise DatabaseUrlInvalid(backend)
     # Psycopg 3 is the driver that is installed, whatever driver the URL names.
-    return create_engine(
+    engine = create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
         pool_size=_KEPT_CONNECTIONS,
         hide_parameters=True,
         connect_args={name: value for name, value in _TIMEOUTS.items() if name not in parsed.query},
     )
+    event.listen(engine, "do_executemany", _copy_rows)
+    event.listen(engine, "do_execute", _copy_row)
+    return engine
 
 
 def _for_reading(engine: Engine) -> Engine:

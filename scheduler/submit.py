@@ -120,6 +120,8 @@ def submit(
             while chunk:
                 with database.write() as session:
                     new += add_images(session, ingest.cohort_id, chunk, ingest=ingest, source_id=source_id)
+                if new and not taken and len(chunk) == size:
+                    ask_for_batches()  # workers begin while the rest is taken in
                 taken += len(chunk)
                 hooks.on_found()
                 chunk = next(images, None)

@@ -5,10 +5,9 @@ Every function works in the caller's transaction and is safe to repeat.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import ColumnElement, and_, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
@@ -72,33 +71,38 @@ def _batch_size(session: Session, cohort_id: int, batch_images: int) -> int:
 
 
 def _cut_one(session: Session, cohort_id: int, source_id: int | None, model_id: int, size: int) -> int | None:
-    pending = select(Image.id).where(*is_pending(cohort_id, source_id)).order_by(Image.id).limit(size)
-    image_ids = session.scalars(pending).all()
-    if not image_ids:
+    pending = is_pending(cohort_id, source_id)
+    first = select(Image.id).where(*pending).order_by(Image.id).limit(size).subquery()
+    bounds = select(func.min(first.c.id), func.max(first.c.id), func.count()).select_from(first)
+    least, greatest, count = session.execute(bounds).one()
+    if not count:
         return None
-    return new_batch(session, cohort_id, model_id, image_ids, ImageChange.CUT, source_id=source_id)
+    # Nobody else makes images pending or cuts them: the cohort is locked.
+    of_batch = and_(*pending, Image.id.between(least, greatest))
+    return new_batch(session, cohort_id, model_id, of_batch, count, ImageChange.CUT, source_id=source_id)
 
 
 def new_batch(
     session: Session,
     cohort_id: int,
     model_id: int,
-    image_ids: Sequence[int],
+    which: ColumnElement[bool],
+    size: int,
     transition: Transition[Any],
     *,
     source_id: int | None = None,
 ) -> int:
-    """Put images of one source into a new batch, through a transition; return the batch's id."""
+    """Put `size` images of one source into a new batch, through a transition; return the batch's id."""
     batch = Batch(
         cohort_id=cohort_id,
         model_id=model_id,
         source_id=source_id,
         state=BatchChange.CUT.to,
-        size=len(image_ids),
+        size=size,
     )
     session.add(batch)
     session.flush()
-    change(session, Image, transition, Image.id.in_(image_ids), batch_id=batch.id)
+    change(session, Image, transition, which, batch_id=batch.id)
     return batch.id
 
 

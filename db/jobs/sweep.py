@@ -85,5 +85,11 @@ def _split(session: Session, batch: Batch) -> None:
     for start in range(0, len(image_ids), size):
         part = image_ids[start : start + size]
         new_batch(
-            session, batch.cohort_id, batch.model_id, part, ImageChange.SPLIT, source_id=batch.source_id
+            session,
+            batch.cohort_id,
+            batch.model_id,
+            Image.id.in_(part),
+            len(part),
+            ImageChange.SPLIT,
+            source_id=batch.source_id,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -12,7 +13,8 @@ from pydantic import SecretStr
 from sqlalchemy import event, select, text, update
 
 from db.engine import Database
-from db.jobs.cohorts import find_cohort
+from db.jobs.cohorts import find_cohort, open_cohort
+from db.jobs.images import NewImage, add_images, held_uris
 from db.queries.explanation import show_image
 from db.queries.pages import ImageFilter, list_cohorts, list_images
 from db.queries.progress import progress
@@ -112,6 +114,13 @@ def shown_image(database: Database) -> None:
         assert show_image(session, SMALL // 2 + 1).predictions
 
 
+def known_files(database: Database) -> None:
+    with database.read() as session:
+        cohort = find_cohort(session, "large")
+        uris = [f"/data/{number}.dcm" for number in range(1, 41, 2)] + ["/data/new.dcm"]
+        assert len(held_uris(session, cohort.id, uris)) == 20
+
+
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Database]]:
     """Fill a small job table, one with many images, and one with many finished cohorts."""
@@ -154,7 +163,7 @@ def steps(database: Database, do: Callable[[Database], None]) -> int:
 
 @pytest.mark.parametrize("do", [
         poll, tick, sweep, scrape, nights, labelled, first_rows, last_rows, page, last_page, page_of_failed,
-        page_of_cohorts, shown_image,
+        page_of_cohorts, shown_image, known_files,
     ],
 )  # fmt: skip
 def test_periodic_work_does_not_grow_with_the_number_of_images(
@@ -193,3 +202,26 @@ def test_folding_writes_only_the_counters_that_have_changed(database: Database) 
         assert session.execute(large).all() == before
         waiting = select(ImageCount.state, ImageCount.images).where(ImageCount.cohort_id == 2)
         assert session.execute(waiting).all() == [(ImageState.DONE, 512)]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_known_files_are_looked_up_by_name_in_a_cohort_that_postgresql_has_not_analysed(
+    database: Database,
+) -> None:
+    with database.write() as session:
+        cohort_id = open_cohort(session, "new", source="/data").id
+        images = [NewImage(uri=f"/data/{number}") for number in range(3000)]
+        assert add_images(session, cohort_id, images) == 3000
+        assert add_images(session, cohort_id, [*images, *images, NewImage(uri="/data/x")]) == 1
+        plans: list[str] = []
+
+        def explain(_: object, cursor: Any, statement: str, parameters: Any, *__: object) -> None:
+            if "named (uri)" in statement and not statement.startswith("EXPLAIN"):
+                plans.extend(row[0] for row in cursor.execute(f"EXPLAIN {statement}", parameters))
+
+        event.listen(database.engine, "before_cursor_execute", explain)
+        try:
+            assert held_uris(session, cohort_id, ["/data/7", "/data/y"]) == {"/data/7"}
+        finally:
+            event.remove(database.engine, "before_cursor_execute", explain)
+    assert any("uq_images_uri_frame_cohort_id" in line for line in plans), plans

@@ -105,7 +105,9 @@ def test_a_disk_full_at_write_back_delays_the_results(
     submit(job_table, open_source(str(x_rays)), name="trial")
     with job_table.write() as session:
         image_ids = session.scalars(select(Image.id)).all()
-        batch_id = new_batch(session, 1, champion(session).id, image_ids, ImageChange.CUT)
+        batch_id = new_batch(
+            session, 1, champion(session).id, Image.id.in_(image_ids), len(image_ids), ImageChange.CUT
+        )
     worker = threading.Thread(
         target=Screener(job_table, WorkerSettings(lease_seconds=60)).screen, args=(batch_id,)
     )

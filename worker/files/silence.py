@@ -10,6 +10,7 @@ _READERS = ("pydicom", "PIL", "pylibjpeg", "openjpeg", "jpeg_ls", "rle")
 #: Their messages contain the URL.
 _FETCHERS = ("aiohttp", "asyncio", "botocore", "fsspec", "paramiko", "s3fs", "urllib3")
 _MODULES = rf"({'|'.join(_READERS)})(\.|$)"
+_SILENT = logging.CRITICAL + 1
 _FILTER = ("ignore", None, Warning, re.compile(_MODULES), 0)
 
 
@@ -22,4 +23,7 @@ def silence_libraries() -> None:
     if _FILTER not in warnings.filters:
         warnings.filterwarnings("ignore", module=_MODULES)
     for library in _READERS + _FETCHERS:
-        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+        logger = logging.getLogger(library)
+        # It is called for each file, and to set a level empties the caches of all loggers.
+        if logger.level != _SILENT:
+            logger.setLevel(_SILENT)

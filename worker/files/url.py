@@ -70,7 +70,7 @@ def climbs(path: str) -> bool:
     return ".." in path.replace("\\", "/").split("/")
 
 
-def path_to_uri(path: Path) -> str:
+def path_to_uri(path: Path | str) -> str:
     """Return an absolute path as it is, or percent-encoded as a `file:` URI if it is not valid text.
 
     POSIX file names are bytes; a database column is text.
