@@ -23,8 +23,8 @@ _PICTURES = 256
 #: Of those, the ones for bfloat16: a CPU without it takes a second for each.
 _FEW = 64
 
-#: The error that is allowed for: in standard deviations, and as a multiple of the largest that was found.
-_DEVIATIONS, _TIMES_LARGEST = 6.0, 1.25
+#: The error that is allowed for, in root mean squares of the errors found; or the largest, if that is more.
+_DEVIATIONS = 5.0
 #: Pictures with log odds beyond these do not count: errors are larger there and change little.
 _FAR = 6.0
 
@@ -85,5 +85,5 @@ def _learnt(
         differences = found - exact
     spread = _DEVIATIONS * float(np.sqrt(np.mean(differences**2)))
     # Equal numbers need a bound, too.
-    error = max(spread, _TIMES_LARGEST * float(np.abs(differences).max()), 0.01)
+    error = max(spread, float(np.abs(differences).max()), 0.01)
     return FasterPrecision(error=round(error, 3), ranges=dict(ranges))

@@ -74,4 +74,5 @@ def _best_end(counts: NDArray[np.float64], highest: float) -> float:
         rounding = (end / _STEPS) ** 2 / 12
         return float((counts * np.where(middles > end, (middles - end) ** 2, rounding)).sum())
 
-    return float(min(_ENDS * highest, key=error))
+    # Four digits: a card is read by people, too.
+    return round(float(min(_ENDS * highest, key=error)), 4)
