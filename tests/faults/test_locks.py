@@ -12,6 +12,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import func, make_url, select
 
+import worker.screening.batch
 from db.engine import Database
 from db.jobs.batches import cut_batches
 from db.models.registry import ensure_champion
@@ -107,9 +108,7 @@ def test_a_lock_that_outlasts_a_lease_fails_no_image(
             except Exception as error:
                 refused.append(str(error))
 
-    import worker.screening.step
-
-    really = worker.screening.step.predict
+    really = worker.screening.batch.predict
 
     def predict(*args: object, **kwargs: object) -> object:
         # The lock is taken after the batch is claimed and before its results are written.
@@ -118,7 +117,7 @@ def test_a_lock_that_outlasts_a_lease_fails_no_image(
         computed.set()
         return really(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(worker.screening.step, "predict", predict)
+    monkeypatch.setattr(worker.screening.batch, "predict", predict)
     sweeping = threading.Thread(target=sweep)
     sweeping.start()
     try:

@@ -17,9 +17,9 @@ from db.models.store import digest_of
 from training.data.classes import positive_columns, positives
 from training.data.dataset import Dataset
 from training.evaluation.measures import measure
+from training.evaluation.precisions import learn_precisions
 from training.fitting.calibration import calibrate
 from training.fitting.fine_tuning import Fitted, training_precision
-from training.fitting.precisions import learn_precisions
 from training.recipe import Recipe
 from worker.runtime.loading import load_model
 from worker.runtime.torch.artifact import pack_weights, write_artifact

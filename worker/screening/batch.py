@@ -46,6 +46,8 @@ _DAY_SECONDS = 86_400.0
 
 #: Seconds between two looks for a batch that is more urgent than those of this process.
 _LOOK_SECONDS = 0.25
+#: The same after a look that failed: a job table that does not answer must not hold up every pass.
+_NEXT_LOOK_SECONDS = 10.0
 
 
 class Screener:
@@ -64,7 +66,7 @@ class Screener:
         #: The batches that are being screened.
         self._held: dict[int, tuple[Claim, Heartbeat]] = {}
         self._given_up = False
-        self._looked_at = 0.0
+        self._next_look = 0.0
 
     def prepare(self, model_id: int) -> None:
         """Load a model, and start the decoding processes meanwhile: the first batch waits for neither.
@@ -178,8 +180,9 @@ class Screener:
         Otherwise they would wait until one of the batches of this process ends, which may take a minute. What
         goes wrong with them does not concern the claimed batch.
         """
-        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+        if time.monotonic() < self._next_look:
             return
+        pause = _LOOK_SECONDS
         try:
             while urgent := self._claim_more_urgent(claimed):
                 log.info(
@@ -188,7 +191,8 @@ class Screener:
                 self._work_on(urgent, urgent=True)
         except PneumoscreenError as error:
             log.warning("a more urgent batch waits: %s", error.code, extra=ids(claimed))
-        self._looked_at = time.monotonic()
+            pause = _NEXT_LOOK_SECONDS
+        self._next_look = time.monotonic() + pause
 
     def _claim_more_urgent(self, claimed: Claim) -> Claim | None:
         if self.stopping.is_set() or self._given_up:

@@ -10,8 +10,8 @@ import pytest
 from db.models.card import ModelCard
 from db.models.store import WEIGHTS_FILE, read_card
 from tests.pictures import read_picture
-from training.fitting import precisions
-from training.fitting.precisions import learn_precisions
+from training.evaluation import precisions
+from training.evaluation.precisions import learn_precisions
 from worker.runtime.torch.device import best_device, native_bf16
 
 
