@@ -115,8 +115,9 @@ def steps_of(spans: list[Span], begin: float, end: float) -> dict[str, tuple[flo
     def of(what: str, process: str = "") -> list[Span]:
         return [one for one in spans if one.what == what and process in one.process]
 
-    (imports,), (upgraded,), (registered,) = of("imports"), of("upgrade"), of("ensure_champion")
-    (taken_in,), (brought_up,), (loaded,) = of("submit"), of("Stack._bring_up"), of("load_model")
+    # The first of each: processes that the command starts may do the same.
+    (imports, *_), (upgraded, *_), (registered, *_) = of("imports"), of("upgrade"), of("ensure_champion")
+    (taken_in, *_), (brought_up, *_), (loaded, *_) = of("submit"), of("Stack._bring_up"), of("load_model")
     first_pass = next(one for one in spans if one.what in PASS)
     screened = next(one for one in of("Screener.screen") if one.begin < first_pass.begin < one.end)
     decoders, stopped = of("_Decoder.__init__"), of("Stack._stop")[-1]
