@@ -20,6 +20,8 @@ from worker.runtime.torch.runtime import load
 
 #: Pictures that errors are measured on; half of them are changed at random, as another hospital's are.
 _PICTURES = 256
+#: The fewest pictures, and the fewest of them near doubt, that tell an error: the tails of fewer are unknown.
+_LEAST = 32
 #: Of those, the ones for bfloat16: a CPU without it takes a second for each.
 _FEW = 64
 
@@ -36,9 +38,11 @@ def learn_precisions(
 
     `pictures` are (N, 224, 224, 3), best of patients that the model did not learn from. Whole numbers of 8
     bits are left out if OpenVINO is not installed, and bfloat16 if the device is slow in it, unless
-    `emulate`.
+    `emulate`. Too few pictures say nothing of any format.
     Raises ModelInvalid, ModelWeightsUnfit, DeviceUnusable.
     """
+    if len(pictures) < _LEAST:
+        return {}
     chance = np.random.default_rng(seed)
     shown = _varied(pictures, chance)
     exact = load(card, weights)
@@ -81,7 +85,7 @@ def _learnt(
 ) -> FasterPrecision:
     """Return what the card says of a format, from log odds of the same pictures in fp32 and in the format."""
     differences = (found - exact)[np.minimum(np.abs(exact), np.abs(found)) < _FAR]
-    if not len(differences):
+    if len(differences) < _LEAST:
         differences = found - exact
     spread = _DEVIATIONS * float(np.sqrt(np.mean(differences**2)))
     # Equal numbers need a bound, too.

@@ -21,7 +21,6 @@ from training.fitting.callbacks import Autocast, Epochs, OnProgress
 from training.fitting.checkpoint import read_checkpoint
 from training.fitting.layout import blocked, is_blocked
 from training.fitting.loaders import make_dataloaders
-from training.fitting.optimiser import fused_adam
 from training.outcome import EpochResult
 from training.recipe import Recipe
 from worker.runtime.protocol import Precision
@@ -100,7 +99,6 @@ def fit_backbone(
         make_dataloaders(dataset, recipe, device),
         network,
         loss_func=_loss(recipe, dataset, device),
-        opt_func=fused_adam,
         splitter=model_meta[getattr(models, backbone)]["split"],
         metrics=[accuracy],
         wd=recipe.weight_decay,

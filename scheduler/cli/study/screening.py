@@ -91,7 +91,7 @@ def _hand_over(
     database: Database,
     finished: Progress,
     selection: Selection,
-    left_out: Submitted,
+    submitted: Submitted,
     out: Path | None,
     *,
     as_json: bool,
@@ -110,9 +110,9 @@ def _hand_over(
     else:
         show_results(database, finished.name, selection)
     _print_summary(database, finished)
-    if left_out:
+    if submitted:
         # It was said before the progress, but a terminal has scrolled since.
-        say(LeftOut.as_text(left_out))
+        say(LeftOut.as_text(submitted))
 
 
 def demo(

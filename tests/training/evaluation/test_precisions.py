@@ -27,6 +27,26 @@ def learn(folder: Path, pictures: np.ndarray, **more: bool) -> tuple[ModelCard, 
     return card.model_copy(update={"precisions": faster}), {name: one.error for name, one in faster.items()}
 
 
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let two phantoms be enough: what is learnt from them is not used."""
+    monkeypatch.setattr(precisions, "_LEAST", 1)
+
+
+def test_too_few_pictures_say_nothing(
+    artefact: Path, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precisions, "_LEAST", len(pictures) + 1)
+    assert learn(artefact, pictures)[1] == {}
+
+
+def test_errors_far_from_doubt_count_if_there_are_few_near_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, found = np.array([0.0, 9.0, 9.0]), np.array([0.1, 9.0, 11.0])
+    assert precisions._learnt(exact, found).error == pytest.approx(0.5)
+    monkeypatch.setattr(precisions, "_LEAST", 2)
+    assert precisions._learnt(exact, found).error == pytest.approx(5 * np.sqrt(4.01 / 3), abs=1e-3)
+
+
 def test_a_model_learns_its_ranges_and_errors_the_same_each_time(
     artefact: Path, pictures: np.ndarray
 ) -> None:

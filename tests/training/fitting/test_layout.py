@@ -15,8 +15,6 @@ from worker.runtime.protocol import Precision
 
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
-
 
 def gradients(network: nn.Module, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the gradient of each parameter after one step's backward pass."""

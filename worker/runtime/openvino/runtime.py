@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,6 @@ class OpenVinoRuntime:
     def __init__(self, card: ModelCard, weights: bytes) -> None:
         self.card = card
         self._weights = weights
-        self._precisions = _fast_here() & {Precision.FP32, *card.precisions}
         self._requests: dict[Precision, openvino.AsyncInferQueue] = {}
         # Weights that do not fit are found out now. The other number formats wait until a picture needs them.
         self._queue(ladder(self)[0])
@@ -51,8 +51,8 @@ class OpenVinoRuntime:
 
     @property
     def precisions(self) -> frozenset[Precision]:
-        """Single precision, and what the CPU computes fast and the card allows."""
-        return self._precisions
+        """What the CPU computes fast: 8 bits on most, bfloat16 on some."""
+        return _fast_here()
 
     def probabilities(
         self, pictures: NDArray[np.uint8], precision: Precision = Precision.FP32
@@ -100,6 +100,7 @@ class OpenVinoRuntime:
         return self._requests[precision]
 
 
+@cache
 def _fast_here() -> frozenset[Precision]:
     """Return the number formats that this CPU computes fast."""
     known: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
