@@ -44,10 +44,10 @@ log = logging.getLogger(__name__)
 
 _DAY_SECONDS = 86_400.0
 
-#: Seconds between two looks for a batch that is more urgent than those of this process.
-_LOOK_SECONDS = 0.25
-#: The same after a look that failed: a job table that does not answer must not hold up every pass.
-_NEXT_LOOK_SECONDS = 10.0
+#: Seconds between two queries for a batch that is more urgent than those of this process.
+_POLL_SECONDS = 0.25
+#: The same after a query that failed: a job table that does not answer must not hold up every pass.
+_RETRY_SECONDS = 10.0
 
 
 class Screener:
@@ -66,7 +66,7 @@ class Screener:
         #: The batches that are being screened.
         self._held: dict[int, tuple[Claim, Heartbeat]] = {}
         self._given_up = False
-        self._next_look = 0.0
+        self._next_poll = 0.0
 
     def prepare(self, model_id: int) -> None:
         """Load a model, and start the decoding processes meanwhile: the first batch waits for neither.
@@ -180,9 +180,9 @@ class Screener:
         Otherwise they would wait until one of the batches of this process ends, which may take a minute. What
         goes wrong with them does not concern the claimed batch.
         """
-        if time.monotonic() < self._next_look:
+        if time.monotonic() < self._next_poll:
             return
-        pause = _LOOK_SECONDS
+        pause = _POLL_SECONDS
         try:
             while urgent := self._claim_more_urgent(claimed):
                 log.info(
@@ -191,8 +191,8 @@ class Screener:
                 self._work_on(urgent, urgent=True)
         except PneumoscreenError as error:
             log.warning("a more urgent batch waits: %s", error.code, extra=ids(claimed))
-            pause = _NEXT_LOOK_SECONDS
-        self._next_look = time.monotonic() + pause
+            pause = _RETRY_SECONDS
+        self._next_poll = time.monotonic() + pause
 
     def _claim_more_urgent(self, claimed: Claim) -> Claim | None:
         if self.stopping.is_set() or self._given_up:

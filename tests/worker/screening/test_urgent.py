@@ -34,7 +34,7 @@ SIZE = 2
 
 @pytest.fixture(autouse=True)
 def looks_before_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.0)
 
 
 @pytest.fixture
