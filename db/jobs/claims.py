@@ -16,13 +16,13 @@ from sqlalchemy import ScalarSelect, case, select, update
 from sqlalchemy.orm import Session
 
 from db.clock import database_now
-from db.engine import upsert
 from db.jobs.cohorts import cancel, lock_cohort
 from db.jobs.duplicates import may_be_of_one_copy, promote_duplicates
 from db.jobs.notifications import waiting
 from db.jobs.problems import ImageProblem, SourceAway, WaitedTooLong
 from db.jobs.sources import Backoff, delay_source, end_waits, root_of_earlier_version
 from db.lease import Lease, claiming, new_lease, release
+from db.models.predictions import Provenance, Screened, write_predictions
 from db.models.registry import champion
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Prediction, Source
@@ -59,38 +59,12 @@ class Claim:
     images: tuple[ClaimedImage, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Screened:
-    """An image's prediction."""
-
-    image_id: int
-    #: P(PNEUMONIA).
-    probability: float
-    label: str
-    #: The number format of the forward pass.
-    precision: str
-    #: SHA-256 of the file's bytes.
-    input_digest: str
-    #: The probability of each type of pneumonia, if the model distinguishes types.
-    types: dict[str, float] | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class NotScreened:
     """The problem that an image has instead of a prediction."""
 
     image_id: int
     problem: ImageProblem
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
-    """What all predictions of a batch have in common, and what explains them later."""
-
-    threshold: float
-    runtime: str
-    preprocessing: str
-    software: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +159,7 @@ def complete(
     cohort = lock_cohort(session, claim.cohort_id) if failed_copies else None
     release(session, claim.lease, BatchChange.COMPLETE, finished_at=database_now())
     if screened:
-        _upsert_predictions(session, claim.model_id, screened, provenance)
+        write_predictions(session, claim.model_id, screened, provenance)
     _write_outcomes(session, claim.model_id, screened, not_screened)
     if cohort is not None and cohort.state is not CohortState.CANCELLED:
         promote_duplicates(session, cohort.id, failed_copies)
@@ -231,34 +205,6 @@ def _write_outcomes(
         if state is ImageState.DONE:
             values["digest"] = of_prediction
         change(session, Image, _OUTCOMES[state], Image.id.in_(image_ids), **values)
-
-
-def _upsert_predictions(
-    session: Session, model_id: int, screened: Sequence[Screened], provenance: Provenance
-) -> None:
-    """Write predictions; an existing one of the same image and model is replaced."""
-    rows = [
-        {
-            "image_id": one.image_id,
-            "model_id": model_id,
-            "probability": one.probability,
-            "label": one.label,
-            "input_digest": one.input_digest,
-            "threshold": provenance.threshold,
-            "types": one.types,
-            "precision": one.precision,
-            "runtime": provenance.runtime,
-            "preprocessing": provenance.preprocessing,
-            "software": provenance.software,
-        }
-        for one in screened
-    ]
-    insert = upsert(session, Prediction)
-    replaced = {name: insert.excluded[name] for name in rows[0] if name not in ("image_id", "model_id")}
-    statement = insert.on_conflict_do_update(
-        index_elements=["image_id", "model_id"], set_=replaced | {"created_at": database_now()}
-    )
-    session.execute(statement, rows)
 
 
 def requeue(session: Session, lease: Lease, *, backoff: Backoff | None = None) -> None:

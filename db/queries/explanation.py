@@ -39,6 +39,9 @@ class PredictionExplained:
     software: str
     #: SHA-256 of the file's bytes.
     input_digest: str
+    #: See `Prediction`.
+    familiarity: float | None
+    caution: str | None
     #: Seconds since 1970-01-01 UTC.
     predicted_at: float
     #: Whether the results show it: its model is the one that the image's batch was pinned to.
@@ -113,6 +116,8 @@ def _predictions(
             runtime=prediction.runtime,
             software=prediction.software,
             input_digest=prediction.input_digest,
+            familiarity=prediction.familiarity,
+            caution=prediction.caution,
             predicted_at=prediction.created_at,
             is_current=model.id == current_model_id,
         )

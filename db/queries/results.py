@@ -56,6 +56,9 @@ class ResultRow:
     #: The file's path within the source, and the Accession Number; None unless the reader may see them.
     file: str | None
     accession: str | None
+    #: How familiar the picture was to the model, 0 to 1, and the codes of why the prediction needs care.
+    familiarity: float | None
+    caution: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +170,8 @@ def _select_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
             Prediction.software,
             Source.uri.label("root"),
             Study.accession,
+            Prediction.familiarity,
+            Prediction.caution,
         )
         .outerjoin(Study, Study.id == Image.study_id)
         .outerjoin(Source, Source.id == Image.source_id)
@@ -208,6 +213,8 @@ def _result(cohort: Cohort, row: Row[Any], disclosure: Disclosure) -> ResultRow:
         row.software,
         path_within(row.root or cohort.source, row.uri) if disclosure.names else None,
         row.accession if disclosure.accession else None,
+        row.familiarity,
+        row.caution,
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, String, false, text
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, String, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.clock import database_now
@@ -57,6 +59,8 @@ class Batch(Table):
     write_seconds: Mapped[float | None]
     #: The peak of GPU memory of the worker's process; null on a CPU.
     gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    #: The distributions of its predictions and headers (`db.jobs.profile`); null before it is done.
+    profile: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class BatchTotal(Table):

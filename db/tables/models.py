@@ -67,4 +67,9 @@ class Prediction(Table):
     software: Mapped[str] = mapped_column(String(32))
     #: SHA-256 of the file's bytes.
     input_digest: Mapped[str] = mapped_column(String(64))
+    #: The share of pictures of the training hospital, which the model did not learn from, that are less like
+    #: its training pictures than this one: 0 to 1. Null if the model cannot tell.
+    familiarity: Mapped[float | None]
+    #: Why the prediction needs care: codes of cautions, separated by spaces. Null if nothing does.
+    caution: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[float] = mapped_column(default=database_now())

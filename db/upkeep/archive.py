@@ -94,6 +94,8 @@ def _archive_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
             Prediction.preprocessing,
             Prediction.software,
             Prediction.input_digest,
+            Prediction.familiarity,
+            Prediction.caution,
             Prediction.created_at.label("predicted_at"),
             Study.accession,
         )

@@ -166,12 +166,12 @@ def _schema() -> Any:
         + [(name, pa.string()) for name in ("study", "patient", "series", "instance", "source")]
         + [("frame", pa.int64())]
         + [(name, pa.string()) for name in ("digest", "state", "error", "label", "types", "model")]
-        + [(name, pa.float64()) for name in ("probability", "threshold", "predicted_at")]
+        + [(name, pa.float64()) for name in ("probability", "threshold", "familiarity", "predicted_at")]
         + [
             (name, pa.string())
             for name in (
                 "weights_digest", "precision", "runtime", "preprocessing", "software", "input_digest",
-                "accession",
+                "accession", "caution",
             )
         ]
     )  # fmt: skip

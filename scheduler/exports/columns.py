@@ -109,6 +109,19 @@ COLUMNS = (
         f"{_NO_DICOM}, or `PNEUMOSCREEN_KEEP_ACCESSION` was off when the study was added",
         "--accession",
     ),
+    Column(
+        "familiarity",
+        Kind.PROBABILITY,
+        "How familiar the picture is to the model: the share of unseen pictures of the training hospital "
+        "that are less like the training pictures.",
+        "there is no prediction, or the model cannot tell",
+    ),
+    Column(
+        "caution",
+        Kind.TEXT,
+        "Why the prediction needs care: [codes](codes.md), separated by spaces.",
+        "there is no prediction, or nothing is known against it",
+    ),
 )
 
 NAMES = tuple(column.name for column in COLUMNS)

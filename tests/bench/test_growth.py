@@ -20,9 +20,10 @@ from sqlalchemy import delete, text, update
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import Effort, Provenance, Screened, claim, complete
+from db.jobs.claims import Effort, claim, complete
 from db.jobs.cohorts import find_cohort, mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
+from db.models.predictions import Provenance, Screened
 from db.nights.figures import night_figures
 from db.nights.runs import claim_night, conclude_nights, find_night, finish_reading, open_now
 from db.nights.seen import Stamp, seen_uris

@@ -17,9 +17,10 @@ from sqlalchemy import func, select, update
 from db.clock import database_now
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import Effort, Provenance, Screened, claim, complete
+from db.jobs.claims import Effort, claim, complete
 from db.jobs.cohorts import open_cohort
 from db.jobs.images import NewImage, add_images
+from db.models.predictions import Provenance, Screened
 from db.models.registry import ensure_champion
 from db.states import TERMINAL
 from db.tables import Batch, Image

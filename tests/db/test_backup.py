@@ -17,10 +17,11 @@ from sqlalchemy.orm import Session
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete
+from db.jobs.claims import Effort, NotScreened, claim, complete
 from db.jobs.cohorts import CohortArchived, find_cohort, mark_ready, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
+from db.models.predictions import Provenance, Screened
 from db.models.registry import ensure_champion, find_champion
 from db.nights.seen import Stamp, seen_uris
 from db.queries.counts import count_images

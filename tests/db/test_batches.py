@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from db.engine import Database
 from db.jobs.batches import cohorts_to_dispatch, cut_batches
-from db.jobs.claims import Claim, Effort, NotScreened, Provenance, Screened, claim, complete, requeue
+from db.jobs.claims import Claim, Effort, NotScreened, claim, complete, requeue
 from db.jobs.cohorts import cancel, find_cohort, mark_ready, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.notifications import forget_notifications, mark_notified, rows_to_notify
@@ -19,6 +19,7 @@ from db.jobs.problems import CorruptImage
 from db.jobs.sources import Backoff
 from db.jobs.sweep import ATTEMPTS, expire_batches
 from db.lease import LeaseLost, renew
+from db.models.predictions import Provenance, Screened
 from db.models.registry import NoChampion
 from db.queries.progress import progress
 from db.states import BatchState, ImageState

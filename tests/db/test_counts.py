@@ -12,11 +12,12 @@ from sqlalchemy import delete, func, insert, select, text, update
 from db.clock import database_now
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete, requeue
+from db.jobs.claims import Effort, NotScreened, claim, complete, requeue
 from db.jobs.cohorts import cancel, find_cohort, mark_ready, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.jobs.sweep import expire_batches
+from db.models.predictions import Provenance, Screened
 from db.queries.counts import count_images
 from db.queries.progress import progress
 from db.queries.totals import batch_totals

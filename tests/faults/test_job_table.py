@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from db.engine import Database
 from db.errors import PneumoscreenError
 from db.jobs.batches import cut_batches
-from db.jobs.claims import Claim, Effort, NotScreened, Provenance, Screened, claim, complete, requeue
+from db.jobs.claims import Claim, Effort, NotScreened, claim, complete, requeue
 from db.jobs.cohorts import CohortArchived, cancel, find_cohort, open_cohort, retry
 from db.jobs.images import NewImage, add_images
 from db.jobs.ingests import (
@@ -38,6 +38,7 @@ from db.jobs.problems import CorruptImage, FileVanished, NoPixels, NotChest, Sou
 from db.jobs.sources import Backoff, ensure_source
 from db.jobs.sweep import PARTS, expire_batches
 from db.lease import LeaseLost, renew
+from db.models.predictions import Provenance, Screened
 from db.models.registry import import_model, promote
 from db.tables import Batch, Cohort, Image, ImageCount, Ingest, Model, Source, Table
 from db.upkeep.archive import CohortNotFinished, remove_rows, stamp

@@ -17,11 +17,12 @@ from sqlalchemy.orm import Session
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import Effort, Provenance, Screened, claim, complete, requeue
+from db.jobs.claims import Effort, claim, complete, requeue
 from db.jobs.cohorts import mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.jobs.sweep import expire_batches
 from db.lease import LeaseLost, renew
+from db.models.predictions import Provenance, Screened
 from db.states import BatchState
 from db.tables import Batch
 

@@ -14,10 +14,11 @@ from sqlalchemy import text, update
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete
+from db.jobs.claims import Effort, NotScreened, claim, complete
 from db.jobs.cohorts import mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
+from db.models.predictions import Provenance, Screened
 from db.models.registry import ensure_champion
 from db.tables import Cohort, Image
 from scheduler.metrics.broker import BrokerFigures, ask_broker

@@ -19,11 +19,12 @@ from sqlalchemy import String, cast, select, update
 from db.audit.chain import newest
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete
+from db.jobs.claims import Effort, NotScreened, claim, complete
 from db.jobs.cohorts import find_cohort, mark_ready, open_cohort
 from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.jobs.sources import ensure_source
+from db.models.predictions import Provenance, Screened
 from db.queries.results import ResultRow, cohort_results, path_within
 from db.states import ImageState
 from db.tables import Image
@@ -78,6 +79,8 @@ def finished(database: Database, model: object) -> Database:
                     label="NORMAL",
                     precision="fp32",
                     input_digest="d",
+                    familiarity=0.0042,
+                    caution="unfamiliar",
                 ),
                 Screened(
                     image_id=third,
@@ -148,6 +151,8 @@ def test_every_format_holds_the_same_rows(finished: Database, model: object, tmp
         "software": "s",
         "file": 'ünusual, "name"\n.png',
         "accession": "A-1",
+        "familiarity": 0.0042,
+        "caution": "unfamiliar",
     }
     assert abs(datetime.fromisoformat(whole[0]["time"]) - datetime.now(UTC)) < timedelta(minutes=5)
     assert (whole[2]["type"], whole[2]["type_probability"]) == ("VIRAL", 0.7)

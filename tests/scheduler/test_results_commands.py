@@ -13,9 +13,10 @@ from pydicom import dcmread
 
 from db.engine import Database
 from db.jobs.batches import cut_batches
-from db.jobs.claims import Effort, NotScreened, Provenance, Screened, claim, complete
+from db.jobs.claims import Effort, NotScreened, claim, complete
 from db.jobs.cohorts import find_cohort
 from db.jobs.problems import CorruptImage
+from db.models.predictions import Provenance, Screened
 from scheduler.ingest import dicom
 from tests.commands import run
 from worker.phantoms import write_phantoms

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from db.jobs.problems import CorruptImage, FileTooLarge, NotAnImage
 from worker.files.silence import silence_libraries
-from worker.imaging.elements import element, integer, text
+from worker.imaging.elements import age_in_years, element, integer, readable, text
 from worker.imaging.limits import Limits
 from worker.imaging.picture import HeaderFacts, squeeze_grey
 from worker.imaging.pixels.layout import read_layout
@@ -79,6 +79,10 @@ def facts_of(dataset: FileDataset) -> HeaderFacts:
         instance_uid=str(element(dataset, "SOPInstanceUID") or "").strip("\0 ")[:_FACT_LETTERS] or None,
         body_part=text(dataset, "BodyPartExamined")[:_FACT_LETTERS],
         view_position=text(dataset, "ViewPosition")[:_FACT_LETTERS],
+        modality=readable(dataset, "Modality")[:_FACT_LETTERS],
+        manufacturer=readable(dataset, "Manufacturer")[:_FACT_LETTERS],
+        age=age_in_years(dataset),
+        size=f"{integer(dataset, 'Rows', 0)}x{integer(dataset, 'Columns', 0)}",
     )
 
 

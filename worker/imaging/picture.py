@@ -21,6 +21,13 @@ class HeaderFacts:
     #: Body Part Examined (0018,0015) and View Position (0018,5101) in upper case, empty if they are missing.
     body_part: str
     view_position: str
+    #: Modality (0008,0060) and Manufacturer (0008,0070) in upper case, empty if they are missing.
+    modality: str
+    manufacturer: str
+    #: The patient's age in years, as `4.5`; empty if it is unknown.
+    age: str
+    #: Rows (0028,0010) and Columns (0028,0011), as `2048x2500`.
+    size: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,21 +15,11 @@ from itertools import chain
 from db.database_errors import BLAMELESS, PASSING, DatabaseFailed
 from db.engine import Database
 from db.errors import PneumoscreenError
-from db.jobs.claims import (
-    Claim,
-    Effort,
-    NotScreened,
-    Provenance,
-    Screened,
-    claim,
-    complete,
-    most_urgent,
-    requeue,
-    was_completed,
-)
+from db.jobs.claims import Claim, Effort, NotScreened, claim, complete, most_urgent, requeue, was_completed
 from db.jobs.sources import Backoff
 from db.lease import Heartbeat, LeaseLost
 from db.models.card import PREPROCESSING
+from db.models.predictions import Provenance, Screened
 from worker.runtime.loading import chosen
 from worker.runtime.passes import Passes
 from worker.runtime.protocol import Runtime

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from db.jobs.claims import ClaimedImage, NotScreened, Screened
+from db.jobs.claims import ClaimedImage, NotScreened
 from db.jobs.problems import BrokenModelOutput, OutOfMemory
 from db.models.card import ModelCard
+from db.models.predictions import Screened
 from worker.imaging.picture import Picture
 from worker.runtime.classes import label_of, positive_probability, types_of
 from worker.runtime.precision import Row

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from db.jobs.claims import ClaimedImage, NotScreened, Screened
+from db.jobs.claims import ClaimedImage, NotScreened
 from db.jobs.problems import ImageProblem
+from db.models.predictions import Screened
 from worker.gate.steps import problems_of
 from worker.imaging.picture import Picture
 from worker.runtime.passes import Passes

@@ -101,6 +101,8 @@ def _prediction(prediction: PredictionExplained) -> dict[str, object]:
         "probability": f"{prediction.probability:.{DIGITS}f}",
         "threshold": f"{prediction.threshold:.{DIGITS}f}",
         **{name: f"{chance:.{DIGITS}f}" for name, chance in (prediction.types or {}).items()},
+        "familiarity": None if prediction.familiarity is None else f"{prediction.familiarity:.{DIGITS}f}",
+        "caution": prediction.caution,
         "time": local_time(prediction.predicted_at, seconds=True),
         "in results": "yes" if prediction.is_current else "no: the image was sent to another model since",
         "weights": prediction.weights_digest,
