@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -86,8 +87,9 @@ class ModelCard(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     format: Literal["pneumoscreen-model/1"] = "pneumoscreen-model/1"
-    #: Backbone and the first 12 digits of the weights' digest: `resnet50-0123456789ab`.
-    model_id: Annotated[str, Field(pattern=r"^[a-z0-9]+-[0-9a-f]{12}$")]
+    #: Backbone and the first 12 digits of the weights' digest: `resnet50-0123456789ab`. A version that was
+    #: tuned for a site has 8 digits more: see `tuned_id_of`.
+    model_id: Annotated[str, Field(pattern=r"^[a-z0-9]+-[0-9a-f]{12}(-[0-9a-f]{8})?$")]
     #: One of the thesis' four backbones, by torchvision's name.
     backbone: Literal["resnet18", "resnet34", "resnet50", "alexnet"]
     #: Class names in the order of the model's outputs.
@@ -177,6 +179,21 @@ def _is_plain(value: JsonValue) -> bool:
 def model_id_of(backbone: str, weights_digest: str) -> str:
     """Return the id of the model of these weights."""
     return f"{backbone}-{weights_digest[:12]}"
+
+
+def tuned_id_of(card: ModelCard) -> str:
+    """Return the id that a version of a model has if its temperature and threshold were tuned for a site.
+
+    Both are part of the id, so that one id stands for one of each.
+    """
+    tuning = hashlib.sha256(f"{card.temperature!r} {card.threshold!r}".encode()).hexdigest()
+    return f"{model_id_of(card.backbone, card.weights_digest)}-{tuning[:8]}"
+
+
+def check_model_id(card: ModelCard) -> None:
+    """Raise ModelInvalid if a model's id is not the one of its weights, or of its weights and its tuning."""
+    if card.model_id not in (model_id_of(card.backbone, card.weights_digest), tuned_id_of(card)):
+        raise ModelInvalid("model_id is not made of the backbone, weights_digest and, if tuned, the tuning")
 
 
 def parse_card(content: bytes) -> ModelCard:

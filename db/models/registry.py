@@ -39,11 +39,11 @@ class NothingToRollBack(PneumoscreenError):
 
 
 class ModelDiffers(PneumoscreenError):
-    """These weights are registered with another card, which is kept. Import that one, or use another seed.
+    """This model's id is registered with another card, which is kept. Import that one, or use another seed.
 
     The id is made of the weights, so that one id stands for one threshold, one preprocessing and one order
-    of classes. `pneumoscreen models show ID` prints the registered card; for another threshold, train with
-    another seed. `detail` names the fields that differ.
+    of classes. `pneumoscreen models show ID` prints the registered card; `pneumoscreen accept DATA --tune`
+    makes a version with another threshold, which has an id of its own. `detail` names the fields that differ.
     """
 
     code = "model-differs"
@@ -96,8 +96,12 @@ def import_model(database: Database, folder: Path) -> Model:
 def _register(session: Session, card: ModelCard) -> tuple[Model, bool]:
     """Return the row of a card's id, and whether it was added. A second import of the same model waits.
 
-    Raises ModelDiffers if its weights are registered under another id.
+    Versions of the same weights have ids, and so temperatures and thresholds, of their own. Raises
+    ModelDiffers if the weights are registered for another backbone.
     """
+    same = select(Model.id).where(Model.weights_digest == card.weights_digest, Model.backbone != card.backbone)
+    if session.scalar(same.limit(1)) is not None:
+        raise ModelDiffers("backbone")
     values = {
         "name": card.model_id,
         "backbone": card.backbone,
@@ -107,9 +111,7 @@ def _register(session: Session, card: ModelCard) -> tuple[Model, bool]:
         "state": ModelChange.REGISTER.to,
     }
     added = session.scalar(insert_new(session, Model).values(values).returning(Model.id))
-    model = session.scalar(select(Model).where(Model.name == card.model_id).with_for_update())
-    if model is None:
-        raise ModelDiffers("model_id")
+    model = session.scalars(select(Model).where(Model.name == card.model_id).with_for_update()).one()
     return model, added is not None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from db.atomic import needs_room, remove_partials, write_whole
 from db.errors import PneumoscreenError
-from db.models.card import ModelCard, ModelInvalid, model_id_of, parse_card
+from db.models.card import ModelCard, ModelInvalid, check_model_id, parse_card
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
@@ -47,13 +47,12 @@ def read_card(folder: Path) -> ModelCard:
     """Read `model.json`.
 
     Raises ModelMissing if a file is not there, ModelInvalid if the card is wrong or the model's id is not
-    that of its weights.
+    that of its weights, or of its weights and its tuning.
     """
     if not os.path.lexists(folder / WEIGHTS_FILE):
         raise ModelMissing
     card = parse_card(_read(folder, CARD_FILE, _TEXT_BYTES))
-    if card.model_id != model_id_of(card.backbone, card.weights_digest):
-        raise ModelInvalid("model_id is not the backbone with the beginning of weights_digest")
+    check_model_id(card)
     return card
 
 

@@ -1,5 +1,6 @@
 """The tables of the job table. Times are seconds since 1970-01-01 UTC by the database's clock."""
 
+from db.tables.acceptances import Acceptance
 from db.tables.base import Table
 from db.tables.batches import Batch, BatchTotal
 from db.tables.cohorts import Cohort, Ingest, Source, Study
@@ -12,6 +13,7 @@ from db.tables.site import Site
 from db.tables.training import TrainingResult, TrainingRun
 
 __all__ = [
+    "Acceptance",
     "Batch",
     "BatchTotal",
     "Cohort",

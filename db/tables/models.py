@@ -28,10 +28,10 @@ class Model(Table):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    #: Backbone and digest, as in `resnet50-0123456789ab`.
+    #: Backbone and digest, as in `resnet50-0123456789ab`; of a tuned version, with a digest of its tuning.
     name: Mapped[str] = mapped_column(String(64), unique=True)
     backbone: Mapped[str] = mapped_column(String(32))
-    weights_digest: Mapped[str] = mapped_column(String(64), unique=True)
+    weights_digest: Mapped[str] = mapped_column(String(64))
     #: Operating point: an image with at least this P(PNEUMONIA) is labelled PNEUMONIA.
     threshold: Mapped[float]
     #: The content of `model.json`.
