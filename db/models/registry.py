@@ -99,7 +99,9 @@ def _register(session: Session, card: ModelCard) -> tuple[Model, bool]:
     Versions of the same weights have ids, and so temperatures and thresholds, of their own. Raises
     ModelDiffers if the weights are registered for another backbone.
     """
-    same = select(Model.id).where(Model.weights_digest == card.weights_digest, Model.backbone != card.backbone)
+    same = select(Model.id).where(
+        Model.weights_digest == card.weights_digest, Model.backbone != card.backbone
+    )
     if session.scalar(same.limit(1)) is not None:
         raise ModelDiffers("backbone")
     values = {

@@ -125,8 +125,8 @@ COLUMNS = (
     Column(
         "acceptance",
         Kind.TEXT,
-        "`accepted` if the model's newest `pneumoscreen accept` at this site met its criteria; otherwise, and "
-        "without one, `not accepted at this site`.",
+        "`accepted` if the model met the criteria when `pneumoscreen accept` last measured it at this site, "
+        "else `not accepted at this site`.",
         _NO_PREDICTION,
     ),
 )
