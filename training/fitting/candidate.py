@@ -18,6 +18,7 @@ from training.data.classes import positive_columns, positives
 from training.data.dataset import Dataset
 from training.evaluation.measures import measure
 from training.evaluation.precisions import learn_precisions
+from training.fitting.backbones import InitialWeights
 from training.fitting.calibration import calibrate
 from training.fitting.fine_tuning import Fitted, training_precision
 from training.recipe import Recipe
@@ -36,11 +37,19 @@ def software() -> dict[str, str]:
 
 
 def write_candidate(
-    backbone: str, fitted: Fitted, dataset: Dataset, recipe: Recipe, initial_digest: str | None, out: Path
+    backbone: str,
+    fitted: Fitted,
+    dataset: Dataset,
+    recipe: Recipe,
+    initial: InitialWeights,
+    out: Path,
+    *,
+    former: Dataset | None = None,
 ) -> tuple[ModelCard, NDArray[np.float64]]:
     """Calibrate a trained network, write its artefact below `out`, and return its card.
 
-    The second value is the calibrated probabilities (N, classes) of the held-out images.
+    The second value is the calibrated probabilities (N, classes) of the held-out images. Images of a `former`
+    site, which were replayed, calibrate nothing: the model is for the new one.
     """
     content = pack_weights(fitted.network.state_dict())
     digest = digest_of(content)
@@ -53,7 +62,7 @@ def write_candidate(
         std=IMAGENET_STD,
         preprocessing=PREPROCESSING,
         weights_digest=digest,
-        training=_provenance(dataset, recipe, initial_digest, fitted),
+        training=_provenance(dataset, recipe, initial, fitted) | _continued(initial, former),
     )
     # The weights as they are stored, in half precision.
     logits = _held_out_logits(load(draft, content), dataset)
@@ -79,7 +88,7 @@ def check_candidate(folder: Path) -> None:
 
 
 def _provenance(
-    dataset: Dataset, recipe: Recipe, initial_digest: str | None, fitted: Fitted
+    dataset: Dataset, recipe: Recipe, initial: InitialWeights, fitted: Fitted
 ) -> dict[str, JsonValue]:
     """Return what explains the model years later, without a path or a file name of the data."""
     return {
@@ -88,13 +97,23 @@ def _provenance(
         "held_out": len(dataset.held_out),
         "unreadable": len(dataset.pictures.unreadable),
         "data_fingerprint": dataset.summary().fingerprint,
-        "initial_weights_digest": initial_digest,
+        "initial_weights_digest": initial.digest,
         "epochs": [asdict(epoch) for epoch in fitted.epochs],
         "device": best_device().type,
         "precision": training_precision(best_device()),
         "threads": torch.get_num_threads(),
         "software": software(),  # type: ignore[dict-item]
     }
+
+
+def _continued(initial: InitialWeights, former: Dataset | None) -> dict[str, JsonValue]:
+    """Return the model that the training went on from, and which pictures were replayed."""
+    if initial.model is None:
+        return {}
+    found: dict[str, JsonValue] = {"continued_from": initial.model}
+    if former is not None:
+        found |= {"replayed": len(former.training), "replayed_fingerprint": former.summary().fingerprint}
+    return found
 
 
 def _held_out_logits(runtime: TorchRuntime, dataset: Dataset) -> NDArray[np.float32]:

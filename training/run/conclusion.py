@@ -123,6 +123,7 @@ def _compare(
         folds=fitting.folds,
         failed=failed,
         baseline=thumbnail_baseline(dataset),
+        continued_from=run.plan.start_from,
     )
 
 

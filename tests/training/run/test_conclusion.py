@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-import training.run.conclusion as module
+import training.run.gate as module
 from db.engine import Database
 from db.models.registry import find_champion, find_model, import_model, promote
 from db.models.store import CARD_FILE
@@ -21,6 +21,7 @@ from db.tables import Event
 from db.training.runs import all_runs
 from training.evaluation.promotion import Decision
 from training.outcome import Answers, HeldOut
+from training.run import conclusion
 from training.run.lifecycle import train
 from worker.runtime.classes import positive_probability
 from worker.runtime.loading import load_model
@@ -37,8 +38,8 @@ def test_a_champion_is_not_replaced_unless_promotion_was_asked_for(
 ) -> None:
     real = module.decide
 
-    def passes(*arguments: object) -> Decision:
-        return replace(real(*arguments), passed=True)  # type: ignore[arg-type]
+    def passes(*arguments: Any, **named: Any) -> Decision:
+        return replace(real(*arguments, **named), passed=True)
 
     monkeypatch.setattr(module, "decide", passes)
     finished = train(job_table, start_trained())
@@ -55,9 +56,9 @@ def test_a_card_that_is_swapped_after_import_decides_no_promotion(
     card.write_text(json.dumps(content | {"classes": content["classes"][::-1]}))
     real, asked = module.decide, []
 
-    def observe(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decision:
+    def observe(challenger: Answers, champion: Answers, held_out: HeldOut, **named: Any) -> Decision:
         asked.append((champion, held_out))
-        return real(challenger, champion, held_out)
+        return real(challenger, champion, held_out, **named)
 
     monkeypatch.setattr(module, "decide", observe)
     train(job_table, start_trained())
@@ -72,10 +73,10 @@ def test_a_champion_that_was_promoted_during_the_comparison_stays(
 ) -> None:
     other, real = import_model(job_table, other_artefact), module.decide
 
-    def overtaken(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decision:
+    def overtaken(challenger: Answers, champion: Answers, held_out: HeldOut, **named: Any) -> Decision:
         with job_table.write() as session:
             promote(session, other.name)
-        return replace(real(challenger, champion, held_out), passed=True)
+        return replace(real(challenger, champion, held_out, **named), passed=True)
 
     monkeypatch.setattr(module, "decide", overtaken)
     finished = train(job_table, start_trained(promote="auto"))
@@ -94,7 +95,7 @@ def test_a_winner_that_passes_becomes_champion_if_promotion_was_asked_for(
     job_table: Database, start_trained: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = module.decide
-    monkeypatch.setattr(module, "decide", lambda *arguments: replace(real(*arguments), passed=True))
+    monkeypatch.setattr(module, "decide", lambda *a, **k: replace(real(*a, **k), passed=True))
     finished = train(job_table, start_trained(promote="auto"))
     assert finished.promoted
     with job_table.read() as session:
@@ -162,9 +163,9 @@ def test_the_gate_judges_the_challenger_by_the_answers_that_the_report_measures(
 ) -> None:
     real, asked = module.decide, []
 
-    def observe(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decision:
+    def observe(challenger: Answers, champion: Answers, held_out: HeldOut, **named: Any) -> Decision:
         asked.append((challenger, held_out))
-        return real(challenger, champion, held_out)
+        return real(challenger, champion, held_out, **named)
 
     monkeypatch.setattr(module, "decide", observe)
     finished = train(job_table, start_trained())
@@ -179,13 +180,13 @@ def test_the_gate_judges_the_challenger_by_the_answers_that_the_report_measures(
 def test_the_report_names_files_only_if_it_is_asked_to(
     job_table: Database, start_trained: Start, labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, seen = module.build_report, []
+    real, seen = conclusion.build_report, []
 
     def observe(comparison: Any, *others: object) -> Any:
         seen.append(comparison.held_out.names)
         return real(comparison, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "build_report", observe)
+    monkeypatch.setattr(conclusion, "build_report", observe)
     train(job_table, start_trained())
     train(job_table, start_trained(names=True))
     unnamed, named = seen
