@@ -38,8 +38,10 @@ class BestEpoch(Callback):  # type: ignore[misc]
         loss = float(self.learn.recorder.values[-1][1])
         if all(loss < one.valid_loss for one in self._epochs.results):
             tensors = {name: tensor.contiguous() for name, tensor in self.learn.model.state_dict().items()}
-            with needs_room(), write_whole(self._file) as file:
-                file.write(save(tensors))
+            with needs_room():
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                with write_whole(self._file) as file:
+                    file.write(save(tensors))
 
     def restore(self, network: nn.Module) -> tuple[EpochResult, ...]:
         """Give the network the best weights, and return the epochs up to the one that had them."""

@@ -17,7 +17,9 @@ def choose_recipe(name: str | None, start: str | None, **changed: float | None) 
     """Return a recipe with what the options change: of `--from` the recipe site, else clinical by default."""
     from dataclasses import replace
 
-    chosen = findrecipe(name or ("clinical" if start is None else "site"))
+    from training.recipe import find_recipe
+
+    chosen = find_recipe(name or ("clinical" if start is None else "site"))
     if chosen.continued != (start is not None):
         raise typer.BadParameter("--from takes the recipe site, and no other takes it", param_hint="--recipe")
     changes: dict[str, Any] = {name: value for name, value in changed.items() if value is not None}
