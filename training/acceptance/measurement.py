@@ -106,20 +106,21 @@ def read_site(
 def accept(
     database: Database,
     site: SiteImages,
-    card: ModelCard,
     answers: Answers,
     *,
     criteria: Criteria,
     by: str | None = None,
 ) -> Acceptance:
-    """Measure a model's answers on images of a site, and record the verdict. Predictions are not affected.
+    """Measure answers on images of a site, and record the verdict for the model that they name.
 
+    They are those of the model that read the images, whose card they are compared with, or of a version of it.
+    Predictions are not affected.
     Raises ModelUnknown.
     """
-    figures = figures_of(answers, site.images, card)
+    figures = figures_of(answers, site.images, site.card)
     verdict = judge(figures, criteria)
     measured = Measured(
-        model=card.model_id,
+        model=answers.model,
         accepted=verdict.accepted,
         images=figures.n,
         data_fingerprint=site.fingerprint,
@@ -128,4 +129,4 @@ def accept(
     )
     with database.write() as session:
         who = write_acceptance(session, measured, by=by).by
-    return Acceptance(model=card.model_id, figures=figures, criteria=criteria, verdict=verdict, by=who)
+    return Acceptance(model=answers.model, figures=figures, criteria=criteria, verdict=verdict, by=who)

@@ -84,18 +84,19 @@ def accept(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
 
         criteria = Criteria(sensitivity=sensitivity, specificity=specificity)
         site = read_site(database, wanted, data, types=tune, on_step=lambda step: line.show([Part(step)]))
-        found = measure(database, site, site.card, site.answers, criteria=criteria, by=by)
+        found = measure(database, site, site.answers, criteria=criteria, by=by)
         tuned = after = None
         if tune:
             line.show([Part("tuning ...")])
             tuned = make_version(database, site, target_sensitivity=target, promote=how)
-            after = measure(database, site, tuned.card, tuned.answers, criteria=criteria, by=by)
+            after = measure(database, site, tuned.answers, criteria=criteria, by=by)
     if as_json:
         print_json(_as_json(site, found, tuned, after))
     else:
         _print(found)
         if tuned is not None and after is not None:
             _print_tuned(tuned, after)
+        _print_help(after or found)
         console.print(DISCLAIMER, style="dim")
     _print_left_out(site)
     raise typer.Exit(1 if site.unreadable else 0)
@@ -117,7 +118,7 @@ def _print(found: Acceptance) -> None:
     """Print measures beside those of the card, subgroups, and the verdict with its reasons."""
     figures = found.figures
     print_table(
-        ("measure", "here", "in its card"),
+        ("measure", "here", "in the card"),
         [(name, _text(here), _text(figures.card.get(key))) for name, key, here in _measures(figures)],
         title=f"{found.model} on {counted(figures.n, 'image')} of this site, "
         f"{figures.positive} with pneumonia",
@@ -138,6 +139,16 @@ def _print(found: Acceptance) -> None:
         console.print(f"- {reason}", markup=False)
     verdict = "accepted" if found.verdict.accepted else "not accepted"
     console.print(f"{found.model} is {verdict} at this site, measured by {found.by}.", markup=False)
+
+
+def _print_help(found: Acceptance) -> None:
+    """Print what can be done about a model that is not accepted."""
+    if not found.verdict.accepted:
+        console.print(
+            "If there are too few images, label more. If the AUC is high, --tune fits the threshold. If it is "
+            "low, `pneumoscreen retrain DATA --from champion` teaches the model.",
+            markup=False,
+        )
 
 
 def _measures(figures: Figures) -> list[tuple[str, str, Measure]]:

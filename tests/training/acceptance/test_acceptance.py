@@ -160,7 +160,7 @@ def test_what_a_tuned_version_measures_is_cross_fitted(
     tuned = tune(job_table, site, target_sensitivity=0.97, promote="ask")
     assert isinstance(tuned.answers.threshold, np.ndarray)
     assert len(np.unique(tuned.answers.threshold)) > 1
-    found = accept(job_table, site, tuned.card, tuned.answers, criteria=Criteria())
+    found = accept(job_table, site, tuned.answers, criteria=Criteria())
     sensitivity = (tuned.answers.called == site.images.positive)[site.images.positive].mean()
     assert found.figures.sensitivity.value == pytest.approx(sensitivity)
 
