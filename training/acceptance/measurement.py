@@ -113,9 +113,8 @@ def accept(
 ) -> Acceptance:
     """Measure answers on images of a site, and record the verdict for the model that they name.
 
-    They are those of the model that read the images, whose card they are compared with, or of a version of it.
-    Predictions are not affected.
-    Raises ModelUnknown.
+    They are those of the model that judged the images, or of a version of it, and are shown beside its card.
+    Predictions are not affected. Raises ModelUnknown.
     """
     figures = figures_of(answers, site.images, site.card)
     verdict = judge(figures, criteria)

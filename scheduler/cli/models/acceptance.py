@@ -145,8 +145,8 @@ def _print_help(found: Acceptance) -> None:
     """Print what can be done about a model that is not accepted."""
     if not found.verdict.accepted:
         console.print(
-            "If there are too few images, label more. If the AUC is high, --tune fits the threshold. If it is "
-            "low, `pneumoscreen retrain DATA --from champion` teaches the model.",
+            "If there are too few images, label more. If the AUC is high, --tune fits the threshold. If it "
+            "is low, `pneumoscreen retrain DATA --from champion` teaches the model.",
             markup=False,
         )
 
