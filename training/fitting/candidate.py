@@ -21,12 +21,14 @@ from training.evaluation.precisions import learn_precisions
 from training.fitting.calibration import calibrate
 from training.fitting.fine_tuning import Fitted, training_precision
 from training.recipe import Recipe
+from training.trust.familiarity import learn_familiarity
 from worker.runtime.loading import load_model
 from worker.runtime.torch.artifact import pack_weights, write_artifact
 from worker.runtime.torch.device import best_device
 from worker.runtime.torch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from worker.runtime.torch.runtime import TorchRuntime, load
 from worker.settings import WorkerSettings
+from worker.trust.familiarity import load_statistics, unpack_statistics
 
 
 def software() -> dict[str, str]:
@@ -64,18 +66,29 @@ def write_candidate(
     card = ModelCard.model_validate(
         draft.model_dump() | asdict(calibration) | {"metrics": {"validation": found.as_json()}}
     )
-    faster = learn_precisions(card, content, dataset.pictures.pixels[dataset.held_out])
-    card = card.model_copy(update={"precisions": faster})
-    write_artifact(out / card.model_id, card, content)
+    card, statistics = _learn_more(card, content, dataset)
+    write_artifact(out / card.model_id, card, content, statistics)
     return card, probabilities
 
 
+def _learn_more(card: ModelCard, weights: bytes, dataset: Dataset) -> tuple[ModelCard, bytes | None]:
+    """Return the card with what it says of familiarity and of number formats, and the statistics' file."""
+    pixels = dataset.pictures.pixels
+    held_out = pixels[dataset.held_out]
+    learnt = learn_familiarity(card, weights, pixels[dataset.training], held_out)
+    known = None if learnt is None else unpack_statistics(card, learnt.content)
+    faster = learn_precisions(card, weights, held_out, known)
+    more = {"familiarity": None if learnt is None else learnt.card, "precisions": faster}
+    return card.model_copy(update=more), None if learnt is None else learnt.content
+
+
 def check_candidate(folder: Path) -> None:
-    """Build the network of an artefact and load its weights, as a worker does.
+    """Build the network of an artefact and load its weights and its statistics, as a worker does.
 
     Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelWeightsUnfit.
     """
-    load_model(folder.resolve(), device="cpu")
+    runtime = load_model(folder.resolve(), device="cpu")
+    load_statistics(folder.resolve(), runtime.card)
 
 
 def _provenance(

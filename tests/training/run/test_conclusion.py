@@ -24,7 +24,7 @@ from training.outcome import Answers, HeldOut
 from training.run.lifecycle import train
 from worker.runtime.classes import positive_probability
 from worker.runtime.loading import load_model
-from worker.runtime.passes import probabilities_of
+from worker.runtime.passes import outputs_of
 
 #: The type of the fixture `start_trained`.
 Start = Callable[..., int]
@@ -63,7 +63,7 @@ def test_a_card_that_is_swapped_after_import_decides_no_promotion(
     train(job_table, start_trained())
     ((champion, held_out),) = asked
     runtime = load_model(artefact)
-    expected = positive_probability(runtime.card, probabilities_of(runtime, held_out.pixels))
+    expected = positive_probability(runtime.card, outputs_of(runtime, held_out.pixels).probabilities)
     assert np.abs(champion.probability - expected).max() == 0
 
 
