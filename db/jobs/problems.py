@@ -249,7 +249,7 @@ class DuplicateInstance(ImageSkipped):
 
 
 class Unfamiliar(ImageSkipped):
-    """The picture is unlike the model's training pictures, and `PNEUMOSCREEN_UNFAMILIAR` is `skip`."""
+    """The picture is unlike the model's training pictures. Set `PNEUMOSCREEN_UNFAMILIAR=flag` to screen it."""
 
     code = "unfamiliar"
 

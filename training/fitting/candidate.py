@@ -66,16 +66,21 @@ def write_candidate(
     card = ModelCard.model_validate(
         draft.model_dump() | asdict(calibration) | {"metrics": {"validation": found.as_json()}}
     )
-    card, statistics = _learn_more(card, content, dataset)
+    pixels = dataset.pictures.pixels
+    card, statistics = learn_the_rest(card, content, pixels[dataset.training], pixels[dataset.held_out])
     write_artifact(out / card.model_id, card, content, statistics)
     return card, probabilities
 
 
-def _learn_more(card: ModelCard, weights: bytes, dataset: Dataset) -> tuple[ModelCard, bytes | None]:
-    """Return the card with what it says of familiarity and of number formats, and the statistics' file."""
-    pixels = dataset.pictures.pixels
-    held_out = pixels[dataset.held_out]
-    learnt = learn_familiarity(card, weights, pixels[dataset.training], held_out)
+def learn_the_rest(
+    card: ModelCard, weights: bytes, training: NDArray[np.uint8], held_out: NDArray[np.uint8]
+) -> tuple[ModelCard, bytes | None]:
+    """Return a card with what is learnt of its weights: the familiarity of pictures, and faster formats.
+
+    Pictures are (N, 224, 224, 3): those that the model learnt from, and those of other patients of the same
+    hospital. The second value is the content of `familiarity.safetensors`, None of too few pictures.
+    """
+    learnt = learn_familiarity(card, weights, training, held_out)
     known = None if learnt is None else unpack_statistics(card, learnt.content)
     faster = learn_precisions(card, weights, held_out, known)
     more = {"familiarity": None if learnt is None else learnt.card, "precisions": faster}

@@ -22,13 +22,14 @@ from db.tables import Prediction
 from deploy.models import default_model
 from tests.pictures import read_picture
 from tests.worker.screening.batches import submit
+from worker.runtime.features import feature_count
 from worker.runtime.loading import chosen, load_model
 from worker.runtime.openvino.network import build_graph
 from worker.runtime.openvino.ranges import learn_ranges
 from worker.runtime.openvino.runtime import OpenVinoRuntime
 from worker.runtime.passes import Passes, outputs_of
 from worker.runtime.precision import TOLERANCE, LoadedModel, ladder, log_odds
-from worker.runtime.protocol import DeviceUnusable, ModelWeightsUnfit, Precision, Runtime
+from worker.runtime.protocol import DeviceUnusable, ModelWeightsUnfit, Output, Precision, Runtime
 from worker.runtime.torch.artifact import pack_weights
 from worker.runtime.torch.normalisation import normalise
 from worker.runtime.torch.runtime import build_network
@@ -61,18 +62,23 @@ def lively(backbone: str, card: ModelCard, pictures: np.ndarray) -> tuple[ModelC
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "alexnet"])
-def test_every_backbone_has_the_probabilities_of_pytorch(
+def test_every_backbone_has_the_probabilities_and_features_of_pytorch(
     backbone: str, artefact: Path, pictures: np.ndarray
 ) -> None:
     from worker.runtime.openvino import runtime as ours
     from worker.runtime.torch import runtime as theirs
 
     card, weights = lively(backbone, read_card(artefact), pictures)
-    exact = theirs.load(card, weights, device="cpu").forward(pictures).probabilities
-    rows = ours.load(card, weights).forward(pictures, Precision.FP32).probabilities
+    exact = theirs.load(card, weights, device="cpu").forward(pictures)
+    rows = ours.load(card, weights).forward(pictures, Precision.FP32)
     # Random networks enlarge rounding more than trained ones. A wrong layer would change a lot.
-    assert np.abs(rows - exact).max() < exact[:, 0].std() / 100
-    assert np.allclose(rows.sum(axis=1), 1, atol=1e-6)
+    difference = np.abs(rows.probabilities - exact.probabilities).max()
+    assert difference < exact.probabilities[:, 0].std() / 100
+    assert np.allclose(rows.probabilities.sum(axis=1), 1, atol=1e-6)
+    assert rows.features.shape == (len(pictures), feature_count(backbone))
+    assert np.allclose(rows.features, exact.features, rtol=1e-3, atol=1e-3 * exact.features.std())
+    upper, lower = np.split(exact.features, 2, axis=1)
+    assert not np.allclose(upper, lower, rtol=0.1), "the halves are told apart"
 
 
 def test_the_shipped_model_has_the_probabilities_of_pytorch(fast: Runtime, pictures: np.ndarray) -> None:
@@ -176,13 +182,13 @@ def test_no_black_picture_is_computed(
     fast: Runtime, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[int] = []
-    original = OpenVinoRuntime.probabilities
+    original = OpenVinoRuntime.forward
 
-    def counted(self: OpenVinoRuntime, pixels: np.ndarray, precision: Precision) -> np.ndarray:
+    def counted(self: OpenVinoRuntime, pixels: np.ndarray, precision: Precision) -> Output:
         computed.append(len(pixels))
         return original(self, pixels, precision)
 
-    monkeypatch.setattr(OpenVinoRuntime, "probabilities", counted)
+    monkeypatch.setattr(OpenVinoRuntime, "forward", counted)
     outputs_of(fast, pictures[:5], size=4)
     assert computed == [4, 1]
 

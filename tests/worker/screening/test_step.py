@@ -14,7 +14,7 @@ from db.engine import Database
 from db.queries.progress import progress
 from db.tables import Batch, Image, Prediction
 from tests.worker.screening.batches import pause_is_over, submit
-from worker.runtime.protocol import DeviceUnusable, Precision
+from worker.runtime.protocol import DeviceUnusable, Output, Precision
 from worker.runtime.torch.runtime import TorchRuntime
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
@@ -43,10 +43,10 @@ def test_if_memory_runs_out_passes_shrink_and_an_image_too_large_fails_alone(
 ) -> None:
     from tests.pictures import read_picture
 
-    real = TorchRuntime._probabilities
+    real = TorchRuntime._forward
     culprit = read_picture(files[4]).pixels
 
-    def little_memory(self: TorchRuntime, pixels: np.ndarray, precision: Precision) -> np.ndarray:
+    def little_memory(self: TorchRuntime, pixels: np.ndarray, precision: Precision) -> Output:
         if len(pixels) > 3 or any(np.array_equal(one, culprit) for one in pixels):
             raise torch.OutOfMemoryError
         return real(self, pixels, precision)
