@@ -20,6 +20,7 @@ import training
 import worker
 from db.errors import PneumoscreenError
 from db.jobs.problems import ImageFailed, ImageSkipped, every_problem
+from db.models.cautions import every_caution
 from db.settings import ENV_PREFIX, RoomSettings
 from db.transitions import LIFECYCLES, transitions
 from scheduler.cli import app
@@ -135,7 +136,7 @@ def _comments(file: Path) -> dict[str, str]:
 
 
 def codes() -> str:
-    """Return every code with which an image or a command may end."""
+    """Return every code with which an image or a command may end, and every caution of a prediction."""
     _import_everything()
     parts = ["# Codes\n", _NOTE]
     for title, kind in (("Skipped images", ImageSkipped), ("Failed images", ImageFailed)):
@@ -146,6 +147,9 @@ def codes() -> str:
             if issubclass(problem, kind)
         ]
         parts.append("")
+    parts.append("## Cautions beside a prediction\n\n| code | meaning |\n| --- | --- |")
+    parts += [f"| `{code}` | {caution.meaning()} |" for code, caution in sorted(every_caution().items())]
+    parts.append("")
     parts.append("## Errors of a command\n\n| code | meaning |\n| --- | --- |")
     errors = {error.code: error for error in _command_errors(PneumoscreenError)}
     parts += [f"| `{code}` | {error.meaning()} |" for code, error in sorted(errors.items())]

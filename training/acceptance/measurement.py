@@ -22,7 +22,7 @@ from training.data.dataset import Dataset, fingerprint, read_held_out
 from training.data.labelled import find_labelled
 from training.outcome import Answers, HeldOut
 from worker.runtime.loading import load_model
-from worker.runtime.passes import probabilities_of
+from worker.runtime.passes import outputs_of
 from worker.runtime.protocol import Precision
 from worker.settings import WorkerSettings
 
@@ -92,7 +92,7 @@ def read_site(
     runtime = load_model(database.models_folder / model.name, digest=model.weights_digest, card=card)
     on_step(f"measuring {len(dataset)} images ...")
     size = WorkerSettings.read().forward_images
-    rows = probabilities_of(runtime, dataset.pictures.pixels, Precision.FP32, size)
+    rows = outputs_of(runtime, dataset.pictures.pixels, Precision.FP32, size).probabilities
     return SiteImages(
         card=card,
         images=dataset.held_out_images(),

@@ -26,6 +26,9 @@ from training.plan import Promote
 from training.recipe import RECIPES, RecipeName
 from training.run.gate import Challenger, apply_decision, compare_with_champion
 
+#: The largest error of a number format, in log odds, that a card can say.
+_LARGEST_ERROR = 100.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
@@ -121,9 +124,12 @@ def _precisions(card: ModelCard, temperature: float) -> dict[str, FasterPrecisio
     """
     if len(card.classes) > 2:
         return {}
+    scale = card.temperature / temperature
     return {
-        name: one.model_copy(update={"error": one.error * card.temperature / temperature})
+        name: FasterPrecision.model_validate(one.model_dump() | {"error": one.error * scale})
         for name, one in card.precisions.items()
+        # A format that may be so far off is of no use.
+        if one.error * scale <= _LARGEST_ERROR
     }
 
 

@@ -123,6 +123,13 @@ def outdated(decision: Decision) -> Decision:
     return replace(decision, passed=False, checks=(*decision.checks, check))
 
 
+def without_familiarity(decision: Decision) -> Decision:
+    """Return a negative decision: only the champion tells which pictures are unfamiliar."""
+    says = "it cannot tell whether a picture is unfamiliar, as the champion can: too few pictures to learn it"
+    check = Check(rule="familiarity", passed=False, difference=None, low=None, high=None, says=says)
+    return replace(decision, passed=False, checks=(*decision.checks, check))
+
+
 def incomparable(challenger: str, champion: str, reason: PneumoscreenError) -> Decision:
     """Return a negative decision: the champion cannot be used here, so nothing was compared with it."""
     says = f"no comparison with the champion is possible: {reason.code}"

@@ -22,12 +22,18 @@ from training.fitting.backbones import InitialWeights
 from training.fitting.calibration import calibrate
 from training.fitting.fine_tuning import Fitted, training_precision
 from training.recipe import Recipe
+from training.trust.familiarity import learn_familiarity
 from worker.runtime.loading import load_model
 from worker.runtime.torch.artifact import pack_weights, write_artifact
 from worker.runtime.torch.device import best_device
 from worker.runtime.torch.normalisation import IMAGENET_MEAN, IMAGENET_STD
 from worker.runtime.torch.runtime import TorchRuntime, load
 from worker.settings import WorkerSettings
+from worker.trust.familiarity import load_statistics, unpack_statistics
+
+#: The most pictures of each side of a former site that tell what is familiar: half of those that
+#: `training.trust.familiarity` takes.
+_OF_FORMER = 750
 
 
 def software() -> dict[str, str]:
@@ -73,18 +79,47 @@ def write_candidate(
     card = ModelCard.model_validate(
         draft.model_dump() | asdict(calibration) | {"metrics": {"validation": found.as_json()}}
     )
-    faster = learn_precisions(card, content, dataset.pictures.pixels[dataset.held_out])
-    card = card.model_copy(update={"precisions": faster})
-    write_artifact(out / card.model_id, card, content)
+    card, statistics = learn_the_rest(card, content, *_learnt_from(dataset, former))
+    write_artifact(out / card.model_id, card, content, statistics)
     return card, probabilities
 
 
+def _learnt_from(dataset: Dataset, former: Dataset | None) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return pictures (N, 224, 224, 3) of the training side and of the held-out side.
+
+    If pictures of a former site were replayed, some of them are added to each: the network knows both sites.
+    """
+    sides = [dataset.pictures.pixels[side] for side in (dataset.training, dataset.held_out)]
+    if former is not None:
+        chance = np.random.default_rng(0)
+        for number, side in enumerate((former.training, former.held_out)):
+            some = former.pictures.pixels[np.sort(chance.permutation(side)[:_OF_FORMER])]
+            sides[number] = np.concatenate([sides[number], some])
+    return sides[0], sides[1]
+
+
+def learn_the_rest(
+    card: ModelCard, weights: bytes, training: NDArray[np.uint8], held_out: NDArray[np.uint8]
+) -> tuple[ModelCard, bytes | None]:
+    """Return a card with what is learnt of its weights: the familiarity of pictures, and faster formats.
+
+    Pictures are (N, 224, 224, 3): those that the model learnt from, and those of other patients of the same
+    hospital. The second value is the content of `familiarity.safetensors`, None of too few pictures.
+    """
+    learnt = learn_familiarity(card, weights, training, held_out)
+    known = None if learnt is None else unpack_statistics(card, learnt.content)
+    faster = learn_precisions(card, weights, held_out, known)
+    more = {"familiarity": None if learnt is None else learnt.card, "precisions": faster}
+    return card.model_copy(update=more), None if learnt is None else learnt.content
+
+
 def check_candidate(folder: Path) -> None:
-    """Build the network of an artefact and load its weights, as a worker does.
+    """Build the network of an artefact and load its weights and its statistics, as a worker does.
 
     Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelWeightsUnfit.
     """
-    load_model(folder.resolve(), device="cpu")
+    runtime = load_model(folder.resolve(), device="cpu")
+    load_statistics(folder.resolve(), runtime.card)
 
 
 def _provenance(

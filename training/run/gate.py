@@ -12,7 +12,15 @@ from db.engine import Database
 from db.models.card import ModelCard, ModelPreprocessingMismatch
 from db.models.registry import find_champion, find_model, lock_if_champion, promote, registered_card
 from training.evaluation.model import predict
-from training.evaluation.promotion import Challenge, Decision, Site, decide, incomparable, outdated
+from training.evaluation.promotion import (
+    Challenge,
+    Decision,
+    Site,
+    decide,
+    incomparable,
+    outdated,
+    without_familiarity,
+)
 from training.outcome import Answers, HeldOut
 from training.plan import Promote
 from worker.runtime.loading import load_model
@@ -52,6 +60,8 @@ def compare_with_champion(database: Database, challenger: Challenger, held_out: 
     answers = Answers(champion.name, predict(runtime, held_out.pixels), champion.threshold)
     sites = None if former is None else _at(former, runtime, _load(database, name, card))
     decision = decide(challenger.answers, answers, held_out, former=sites, wanted=challenger.wanted)
+    if runtime.card.familiarity is not None and card.familiarity is None:
+        decision = without_familiarity(decision)
     return Challenge(decision, answers, sites)
 
 

@@ -135,6 +135,7 @@ def show(model: ModelName, as_json: AsJson = False) -> None:
         "classes": ", ".join(found.card["classes"]),
         "threshold": f"{found.threshold:.4f}",
         "preprocessing": found.card["preprocessing"],
+        **_trust(found),
         **{name: _measure(found, name, interval=True) for name in _MEASURES},
         "accepted here": _acceptance_text(acceptance),
         **{name: value for name, value in found.card["training"].items() if isinstance(value, int | str)},
@@ -152,6 +153,22 @@ def _acceptance_text(acceptance: Acceptance | None) -> str:
         return "not measured: `pneumoscreen accept DATA` measures it"
     when, images = local_time(acceptance.created_at), counted(acceptance.images, "image")
     return f"{_accepted(acceptance)}, by {acceptance.by} on {images}, {when}: {'; '.join(acceptance.reasons)}"
+
+
+def _trust(model: Model) -> dict[str, str]:
+    """Return what a model is meant for, and what it can tell a picture's familiarity by."""
+    use, known = model.card.get("intended_use") or {}, model.card.get("familiarity")
+    age = use.get("age_years")
+    meant = [
+        f"{age[0]} to {age[1]} years" if age else "",
+        ", ".join(use.get("views") or ()),
+        ", ".join(use.get("modalities") or ()),
+    ]
+    learnt = f"learnt from {known['images']} pictures, and {known['held_out']} held out" if known else ""
+    return {
+        "intended use": "; ".join(filter(None, meant)) or "not stated",
+        "familiarity": learnt or "it cannot tell whether a picture is unfamiliar",
+    }
 
 
 def _event_json(event: Event) -> dict[str, Any]:
@@ -219,7 +236,7 @@ def _say(champion: Model, as_json: bool) -> None:
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(help="A folder with model.json and model.safetensors.")],
+    folder: Annotated[Path, typer.Argument(help="A folder with model.json and the files that it names.")],
     as_json: AsJson = False,
 ) -> None:
     """Register a model that was trained elsewhere, as a candidate."""

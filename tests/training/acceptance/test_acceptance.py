@@ -24,7 +24,7 @@ from training.acceptance.measurement import accept, read_site
 from training.acceptance.tuning import tune
 from training.data.splits import TooFewLabelled
 from worker.runtime.loading import load_model
-from worker.runtime.passes import probabilities_of
+from worker.runtime.passes import outputs_of
 
 pytestmark = pytest.mark.xdist_group("training")
 
@@ -117,7 +117,8 @@ def test_tuning_makes_a_version_of_the_same_weights_with_an_id_of_its_own(
     runtime = load_model(job_table.models_folder / tuned.name, card=card)
     own = load_model(job_table.models_folder / before.name)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 224, 224, 3), dtype=np.uint8)
-    odds = [np.diff(np.log(probabilities_of(one, pixels))) * one.card.temperature for one in (runtime, own)]
+    rows = [(outputs_of(one, pixels).probabilities, one.card) for one in (runtime, own)]
+    odds = [np.diff(np.log(row)) * card.temperature for row, card in rows]
     assert np.abs(odds[0] - odds[1]).max() < 1e-3
     # The same images give the same version.
     assert command("--tune", "--model", before.name)["tuned"]["model"] == tuned.name

@@ -25,7 +25,7 @@ from training.run import conclusion
 from training.run.lifecycle import train
 from worker.runtime.classes import positive_probability
 from worker.runtime.loading import load_model
-from worker.runtime.passes import probabilities_of
+from worker.runtime.passes import outputs_of
 
 #: The type of the fixture `start_trained`.
 Start = Callable[..., int]
@@ -64,7 +64,7 @@ def test_a_card_that_is_swapped_after_import_decides_no_promotion(
     train(job_table, start_trained())
     ((champion, held_out),) = asked
     runtime = load_model(artefact)
-    expected = positive_probability(runtime.card, probabilities_of(runtime, held_out.pixels))
+    expected = positive_probability(runtime.card, outputs_of(runtime, held_out.pixels).probabilities)
     assert np.abs(champion.probability - expected).max() == 0
 
 
@@ -117,6 +117,23 @@ def test_a_champion_of_another_preprocessing_is_neither_compared_nor_replaced_au
     assert not finished.promoted
     with job_table.write() as session:
         assert promote(session, finished.winner).name == finished.winner
+
+
+def test_a_winner_that_cannot_tell_what_is_unfamiliar_does_not_replace_a_champion_that_can(
+    job_table: Database, start_trained: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.decide
+    monkeypatch.setattr(module, "decide", lambda *a, **k: replace(real(*a, **k), passed=True, checks=()))
+    with job_table.write() as session:
+        champion = find_champion(session)
+        assert champion is not None
+        known = {"digest": "0" * 64, "images": 1500, "held_out": 1000}
+        champion.card = champion.card | {"familiarity": known}
+    finished = train(job_table, start_trained(promote="auto"))
+    assert finished.decision is not None
+    assert not finished.promoted
+    (reason,) = finished.decision.reasons
+    assert "unfamiliar" in reason
 
 
 def test_table_sentence_gate_and_report_name_one_winner_and_show_its_auc(
