@@ -1,1 +1,1 @@
-"""Whether a model's numbers can be trusted at this site."""
+"""How far predictions can be trusted at this site: profiles, comparison, acceptances."""
