@@ -16,7 +16,7 @@ from db.models.registry import ensure_champion
 from db.models.store import STATISTICS_FILE, ModelDigestMismatch, ModelMissing
 from db.tables import Image, Prediction
 from tests.pictures import small_film
-from tests.worker.screening.batches import outcomes, submit
+from tests.worker.screening.batches import outcomes, submit, try_again
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
@@ -69,6 +69,9 @@ def test_with_skip_a_strange_picture_has_no_prediction(
     ensure_champion(database, knowing_artefact)
     assert "strange.png" not in screened(database, films, unfamiliar="skip")
     assert outcomes(database)["strange.png"] == "unfamiliar"
+    # With another setting a retry gives it one.
+    try_again(database)
+    assert {*outcomes(database).values()} == {"done"}
 
 
 @pytest.mark.usefixtures("model")
