@@ -27,6 +27,7 @@ from db.models.registry import champion
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Prediction, Source
 from db.transitions import BatchChange, ImageChange, Transition, change
+from db.trust.profile import profile_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +171,9 @@ def complete(
     )
     if claim.source_id is not None:
         end_waits(session, Source.id == claim.source_id)
+    profile = profile_of(screened).as_json()
     cost = asdict(effort) | {"write_seconds": time.monotonic() - start}
-    session.execute(update(Batch).where(Batch.id == claim.batch_id).values(**cost))
+    session.execute(update(Batch).where(Batch.id == claim.batch_id).values(profile=profile, **cost))
 
 
 def was_completed(session: Session, claim: Claim, *, owner: str) -> bool:

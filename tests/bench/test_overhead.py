@@ -69,9 +69,7 @@ def loop(runtime: Runtime, reader: BatchReader, files: list[Path], settings: Wor
         attempt=1,
         images=tuple(ClaimedImage(number, str(file), 0) for number, file in enumerate(files)),
     )
-    passes = Passes[Waiting](
-        runtime, adaptive=settings.precision == "adaptive", size=settings.forward_images
-    )
+    passes = Passes[Waiting](runtime, adaptive=settings.precision == "adaptive", size=settings.forward_images)
     steps = chain(map(gate, reader.steps(claimed)), (None,))
     return sum(len(predict(passes, decoded)) for decoded in steps)
 

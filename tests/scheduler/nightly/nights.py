@@ -13,10 +13,10 @@ from db.engine import Database
 from db.nights.runs import conclude_nights, find_night, now
 from db.states import ImageState
 from db.tables import Batch, Image, Model, Prediction
+from scheduler.nightly.conclusion import summarise
 from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import Nightly, NightlySettings
 from scheduler.nightly.slots import run_now
-from scheduler.nightly.summary import summarise
 
 DAY = 86_400.0
 MADRID = Nightly(name="ward", source="/x", cron="30 2 * * *", time_zone="Europe/Madrid", until=dt.time(7))

@@ -13,10 +13,10 @@ from db.engine import Database
 from db.nights.runs import conclude_nights, find_night, now
 from db.tables import Batch, Cohort, Model, NightlyRun, Prediction
 from scheduler.exports.noted_heads import noted_heads, sealed_head
+from scheduler.nightly.conclusion import conclude, summarise
 from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import Nightly
 from scheduler.nightly.slots import run_now
-from scheduler.nightly.summary import conclude, summarise
 from tests.scheduler.nightly.nights import end, finish, screen, settings, walk
 
 
