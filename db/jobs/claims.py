@@ -27,7 +27,7 @@ from db.models.registry import champion
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Prediction, Source
 from db.transitions import BatchChange, ImageChange, Transition, change
-from db.trust.profile import profile_of
+from db.trust.profile import UNFAMILIAR, profile_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,8 @@ def complete(
     )
     if claim.source_id is not None:
         end_waits(session, Source.id == claim.source_id)
-    profile = profile_of(screened).as_json()
+    unfamiliar = sum(one.problem.code == UNFAMILIAR for one in not_screened)
+    profile = profile_of(screened, unfamiliar=unfamiliar).as_json()
     cost = asdict(effort) | {"write_seconds": time.monotonic() - start}
     session.execute(update(Batch).where(Batch.id == claim.batch_id).values(profile=profile, **cost))
 

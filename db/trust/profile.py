@@ -15,6 +15,9 @@ from db.models.predictions import Acquisition, Screened
 PROBABILITY, FAMILIARITY, CAUTION = "probability", "familiarity", "caution"
 MANUFACTURER, VIEW, AGE, SIZE = "manufacturer", "view", "age", "size"
 
+#: The caution, and the problem, of a picture that is unlike nearly all of the training hospital's.
+UNFAMILIAR = "unfamiliar"
+
 #: The group of an image whose header does not say it, or which is not DICOM.
 UNKNOWN = "unknown"
 #: The group of all values that have none of their own.
@@ -77,14 +80,22 @@ class Profile:
         return {"compared": self.compared, "familiarity_sum": self.familiarity_sum, "counts": counts}
 
 
-def profile_of(screened: Sequence[Screened]) -> Profile:
-    """Return the profile of some predictions."""
+def profile_of(screened: Sequence[Screened], *, unfamiliar: int = 0) -> Profile:
+    """Return the profile of some predictions.
+
+    `unfamiliar` is the number of images that were skipped because they are unfamiliar. They count as pictures
+    without any familiarity: a cohort would look familiar if its unfamiliar pictures were left out.
+    """
     counts: dict[str, Counter[str]] = {}
+    if unfamiliar:
+        counts = {FAMILIARITY: Counter({_tenth(0): unfamiliar}), CAUTION: Counter({UNFAMILIAR: unfamiliar})}
     for one in screened:
         for figure, group in _groups(one):
             counts.setdefault(figure, Counter())[group] += 1
     familiarities = [one.familiarity for one in screened if one.familiarity is not None]
-    return Profile(compared=len(familiarities), familiarity_sum=sum(familiarities), counts=counts)
+    return Profile(
+        compared=len(familiarities) + unfamiliar, familiarity_sum=sum(familiarities), counts=counts
+    )
 
 
 def _groups(one: Screened) -> Iterator[tuple[str, str]]:

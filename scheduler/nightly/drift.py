@@ -65,8 +65,14 @@ class Drift:
         """The index and, if the figure has changed, what changed the most."""
         if not self.changed:
             return f"{self.psi:.2f}"
-        most = f"; {self.group}: {self.tonight:.0%}, before {self.before:.0%}" if self.group else ""
+        most = f"; {self._range}: {self.tonight:.0%}, before {self.before:.0%}" if self.group else ""
         return f"{self.psi:.2f}, changed{most}"
+
+    @property
+    def _range(self) -> str:
+        """The values of the group: a tenth is known by its lower end."""
+        tenth = self.figure in (PROBABILITY, FAMILIARITY)
+        return f"{self.group} to {float(self.group) + 0.1:.1f}" if tenth else self.group
 
 
 def drifts_of(tonight: dict[str, Any], before: Sequence[dict[str, Any]]) -> list[Drift]:

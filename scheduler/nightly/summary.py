@@ -53,8 +53,8 @@ class Summary:
     trend: list[int]
     #: How far tonight's images differ from those of the nights before, by figure.
     drifts: list[Drift]
-    #: The population stability index of each figure in the nights before, oldest first, and tonight.
-    drift_trend: dict[str, list[float | None]]
+    #: The drift of each of these figures, as `drift_json` has it, in the nights before and tonight.
+    drift_trend: dict[str, list[dict[str, Any] | None]]
     #: The newest digest of the audit log. With it, `audit --verify --against` detects later changes.
     audit_head: str | None
 
@@ -211,7 +211,7 @@ def make_summary(
     """Return a night's summary, compared with the nights `before`, the latest of them first."""
     zone = Nightly.model_validate(run.plan).zone
     drifts = drifts_of(figures.as_json(), before)
-    earlier = [night.get("drift", {}) for night in reversed(before)]
+    nights = [*(night.get("drift", {}) for night in reversed(before)), drift_json(drifts)]
     return Summary(
         run_id=run.id,
         name=run.name,
@@ -225,10 +225,7 @@ def make_summary(
         compared=compared(figures.as_json(), before),
         trend=[screened(one) for one in (*reversed(before), figures.as_json())],
         drifts=drifts,
-        drift_trend={
-            drift.figure: [night.get(drift.figure, {}).get("psi") for night in earlier] + [drift.psi]
-            for drift in drifts
-        },
+        drift_trend={one.figure: [night.get(one.figure) for night in nights] for one in drifts},
         audit_head=audit_head,
     )
 

@@ -66,7 +66,8 @@ def test_two_hundred_unseen_pictures_of_the_training_hospital_are_silent_in_95_o
 
 def test_many_pictures_that_differ_a_little_are_no_alarm() -> None:
     chance = np.random.default_rng(3)
-    assert not is_unlike(chance.random(50_000) * 0.8)
+    # Another series of the training hospital.
+    assert not is_unlike(chance.random(50_000) * 0.86)
 
 
 def compared(database: Database, cohort_id: int) -> Comparison | None:

@@ -69,6 +69,13 @@ def test_profiles_add_up_to_that_of_all_predictions_in_any_order() -> None:
     assert whole.counts[SIZE].keys() == {"under 1000", "3000 and more", UNKNOWN}
 
 
+def test_pictures_that_were_skipped_as_unfamiliar_count_as_unfamiliar() -> None:
+    profile = profile_of(screened([0.5, 0.005]), unfamiliar=40)
+    assert (profile.compared, profile.familiarity_sum) == (42, pytest.approx(0.505))
+    assert profile.counts["familiarity"] == {"0.0": 41, "0.5": 1}
+    assert profile.counts["caution"] == {"unfamiliar": 41}
+
+
 def test_a_file_without_a_header_is_counted_as_unknown() -> None:
     counts = profile_of(screened([0.5])).counts
     assert all(counts[figure] == {UNKNOWN: 1} for figure in (MANUFACTURER, VIEW, AGE, SIZE))
