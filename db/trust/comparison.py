@@ -124,7 +124,7 @@ def compare_profiles(session: Session, profiles: Mapping[int, Profile]) -> Compa
 
 
 def _compare(session: Session, model_id: int, images: int, familiarity_sum: float) -> Comparison | None:
-    held_out = Model.card["familiarity", "images"].as_integer()
+    held_out = Model.card["familiarity", "held_out"].as_integer()
     name, ranked = session.execute(select(Model.name, held_out).where(Model.id == model_id)).one()
     if not ranked:
         return None

@@ -30,7 +30,7 @@ def know_familiarity(database: Database) -> None:
     """Let the cards of all models say that familiarities are ranks among `HELD_OUT` pictures."""
     with database.write() as session:
         for model in session.scalars(select(Model)):
-            model.card = model.card | {"familiarity": {"images": HELD_OUT}}
+            model.card = model.card | {"familiarity": {"held_out": HELD_OUT}}
 
 
 def screened(
