@@ -132,7 +132,7 @@ class ImageChange:
     RETRY = Transition(
         (_state.SKIPPED, _state.FAILED),
         _state.PENDING,
-        "A user retries the cohort: failed and cancelled ones.",
+        "A user retries the cohort: failed, cancelled and unfamiliar ones.",
     )
 
 

@@ -20,6 +20,7 @@ import training
 import worker
 from db.errors import PneumoscreenError
 from db.jobs.problems import ImageFailed, ImageSkipped, every_problem
+from db.models.cautions import every_caution
 from db.settings import ENV_PREFIX, RoomSettings
 from db.transitions import LIFECYCLES, transitions
 from scheduler.cli import app
@@ -135,7 +136,7 @@ def _comments(file: Path) -> dict[str, str]:
 
 
 def codes() -> str:
-    """Return every code with which an image or a command may end."""
+    """Return every code with which an image or a command may end, and every caution of a prediction."""
     _import_everything()
     parts = ["# Codes\n", _NOTE]
     for title, kind in (("Skipped images", ImageSkipped), ("Failed images", ImageFailed)):
@@ -146,6 +147,9 @@ def codes() -> str:
             if issubclass(problem, kind)
         ]
         parts.append("")
+    parts.append("## Cautions beside a prediction\n\n| code | meaning |\n| --- | --- |")
+    parts += [f"| `{code}` | {caution.meaning()} |" for code, caution in sorted(every_caution().items())]
+    parts.append("")
     parts.append("## Errors of a command\n\n| code | meaning |\n| --- | --- |")
     errors = {error.code: error for error in _command_errors(PneumoscreenError)}
     parts += [f"| `{code}` | {error.meaning()} |" for code, error in sorted(errors.items())]
@@ -221,11 +225,11 @@ about one image.
 
 If the pictures of the cohort are unlike those that the model learned from, `results` says so on standard
 error. Then do not trust the numbers before `pneumoscreen accept DATA` has measured the model on labelled
-images of your site. How it is found: a rank-sum test compares the familiarities of the newest pictures,
-51,200 at most, with the held-out pictures of the training hospital. The pictures are unlike them if the held-
-out picture is the more familiar one in at least 80% of all pairs (the effect size A of Vargha and Delaney),
-and chance alone makes such a difference less often than once in a thousand times. Fewer than 20 pictures say
-nothing, and neither does a model without statistics of familiarity.
+images of your site, and accepted it. How it is found: a rank-sum test compares the familiarities of the
+newest pictures, 51,200 at most, with the held-out pictures of the training hospital. The pictures are unlike
+these if the held-out picture is the more familiar one in at least 80% of all pairs (the effect size A of
+Vargha and Delaney), and chance alone makes such a difference less often than once in a thousand times. Fewer
+than 20 pictures say nothing, and neither does a model without statistics of familiarity.
 
 ## Columns
 

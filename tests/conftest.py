@@ -15,9 +15,9 @@ from pydantic import SecretStr
 from sqlalchemy import inspect
 
 from db.engine import Database
-from db.models.card import ModelCard
+from db.models.card import IntendedUse, ModelCard
 from db.models.registry import ensure_champion
-from db.models.store import digest_of
+from db.models.store import WEIGHTS_FILE, digest_of, read_card
 from db.settings import DatabaseSettings
 from db.tables import Model, Table
 from db.upkeep.migrate import upgrade
@@ -188,6 +188,30 @@ def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write another small model."""
     return write_random_model(tmp_path_factory.mktemp("other"), 8)
+
+
+@pytest.fixture(scope="session")
+def hospital() -> np.ndarray:
+    """Draw the pictures of a hospital: phantoms, of which a model knows the first half."""
+    from tests.pictures import small_film
+
+    return np.stack([np.asarray(small_film(seed, 224).convert("RGB")) for seed in range(240)])
+
+
+@pytest.fixture(scope="session")
+def knowing_artefact(artefact: Path, hospital: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the small model with what it knows of the hospital's pictures, and of what it is meant for."""
+    from training.trust.familiarity import learn_familiarity
+    from worker.runtime.torch.artifact import write_artifact
+
+    weights, half = (artefact / WEIGHTS_FILE).read_bytes(), len(hospital) // 2
+    learnt = learn_familiarity(read_card(artefact), weights, hospital[:half], hospital[half:])
+    assert learnt is not None
+    use = IntendedUse(age_years=(1, 5), views=("AP", "PA"), modalities=("CR", "DX"))
+    card = read_card(artefact).model_copy(update={"familiarity": learnt.card, "intended_use": use})
+    folder = tmp_path_factory.mktemp("knowing") / card.model_id
+    write_artifact(folder, card, weights, learnt.content)
+    return folder
 
 
 @pytest.fixture

@@ -168,6 +168,8 @@ class Comparison:
     failed: tuple[FailedBackbone, ...]
     #: float64, (N,): P(PNEUMONIA) by a logistic regression on 16x16 thumbnails, fitted on the training side.
     baseline: NDArray[np.float64]
+    #: The id of the model that the training went on from; None if it began with ImageNet weights.
+    continued_from: str | None = None
 
     @property
     def names(self) -> list[str]:

@@ -41,6 +41,10 @@ class Plan(BaseModel):
     use_labels: bool = False
     classes: tuple[str, ...] = CLASSES
     backbones: tuple[str, ...] = BACKBONES
+    #: The id of a registered model that the training goes on from; None starts from ImageNet weights.
+    start_from: str | None = None
+    #: A folder with labelled images of the site that this model learned from, which are replayed.
+    replay: Path | None = None
     #: Folder of initial weights; None uses torchvision's cache.
     weights: Path | None = None
     #: Backbones that start from random weights, because the user asked for it.

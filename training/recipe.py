@@ -12,7 +12,7 @@ BACKBONES = ("resnet18", "resnet34", "resnet50", "alexnet")
 
 
 class RecipeUnknown(PneumoscreenError):
-    """There is no such recipe. Choose thesis or clinical."""
+    """There is no such recipe. Choose thesis, clinical or, with --from, site."""
 
     code = "recipe-unknown"
 
@@ -24,11 +24,13 @@ class RecipeName(StrEnum):
     THESIS = "thesis"
     #: Ours, for a hospital that the model has not seen.
     CLINICAL = "clinical"
+    #: Ours, for a trained model that goes on learning from the few labels of a site.
+    SITE = "site"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One way to train; each uses fastai's `fine_tune` with its default learning rates."""
+    """One way to train; each uses fastai's `fine_tune`, or its second phase for a trained model."""
 
     name: RecipeName
     #: Epochs with the whole network unfrozen, after one epoch with the head alone.
@@ -43,6 +45,9 @@ class Recipe:
     label_smoothing: float
     #: The threshold reaches this sensitivity on validation data; None keeps 0.5, as in the thesis.
     target_sensitivity: float | None
+    #: The training goes on from a trained model: all its layers but the first ones learn from the start, and
+    #: the epoch that is best for other patients is kept. Otherwise the head begins alone.
+    continued: bool = False
     #: The thesis' text says 0.1, but its code passed it to an argument that fastai ignores: it was 0.01.
     weight_decay: float = 0.01
     #: Each backbone is trained with `seeds` seeds, from this one on; the split always uses this one.
@@ -72,6 +77,19 @@ RECIPES = {
         label_smoothing=0.1,
         # In another hospital specificity falls first: see docs/training.md.
         target_sensitivity=0.97,
+    ),
+    RecipeName.SITE: Recipe(
+        name=RecipeName.SITE,
+        # Few labels make short epochs; the best one is kept.
+        epochs=10,
+        # Half of them replayed, if there are pictures to replay. A site may have no more than a hundred.
+        batch_size=16,
+        grouped=True,
+        augmented=True,
+        balanced=True,
+        label_smoothing=0.1,
+        target_sensitivity=0.97,
+        continued=True,
     ),
 }
 

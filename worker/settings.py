@@ -92,6 +92,11 @@ class WorkerSettings(RoomSettings):
     #: and only if they are next to 0 or 1. `fp32` computes everything in fp32. The number format is stored
     #: with each prediction.
     precision: Literal["adaptive", "fp32"] = "adaptive"
+    #: What becomes of a picture that is less like the model's training pictures than 99% of pictures of the
+    #: same hospital. `flag` keeps its prediction, with the caution `unfamiliar`, so that a person decides.
+    #: `skip` gives it no prediction; the image is skipped with the code `unfamiliar`. A model without
+    #: statistics finds no picture unfamiliar.
+    unfamiliar: Literal["flag", "skip"] = "flag"
     #: Folders and URLs that have another place on this host: the beginning of a path or URL in the job
     #: table, and its replacement here, as in `{"/mnt/pacs" = "/data/pacs"}`. The longest beginning that fits
     #: is used.

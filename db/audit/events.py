@@ -20,14 +20,16 @@ _UNFIT, _LONGEST = re.compile(r"[^\w.@$\\+-]"), 64
 
 def record(
     session: Session, action: str, subject: str, *, actor: str | None = None, **detail: JsonValue
-) -> None:
-    """Add an event to the transaction that does the action, so that both happen or neither.
+) -> Event:
+    """Add an event to the transaction that does the action, so that both happen or neither; return it.
 
     `actor` is a user that the caller has authenticated, such as the user of a web page; None is the operating
     system's user. `detail` holds ids and counts, no patient data.
     """
     who = _operating_system_user() if actor is None else _fit(actor)
-    session.add(Event(actor=who, action=action, subject=subject, detail=detail))
+    event = Event(actor=who, action=action, subject=subject, detail=detail)
+    session.add(event)
+    return event
 
 
 def _operating_system_user() -> str:

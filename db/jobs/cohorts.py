@@ -12,7 +12,7 @@ from db.clock import database_now
 from db.engine import upsert
 from db.errors import PneumoscreenError
 from db.jobs.duplicates import promote_duplicates, skip_duplicates
-from db.jobs.problems import Cancelled, FileChanged
+from db.jobs.problems import Cancelled, FileChanged, Unfamiliar
 from db.jobs.sources import end_waits
 from db.states import UNFINISHED, UNFINISHED_INGEST, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Ingest, Model, Source
@@ -175,7 +175,7 @@ def _is_finished(session: Session, cohort: Cohort) -> bool:
 
 
 def retry(session: Session, cohort: Cohort, *, actor: str | None = None) -> int:
-    """Make a cohort's failed and cancelled images pending again; return how many there are.
+    """Make a cohort's failed, cancelled and unfamiliar images pending again; return how many there are.
 
     A failed image becomes a duplicate if another copy of it was screened meanwhile.
     """
@@ -193,10 +193,10 @@ def retry(session: Session, cohort: Cohort, *, actor: str | None = None) -> int:
         .values(size=None, modified=None)
         .execution_options(synchronize_session=False)
     )
-    failed_or_cancelled = or_(Image.state == ImageState.FAILED, Image.problem == Cancelled.code)
-    again = change(
-        session, Image, ImageChange.RETRY, of_cohort, failed_or_cancelled, problem=None, batch_id=None
-    )
+    # Another model or setting may give unfamiliar ones a prediction.
+    skipped = Image.problem.in_((Cancelled.code, Unfamiliar.code))
+    to_retry = or_(Image.state == ImageState.FAILED, skipped)
+    again = change(session, Image, ImageChange.RETRY, of_cohort, to_retry, problem=None, batch_id=None)
     again -= skip_duplicates(session, cohort.id)
     again += promote_duplicates(session, cohort.id)
     record(session, "cohort.retry", f"cohort:{cohort.id}", actor=actor, images=again)

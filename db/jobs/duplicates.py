@@ -24,8 +24,8 @@ def may_be_of_one_copy(problem: ImageProblem) -> bool:
     """Tell whether another copy of an instance may be free of a problem.
 
     This is so for every failure: one copy may be truncated or deleted. Of the reasons to skip an image it is
-    so for `no-pixels` alone, because one file may end before its pixels. The other reasons are in the header,
-    which all copies share, and `cancelled` is not about a file.
+    so for `no-pixels` alone, because one file may end before its pixels. The other reasons are in the header
+    and the picture, which all copies share, and `cancelled` is not about a file.
     """
     return problem.state is ImageState.FAILED or isinstance(problem, NoPixels)
 

@@ -248,6 +248,12 @@ class DuplicateInstance(ImageSkipped):
     code = "duplicate-instance"
 
 
+class Unfamiliar(ImageSkipped):
+    """The picture is unlike the model's training pictures. Set `PNEUMOSCREEN_UNFAMILIAR=flag` to screen it."""
+
+    code = "unfamiliar"
+
+
 class Cancelled(ImageSkipped):
     """The cohort was cancelled before this image was screened. `retry` makes it pending again."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -49,6 +50,7 @@ class ModelPreprocessingMismatch(PneumoscreenError):
 Channels = tuple[float, float, float]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 #: Shown in tables, reports and terminals.
 ClassName = Annotated[str, Field(pattern=r"^[A-Z][A-Z_]{0,31}$")]
 
@@ -77,6 +79,38 @@ class FasterPrecision(BaseModel):
     error: Annotated[float, Field(gt=0, le=100)]
     #: For whole numbers of 8 bits: the highest value of each rounded input of a convolution, by its name.
     ranges: dict[Annotated[str, Field(pattern=r"^[a-z0-9.]{1,32}$")], Positive] = {}
+    #: The same for the logarithm of a picture's distance (`worker.trust.familiarity`); None if it is unknown.
+    distance_error: Annotated[float, Field(gt=0, le=100)] | None = None
+
+
+class FamiliarityCard(BaseModel):
+    """Which statistics tell a picture's familiarity, and how many pictures they were learnt from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    #: SHA-256 of `familiarity.safetensors`, hexadecimal.
+    digest: Digest
+    #: Training pictures that the features' distribution was learnt from.
+    images: Annotated[int, Field(ge=1)]
+    #: Pictures that the model did not learn from, whose distances tell what is usual.
+    held_out: Annotated[int, Field(ge=1)]
+
+
+class IntendedUse(BaseModel):
+    """The images that a model is meant for. An image that says nothing of itself is not outside of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    #: The youngest and the oldest patient, in years of life that are completed; None if any age is meant.
+    age_years: tuple[Annotated[int, Field(ge=0, le=150)], Annotated[int, Field(ge=0, le=150)]] | None = None
+    #: Views, as View Position (0018,5101) names them; empty if any view is meant.
+    views: tuple[Annotated[str, Field(pattern=r"^[A-Z]{1,16}$")], ...] = ()
+    #: Modalities (0008,0060); empty if any is meant.
+    modalities: tuple[Annotated[str, Field(pattern=r"^[A-Z]{1,16}$")], ...] = ()
+
+
+#: Fields that the cards of earlier versions do not have. A registered model takes them over.
+ADDED_LATER = ("precisions", "familiarity", "intended_use")
 
 
 class ModelCard(BaseModel):
@@ -86,8 +120,9 @@ class ModelCard(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     format: Literal["pneumoscreen-model/1"] = "pneumoscreen-model/1"
-    #: Backbone and the first 12 digits of the weights' digest: `resnet50-0123456789ab`.
-    model_id: Annotated[str, Field(pattern=r"^[a-z0-9]+-[0-9a-f]{12}$")]
+    #: Backbone and the first 12 digits of the weights' digest: `resnet50-0123456789ab`. A version that was
+    #: tuned for a site has 8 digits more: see `tuned_id_of`.
+    model_id: Annotated[str, Field(pattern=r"^[a-z0-9]+-[0-9a-f]{12}(-[0-9a-f]{8})?$")]
     #: One of the thesis' four backbones, by torchvision's name.
     backbone: Literal["resnet18", "resnet34", "resnet50", "alexnet"]
     #: Class names in the order of the model's outputs.
@@ -104,9 +139,13 @@ class ModelCard(BaseModel):
     #: P(PNEUMONIA) at or above this is labelled PNEUMONIA.
     threshold: Share = 0.5
     #: SHA-256 of `model.safetensors`, hexadecimal.
-    weights_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    weights_digest: Digest
     #: The number formats that may be used beside single precision.
     precisions: dict[Annotated[str, Field(pattern=r"^(int8|bf16)$")], FasterPrecision] = {}
+    #: The statistics beside the weights; None if the model cannot tell how familiar a picture is.
+    familiarity: FamiliarityCard | None = None
+    #: What the model is meant for; None if nobody has said it.
+    intended_use: IntendedUse | None = None
     #: How it was trained: recipe, epochs, seed, initial weights, data fingerprint, software.
     training: dict[str, JsonValue] = {}
     #: What it scored on the images that were held out.
@@ -146,11 +185,25 @@ class ModelCard(BaseModel):
             raise ModelPreprocessingMismatch(f"{self.preprocessing}, not {PREPROCESSING}")
 
     def differences(self, other: ModelCard) -> list[str]:
-        """Return the fields that decide a prediction and differ from another card's."""
+        """Return the fields that decide a prediction and differ from another card's.
+
+        What only one of the cards says of familiarity and of the intended use is no difference.
+        """
         # How it was trained and what it scored do not change a prediction, and faster precisions no label.
         without = ("training", "metrics", "precisions")
-        decisive = [name for name in type(self).model_fields if name not in without]
+        optional = [name for name in ADDED_LATER if None in (getattr(self, name), getattr(other, name))]
+        decisive = [name for name in type(self).model_fields if name not in (*without, *optional)]
         return [name for name in decisive if getattr(self, name) != getattr(other, name)]
+
+    def completed(self, other: ModelCard) -> ModelCard:
+        """Return this card with what it lacks and another card of the same model says.
+
+        Number formats are learnt with the statistics, so they are taken over together.
+        """
+        lacking = [name for name in ADDED_LATER if getattr(other, name) and not getattr(self, name)]
+        if "familiarity" in lacking and other.precisions:
+            lacking.append("precisions")
+        return self.model_copy(update={name: getattr(other, name) for name in lacking})
 
     def as_file(self) -> bytes:
         """Return the content of `model.json`."""
@@ -177,6 +230,21 @@ def _is_plain(value: JsonValue) -> bool:
 def model_id_of(backbone: str, weights_digest: str) -> str:
     """Return the id of the model of these weights."""
     return f"{backbone}-{weights_digest[:12]}"
+
+
+def tuned_id_of(card: ModelCard) -> str:
+    """Return the id that a version of a model has if its temperature and threshold were tuned for a site.
+
+    Both are part of the id, so that one id stands for one of each.
+    """
+    tuning = hashlib.sha256(f"{card.temperature!r} {card.threshold!r}".encode()).hexdigest()
+    return f"{model_id_of(card.backbone, card.weights_digest)}-{tuning[:8]}"
+
+
+def check_model_id(card: ModelCard) -> None:
+    """Raise ModelInvalid if a model's id is not the one of its weights, or of its weights and its tuning."""
+    if card.model_id not in (model_id_of(card.backbone, card.weights_digest), tuned_id_of(card)):
+        raise ModelInvalid("model_id is not made of the backbone, weights_digest and, if tuned, the tuning")
 
 
 def parse_card(content: bytes) -> ModelCard:

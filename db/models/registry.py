@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from db.audit.events import record
 from db.engine import Database, insert_new
 from db.errors import PneumoscreenError
-from db.models.card import ModelCard, parse_card
-from db.models.store import place_model, read_card, read_checked_weights
+from db.models.card import ADDED_LATER, ModelCard, parse_card
+from db.models.store import place_model, read_card, read_checked_statistics, read_checked_weights
 from db.states import ModelState
 from db.tables import Event, Model
 from db.text import is_text
@@ -39,11 +39,11 @@ class NothingToRollBack(PneumoscreenError):
 
 
 class ModelDiffers(PneumoscreenError):
-    """These weights are registered with another card, which is kept. Import that one, or use another seed.
+    """This model's id is registered with another card, which is kept. Import that one, or use another seed.
 
     The id is made of the weights, so that one id stands for one threshold, one preprocessing and one order
-    of classes. `pneumoscreen models show ID` prints the registered card; for another threshold, train with
-    another seed. `detail` names the fields that differ.
+    of classes. `pneumoscreen models show ID` prints the registered card; `pneumoscreen accept DATA --tune`
+    makes a version with another threshold, which has an id of its own. `detail` names the fields that differ.
     """
 
     code = "model-differs"
@@ -65,8 +65,8 @@ def import_model(database: Database, folder: Path) -> Model:
     """Check an artefact, register it as a candidate and copy it into the models folder.
 
     Safe to repeat: a model that is registered already is returned as it is, and damaged files of it are
-    replaced. Only what its card lacks about faster number formats is taken over. If the artefact cannot be
-    registered, no file is changed.
+    replaced. Only what its card lacks of faster number formats, familiarity and intended use is taken over.
+    If the artefact cannot be registered, no file is changed.
     Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelDiffers,
     DiskFull.
     """
@@ -75,6 +75,7 @@ def import_model(database: Database, folder: Path) -> Model:
     card = read_card(folder)
     card.check_preprocessing()
     weights = read_checked_weights(folder, card.weights_digest)
+    statistics = read_checked_statistics(folder, card)
     # The files are placed before the row is committed. If the process is killed in between, no row names them
     # and the next import replaces them. In the other order a row would be left without files.
     with database.write() as session:
@@ -82,10 +83,10 @@ def import_model(database: Database, folder: Path) -> Model:
         registered = registered_card(model)
         if differing := registered.differences(card):
             raise ModelDiffers(", ".join(differing))
-        if card.precisions and not registered.precisions:
-            registered = registered.model_copy(update={"precisions": card.precisions})
-            model.card = registered.model_dump(mode="json")
-        repaired = place_model(database.models_folder / model.name, registered, weights)
+        completed = registered.completed(card)
+        if completed != registered:
+            model.card = completed.model_dump(mode="json")
+        repaired = place_model(database.models_folder / model.name, completed, weights, statistics)
         if is_new:
             record(session, "model.import", f"model:{model.id}", digest=card.weights_digest)
         elif repaired:
@@ -96,8 +97,14 @@ def import_model(database: Database, folder: Path) -> Model:
 def _register(session: Session, card: ModelCard) -> tuple[Model, bool]:
     """Return the row of a card's id, and whether it was added. A second import of the same model waits.
 
-    Raises ModelDiffers if its weights are registered under another id.
+    Versions of the same weights have ids, and so temperatures and thresholds, of their own. Raises
+    ModelDiffers if the weights are registered for another backbone.
     """
+    same = select(Model.id).where(
+        Model.weights_digest == card.weights_digest, Model.backbone != card.backbone
+    )
+    if session.scalar(same.limit(1)) is not None:
+        raise ModelDiffers("backbone")
     values = {
         "name": card.model_id,
         "backbone": card.backbone,
@@ -107,9 +114,7 @@ def _register(session: Session, card: ModelCard) -> tuple[Model, bool]:
         "state": ModelChange.REGISTER.to,
     }
     added = session.scalar(insert_new(session, Model).values(values).returning(Model.id))
-    model = session.scalar(select(Model).where(Model.name == card.model_id).with_for_update())
-    if model is None:
-        raise ModelDiffers("model_id")
+    model = session.scalars(select(Model).where(Model.name == card.model_id).with_for_update()).one()
     return model, added is not None
 
 
@@ -120,7 +125,7 @@ def ensure_champion(database: Database, default: Path) -> Model:
     """
     with database.read() as session:
         champion = find_champion(session)
-    if champion is not None and not _lacks_precisions(champion, default):
+    if champion is not None and not _lacks(champion, default):
         return champion
     model = import_model(database, default)
     with database.write() as session:
@@ -128,11 +133,12 @@ def ensure_champion(database: Database, default: Path) -> Model:
         return champion if champion is not None else promote(session, model.name)
 
 
-def _lacks_precisions(champion: Model, default: Path) -> bool:
-    """Tell whether the champion is the default model, without what the default's card says of formats."""
+def _lacks(champion: Model, default: Path) -> bool:
+    """Tell whether the champion is the default model, with a card that says less than the default's."""
     card = read_card(default)
     # Its card may be one that no version can read.
-    return bool(card.precisions) and champion.name == card.model_id and not champion.card.get("precisions")
+    lacking = [name for name in ADDED_LATER if getattr(card, name) and not champion.card.get(name)]
+    return champion.name == card.model_id and bool(lacking)
 
 
 def find_champion(session: Session) -> Model | None:

@@ -12,28 +12,32 @@ from pathlib import Path
 
 from db.atomic import needs_room, remove_partials, write_whole
 from db.errors import PneumoscreenError
-from db.models.card import ModelCard, ModelInvalid, model_id_of, parse_card
+from db.models.card import ModelCard, ModelInvalid, check_model_id, parse_card
 
 WEIGHTS_FILE = "model.safetensors"
+#: The statistics that tell a picture's familiarity, if the card names them.
+STATISTICS_FILE = "familiarity.safetensors"
 CARD_FILE = "model.json"
 
 #: Largest `model.safetensors`, in bytes: more than twice the largest of the four backbones, ResNet-50 with
 #: its head, in single precision (103 million bytes).
 _WEIGHTS_BYTES = 256 << 20
-#: Largest `model.json`, and the largest header of `model.safetensors`, in bytes. ResNet-50 has 3 and 33 kB.
+#: Largest `familiarity.safetensors`, in bytes. ResNet-50's have less than one million.
+_STATISTICS_BYTES = 16 << 20
+#: Largest `model.json`, and the largest header of safetensors, in bytes. ResNet-50 has 3 and 33 kB.
 _TEXT_BYTES = 1 << 20
 #: Number formats of weights: single and half precision, and the counters of batch norm.
 _FORMATS = frozenset({"F32", "F16", "I64"})
 
 
 class ModelMissing(PneumoscreenError):
-    """The model's folder does not hold `model.json` and `model.safetensors`. Import the model again."""
+    """The model's folder lacks a file that `model.json` names, or that itself. Import the model again."""
 
     code = "model-missing"
 
 
 class ModelDigestMismatch(PneumoscreenError):
-    """The model's weights are not the ones that were registered. Do not use them; import the model again."""
+    """A file of the model is not the one that was registered. Do not use it; import the model again."""
 
     code = "model-digest-mismatch"
 
@@ -47,13 +51,12 @@ def read_card(folder: Path) -> ModelCard:
     """Read `model.json`.
 
     Raises ModelMissing if a file is not there, ModelInvalid if the card is wrong or the model's id is not
-    that of its weights.
+    that of its weights, or of its weights and its tuning.
     """
     if not os.path.lexists(folder / WEIGHTS_FILE):
         raise ModelMissing
     card = parse_card(_read(folder, CARD_FILE, _TEXT_BYTES))
-    if card.model_id != model_id_of(card.backbone, card.weights_digest):
-        raise ModelInvalid("model_id is not the backbone with the beginning of weights_digest")
+    check_model_id(card)
     return card
 
 
@@ -63,10 +66,24 @@ def read_checked_weights(folder: Path, digest: str) -> bytes:
     The file is read once: the bytes that are checked are the bytes that are used.
     Raises ModelMissing, ModelDigestMismatch, ModelInvalid.
     """
-    content = _read(folder, WEIGHTS_FILE, _WEIGHTS_BYTES)
+    return _read_checked(folder, WEIGHTS_FILE, _WEIGHTS_BYTES, digest)
+
+
+def read_checked_statistics(folder: Path, card: ModelCard) -> bytes | None:
+    """Return the bytes of `familiarity.safetensors` after the same check, None if the card names none.
+
+    Raises ModelMissing, ModelDigestMismatch, ModelInvalid.
+    """
+    if card.familiarity is None:
+        return None
+    return _read_checked(folder, STATISTICS_FILE, _STATISTICS_BYTES, card.familiarity.digest)
+
+
+def _read_checked(folder: Path, name: str, most: int, digest: str) -> bytes:
+    content = _read(folder, name, most)
     if digest_of(content) != digest:
-        raise ModelDigestMismatch
-    _check_header(content)
+        raise ModelDigestMismatch(name)
+    _check_header(content, name)
     return content
 
 
@@ -97,7 +114,7 @@ def _read(folder: Path, name: str, most: int) -> bytes:
     return content
 
 
-def _check_header(content: bytes) -> None:
+def _check_header(content: bytes, name: str) -> None:
     """Raise ModelInvalid if the header is not that of a model, before a library reads the file.
 
     Safetensors begin with eight bytes, the length of a JSON object that names the tensors and their number
@@ -105,20 +122,27 @@ def _check_header(content: bytes) -> None:
     """
     length = int.from_bytes(content[:8], "little")
     if not 2 <= length <= min(_TEXT_BYTES, len(content) - 8) or content[8:9] != b"{":
-        raise ModelInvalid(f"{WEIGHTS_FILE} is not safetensors")
+        raise ModelInvalid(f"{name} is not safetensors")
     try:
         header = json.loads(content[8 : 8 + length])
         header.pop("__metadata__", None)
         formats = {tensor["dtype"] for tensor in header.values()}
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        raise ModelInvalid(f"{WEIGHTS_FILE} is not safetensors") from None
+        raise ModelInvalid(f"{name} is not safetensors") from None
     if not formats <= _FORMATS:
-        raise ModelInvalid(f"{WEIGHTS_FILE} has other number formats than {', '.join(sorted(_FORMATS))}")
+        raise ModelInvalid(f"{name} has other number formats than {', '.join(sorted(_FORMATS))}")
 
 
-def place_model(folder: Path, card: ModelCard, weights: bytes) -> list[str]:
+def parts_of(card: ModelCard, weights: bytes, statistics: bytes | None) -> list[tuple[str, bytes]]:
+    """Return the files of a model by name. The card is last: a folder with a card is complete."""
+    more = [] if statistics is None else [(STATISTICS_FILE, statistics)]
+    return [(WEIGHTS_FILE, weights), *more, (CARD_FILE, card.as_file())]
+
+
+def place_model(folder: Path, card: ModelCard, weights: bytes, statistics: bytes | None = None) -> list[str]:
     """Write those files of a model that differ from the registered ones, each whole; return their names.
 
+    Without `statistics` their file stays as it is.
     A worker that reads a file at the same time gets the old one or the new one. Raises DiskFull.
     """
     with needs_room():
@@ -129,7 +153,7 @@ def place_model(folder: Path, card: ModelCard, weights: bytes) -> list[str]:
         remove_partials(folder)  # another import of this model waits for the row
         placed = []
         try:
-            for name, content in ((WEIGHTS_FILE, weights), (CARD_FILE, card.as_file())):
+            for name, content in parts_of(card, weights, statistics):
                 if not _holds(folder / name, content):
                     with write_whole(folder / name) as file:
                         file.write(content)

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from db.states import ImageState
 from db.tables import Batch, Cohort, Image, Model, Prediction, Source, Study
+from db.trust.acceptances import NOT_ACCEPTED, standing
 
 #: Images read at a time: enough to hide the round trip, and few enough that PostgreSQL looks each of them up
 #: in the other tables instead of reading one of those whole.
@@ -59,6 +60,8 @@ class ResultRow:
     #: How familiar the picture was to the model, 0 to 1, and the codes of why the prediction needs care.
     familiarity: float | None
     caution: str | None
+    #: Whether the model was accepted at this site: `accepted` or `not accepted at this site`.
+    acceptance: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +145,10 @@ def read_results(
     disclosure: Disclosure = IDENTIFIERS,
 ) -> Iterator[ResultRow]:
     """Yield the rows of those of these images that meet the conditions, in order, at most `limit`."""
+    accepted = standing(session)
     for row in session.execute(_select_rows(image_ids).where(*conditions).limit(limit)):
-        yield _result(cohort, row, disclosure)
+        acceptance = None if row.model_id is None else accepted.get(row.model_id, NOT_ACCEPTED)
+        yield _result(cohort, row, disclosure, acceptance)
 
 
 def _select_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
@@ -172,6 +177,7 @@ def _select_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
             Study.accession,
             Prediction.familiarity,
             Prediction.caution,
+            Prediction.model_id,
         )
         .outerjoin(Study, Study.id == Image.study_id)
         .outerjoin(Source, Source.id == Image.source_id)
@@ -183,7 +189,7 @@ def _select_rows(image_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _result(cohort: Cohort, row: Row[Any], disclosure: Disclosure) -> ResultRow:
+def _result(cohort: Cohort, row: Row[Any], disclosure: Disclosure, acceptance: str | None) -> ResultRow:
     study, series, instance, source = row.study_uid, row.series_uid, row.instance_uid, row.uri
     if disclosure.pseudonym is not None:
         study, series, instance = (uid and disclosure.pseudonym(uid) for uid in (study, series, instance))
@@ -215,6 +221,7 @@ def _result(cohort: Cohort, row: Row[Any], disclosure: Disclosure) -> ResultRow:
         row.accession if disclosure.accession else None,
         row.familiarity,
         row.caution,
+        acceptance,
     )
 
 

@@ -6,12 +6,13 @@ from db.tables.cohorts import Cohort, Ingest, Source, Study
 from db.tables.events import Event
 from db.tables.images import Image, ImageCount
 from db.tables.labels import KeptImage, Label, LabelClass
-from db.tables.models import Model, Prediction
+from db.tables.models import Acceptance, Model, Prediction
 from db.tables.nights import NightlyRun, NightlySeen
 from db.tables.site import Site
 from db.tables.training import TrainingResult, TrainingRun
 
 __all__ = [
+    "Acceptance",
     "Batch",
     "BatchTotal",
     "Cohort",

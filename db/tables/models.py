@@ -1,4 +1,4 @@
-"""Registered models and their predictions."""
+"""Registered models, their predictions, and their acceptances at this site."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Model(Table):
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    #: Backbone and digest, as in `resnet50-0123456789ab`.
+    #: Backbone and digest, as in `resnet50-0123456789ab`; of a tuned version, with a digest of its tuning.
     name: Mapped[str] = mapped_column(String(64), unique=True)
     backbone: Mapped[str] = mapped_column(String(32))
-    weights_digest: Mapped[str] = mapped_column(String(64), unique=True)
+    weights_digest: Mapped[str] = mapped_column(String(64))
     #: Operating point: an image with at least this P(PNEUMONIA) is labelled PNEUMONIA.
     threshold: Mapped[float]
     #: The content of `model.json`.
@@ -72,4 +72,25 @@ class Prediction(Table):
     familiarity: Mapped[float | None]
     #: Why the prediction needs care: codes of cautions, separated by spaces. Null if nothing does.
     caution: Mapped[str | None] = mapped_column(String(64))
+    created_at: Mapped[float] = mapped_column(default=database_now())
+
+
+class Acceptance(Table):
+    """One measurement of a model on labelled images of this site, with its verdict. Rows are only added."""
+
+    __tablename__ = "acceptances"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), index=True)
+    #: Whether every criterion was met.
+    accepted: Mapped[bool]
+    #: Who measured: the operating system's user, or the name that this user gave.
+    by: Mapped[str] = mapped_column(String(200))
+    images: Mapped[int]
+    #: SHA-256 over the set of (file digest, class) pairs, as `training.data.dataset.fingerprint` makes it.
+    data_fingerprint: Mapped[str] = mapped_column(String(64))
+    #: The criteria and what was measured, without a path, a name or a UID.
+    figures: Mapped[dict[str, Any]] = mapped_column(JSON)
+    #: Each criterion with its result, in a sentence.
+    reasons: Mapped[list[str]] = mapped_column(JSON)
     created_at: Mapped[float] = mapped_column(default=database_now())

@@ -1,1 +1,1 @@
-"""How far predictions can be trusted: what batches held, and how it compares with the training hospital."""
+"""How far predictions can be trusted at this site: profiles, comparison, acceptances."""

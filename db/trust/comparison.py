@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from db.states import BatchState
 from db.tables import Batch, Model
 from db.text import counted
+from db.trust.acceptances import ACCEPTED, standing
 from db.trust.profile import Profile
 
 #: Pictures are unlike those of the training hospital from this effect size on: the share of pairs, of one
@@ -52,26 +53,44 @@ class Comparison:
     effect: float
     #: How often chance alone makes the effect at least so large.
     p_value: float
+    #: What `pneumoscreen accept` last found of the model at this site; None if it was never measured here.
+    acceptance: str | None
 
     @property
     def unlike(self) -> bool:
         """Whether the pictures are unlike those of the training hospital."""
         return self.images >= FEWEST and self.p_value < CHANCE and self.effect >= UNLIKE_EFFECT
 
+    @property
+    def distrusted(self) -> bool:
+        """Whether nobody can trust the numbers: the model was not accepted here on such pictures."""
+        return self.unlike and self.acceptance != ACCEPTED
+
     def as_text(self) -> str:
         """Return what it means and what to do, if the pictures are unlike those of the training hospital."""
         if not self.unlike:
             return ""
+        effect = (
+            f"In {self.effect:.0%} of pairs the training hospital's picture is the more familiar one "
+            f"({counted(self.images, 'image')} compared)."
+        )
+        if self.acceptance == ACCEPTED:
+            return (
+                f"The pictures are unlike those that the model learned from. {effect} The model was accepted "
+                f"at this site: `pneumoscreen models show {self.model}` says how it was measured."
+            )
+        measured = "The model was measured at this site, and not accepted. " if self.acceptance else ""
         return (
-            "Do not trust these numbers: the pictures are unlike those that the model learned from. In "
-            f"{self.effect:.0%} of pairs the training hospital's picture is the more familiar one "
-            f"({counted(self.images, 'image')} compared). `pneumoscreen accept DATA` measures how good the "
-            "model is here, on labelled images of this site."
+            "Do not trust these numbers: the pictures are unlike those that the model learned from. "
+            f"{effect} {measured}`pneumoscreen accept DATA` measures how good the model is here, on labelled "
+            "images of this site."
         )
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return asdict(self) | {"unlike": self.unlike, "text": self.as_text()}
+        return asdict(self) | {
+            "unlike": self.unlike, "distrusted": self.distrusted, "text": self.as_text(),
+        }  # fmt: skip
 
 
 def rank_sum_test(images: int, familiarity_sum: float, held_out: int) -> tuple[float, float]:
@@ -129,7 +148,8 @@ def _compare(session: Session, model_id: int, images: int, familiarity_sum: floa
     if not ranked:
         return None
     effect, p_value = rank_sum_test(images, familiarity_sum, ranked)
-    return Comparison(model=name, images=images, effect=effect, p_value=p_value)
+    acceptance = standing(session).get(model_id)
+    return Comparison(model=name, images=images, effect=effect, p_value=p_value, acceptance=acceptance)
 
 
 def recent_cohorts(session: Session) -> Sequence[int]:

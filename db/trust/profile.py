@@ -9,14 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from db.models.cautions import UnfamiliarPicture
 from db.models.predictions import Acquisition, Screened
 
 #: The figures whose groups are counted.
 PROBABILITY, FAMILIARITY, CAUTION = "probability", "familiarity", "caution"
 MANUFACTURER, VIEW, AGE, SIZE = "manufacturer", "view", "age", "size"
-
-#: The caution, and the problem, of a picture that is unlike nearly all of the training hospital's.
-UNFAMILIAR = "unfamiliar"
 
 #: The group of an image whose header does not say it, or which is not DICOM.
 UNKNOWN = "unknown"
@@ -88,7 +86,10 @@ def profile_of(screened: Sequence[Screened], *, unfamiliar: int = 0) -> Profile:
     """
     counts: dict[str, Counter[str]] = {}
     if unfamiliar:
-        counts = {FAMILIARITY: Counter({_tenth(0): unfamiliar}), CAUTION: Counter({UNFAMILIAR: unfamiliar})}
+        counts = {
+            FAMILIARITY: Counter({_tenth(0): unfamiliar}),
+            CAUTION: Counter({UnfamiliarPicture.code: unfamiliar}),
+        }
     for one in screened:
         for figure, group in _groups(one):
             counts.setdefault(figure, Counter())[group] += 1

@@ -30,7 +30,7 @@ from db.audit.chain import head
 from db.audit.events import record
 from db.engine import Database, on_postgresql
 from db.errors import PneumoscreenError
-from db.models.store import CARD_FILE, WEIGHTS_FILE
+from db.models.store import CARD_FILE, STATISTICS_FILE, WEIGHTS_FILE
 from db.settings import home
 from db.tables import Event, ImageCount
 from db.upkeep.migrate import DatabaseTooNew, current_revision, head_revision, upgrade_on
@@ -42,6 +42,9 @@ _RESTORE = "database.restore"
 
 #: Rows in memory at a time.
 _CHUNK = 2_000
+
+#: The files of a model.
+_MODEL_FILES = (CARD_FILE, WEIGHTS_FILE, STATISTICS_FILE)
 
 
 class BackupUnwritable(PneumoscreenError):
@@ -114,7 +117,7 @@ def _write(database: Database, out: BinaryIO, *, with_key: bool) -> Contents:
         is_chained = any(table.name == "events" and "digest" in table.c for table in tables)
         models = sorted(session.scalars(select(registry.c.name)))
         for name in models:
-            for part in (CARD_FILE, WEIGHTS_FILE):
+            for part in _MODEL_FILES:
                 path = database.models_folder / name / part
                 if path.is_file():
                     archive.add(path, f"models/{name}/{part}", filter=_anonymous)
@@ -278,7 +281,7 @@ def _place_models(archive: tarfile.TarFile, database: Database, contents: Conten
     for name in _plain_names(contents.models):
         folder = database.models_folder / name
         remove_partials(folder)  # of a restore that was killed
-        for part in (CARD_FILE, WEIGHTS_FILE):
+        for part in _MODEL_FILES:
             if f"models/{name}/{part}" in there:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 with write_whole(folder / part) as out:

@@ -18,7 +18,7 @@ import typer
 from db.atomic import DiskFull, is_full, keep_private
 from db.errors import PneumoscreenError
 from scheduler.cli.help import CommandGroup
-from scheduler.cli.models import evaluate, registry, training
+from scheduler.cli.models import acceptance, evaluate, registry, training
 from scheduler.cli.signals import Ended
 from scheduler.cli.study import cohorts, images, labels, nightly, results, screening
 from scheduler.cli.system import audit, database, stack
@@ -66,6 +66,7 @@ for room in (
     results,
     images,
     evaluate,
+    acceptance,
     nightly,
     training,
     registry,

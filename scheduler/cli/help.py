@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 #: The commands by purpose, in the order of the help.
 PURPOSES = {
     "Screening": ("demo", "screen", "submit", "status", "watch", "results", "show", "retry", "cancel"),
-    "Models": ("evaluate", "models", "retrain", "runs", "labels"),
+    "Models": ("evaluate", "accept", "sample-size", "models", "retrain", "runs", "labels"),
     "Nights": ("nightly",),
     "Running it": ("up", "down", "doctor", "alive", "metrics", "audit", "db"),
 }

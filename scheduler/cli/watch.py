@@ -96,7 +96,7 @@ def parts_of(now: Progress, rate: float, waits_for: str, trust: Comparison | Non
         parts.append(Part(f"waits: {now.waits_for}", rank=2, style="bold red"))
     elif not now.ended and not now.running and now.total:
         parts.append(Part(waits_for, rank=1))
-    if trust is not None and trust.unlike:
+    if trust is not None and trust.distrusted:
         parts.append(Part("unlike the training hospital", rank=2, style="bold red"))
     if now.ingest_broke_off:
         parts.append(Part("ingest broke off", rank=2, style="bold red"))

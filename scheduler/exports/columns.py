@@ -122,6 +122,13 @@ COLUMNS = (
         "Why the prediction needs care: [codes](codes.md), separated by spaces.",
         "there is no prediction, or nothing is known against it",
     ),
+    Column(
+        "acceptance",
+        Kind.TEXT,
+        "`accepted` if the model met the criteria when `pneumoscreen accept` last measured it at this site, "
+        "else `not accepted at this site`.",
+        _NO_PREDICTION,
+    ),
 )
 
 NAMES = tuple(column.name for column in COLUMNS)

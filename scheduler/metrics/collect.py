@@ -146,17 +146,18 @@ def _trust(session: Session) -> Iterator[Metric]:
         "0.5 is expected of the training hospital.",
         labels=("cohort",),
     )
-    unlike = GaugeMetricFamily(
-        f"{PREFIX}_cohort_unlike_training",
-        "1 if these pictures are unlike those that the model learned from, else 0.",
+    distrusted = GaugeMetricFamily(
+        f"{PREFIX}_cohort_distrusted",
+        "1 if these pictures are unlike those that the model learned from, and the model was not accepted at "
+        "this site; else 0.",
         labels=("cohort",),
     )
     for cohort_id, comparison in found.items():
         if comparison is not None:
             familiarity.add_metric([str(cohort_id)], 1 - comparison.effect)
-            unlike.add_metric([str(cohort_id)], comparison.unlike)
+            distrusted.add_metric([str(cohort_id)], comparison.distrusted)
     yield familiarity
-    yield unlike
+    yield distrusted
 
 
 def _gauge(name: str, says: str, value: float) -> Metric:

@@ -118,12 +118,17 @@ class Summary:
             left = one.left + one.earlier.left
             return f"the window ended; {counted(left, 'image')} left, for the next night"
         done = "done" if one.new or one.earlier.done else "nothing new"
-        return f"{done}; unlike the training hospital" if self.warning else done
+        return f"{done}; unlike the training hospital" if self.is_distrusted else done
 
     @property
     def warning(self) -> str:
-        """Why the night's numbers are not to be trusted; empty if nothing is known against them."""
+        """What it means that the night's pictures are unlike those of the training hospital, if they are."""
         return "" if self.figures.comparison is None else self.figures.comparison.as_text()
+
+    @property
+    def is_distrusted(self) -> bool:
+        """Whether the night's numbers are not to be trusted."""
+        return self.figures.comparison is not None and self.figures.comparison.distrusted
 
     @property
     def drift_title(self) -> str:

@@ -17,8 +17,9 @@ import worker.screening.batch
 from db.jobs.claims import Claim
 from db.models.card import ModelCard
 from worker.imaging.picture import Picture
+from worker.runtime.features import feature_count
 from worker.runtime.loading import REFERENCE, RUNTIMES
-from worker.runtime.protocol import Precision
+from worker.runtime.protocol import Output, Precision
 from worker.screening.reading import Decoded
 from worker.settings import WorkerSettings
 from worker.tasks import app
@@ -39,11 +40,12 @@ class StandIn:
     def __init__(self, card: ModelCard) -> None:
         self.card = card
 
-    def probabilities(self, pictures: NDArray[np.uint8], precision: Precision) -> NDArray[np.float32]:
+    def forward(self, pictures: NDArray[np.uint8], precision: Precision) -> Output:
         if SLEEP:
             time.sleep(SLEEP * len(pictures))
         classes = len(self.card.classes)
-        return np.full((len(pictures), classes), 1 / classes, dtype=np.float32)
+        equal = np.full((len(pictures), classes), 1 / classes, dtype=np.float32)
+        return Output(equal, np.zeros((len(pictures), feature_count(self.card.backbone)), dtype=np.float32))
 
     def peak_memory(self) -> None:
         return None

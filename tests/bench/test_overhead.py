@@ -28,6 +28,7 @@ from tests.pictures import save_film
 from tests.waiting import wait_for
 from worker.runtime.loading import chosen, load_model
 from worker.runtime.passes import Passes
+from worker.runtime.precision import LoadedModel
 from worker.runtime.protocol import Runtime
 from worker.screening.reading import BatchReader
 from worker.screening.step import Waiting, gate, predict
@@ -69,7 +70,9 @@ def loop(runtime: Runtime, reader: BatchReader, files: list[Path], settings: Wor
         attempt=1,
         images=tuple(ClaimedImage(number, str(file), 0) for number, file in enumerate(files)),
     )
-    passes = Passes[Waiting](runtime, adaptive=settings.precision == "adaptive", size=settings.forward_images)
+    passes = Passes[Waiting](
+        LoadedModel(runtime), adaptive=settings.precision == "adaptive", size=settings.forward_images
+    )
     steps = chain(map(gate, reader.steps(claimed)), (None,))
     return sum(len(predict(passes, decoded)) for decoded in steps)
 

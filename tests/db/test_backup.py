@@ -23,6 +23,7 @@ from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.models.predictions import Provenance, Screened
 from db.models.registry import ensure_champion, find_champion
+from db.models.store import CARD_FILE, STATISTICS_FILE, WEIGHTS_FILE
 from db.nights.seen import Stamp, seen_uris
 from db.queries.counts import count_images
 from db.queries.progress import progress
@@ -64,9 +65,9 @@ def screen(session: Session, batch_id: int, *, bad: int) -> None:
 
 
 @pytest.fixture
-def filled(database: Database, artefact: Path) -> Database:
+def filled(database: Database, knowing_artefact: Path) -> Database:
     """Fill a job table with a finished and an unfinished cohort."""
-    ensure_champion(database, artefact)
+    ensure_champion(database, knowing_artefact)
     ensure_site_key(database)
     with database.write() as session:
         for name, cut in (("done", True), ("open", False)):
@@ -135,7 +136,9 @@ def test_a_backup_is_restored_into_either_kind_of_database(
         assert compare(session) == []
         champion = find_champion(session)
         assert champion is not None
-        assert (other.models_folder / champion.name / "model.safetensors").is_file()
+        for name in (CARD_FILE, STATISTICS_FILE, WEIGHTS_FILE):
+            files = (where.models_folder / champion.name / name for where in (filled, other))
+            assert len({file.read_bytes() for file in files}) == 1
     with other.write() as session:  # new rows get new ids
         cohort = open_cohort(session, "later", source="/data")
         assert cohort.id == 3

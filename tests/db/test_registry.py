@@ -32,7 +32,14 @@ from db.models.registry import (
     registered_card,
     rollback,
 )
-from db.models.store import CARD_FILE, WEIGHTS_FILE, ModelDigestMismatch
+from db.models.store import (
+    CARD_FILE,
+    STATISTICS_FILE,
+    WEIGHTS_FILE,
+    ModelDigestMismatch,
+    ModelMissing,
+    read_card,
+)
 from db.states import ModelState
 from db.tables import Event, Model
 
@@ -70,6 +77,55 @@ def test_a_registered_model_takes_over_only_what_its_card_lacks_about_faster_for
     assert kept.precisions["int8"].ranges == {"0.4.0": 3.5}
     placed = json.loads((database.models_folder / model.name / CARD_FILE).read_text())
     assert placed["precisions"] == kept.model_dump(mode="json")["precisions"]
+
+
+def test_a_registered_model_takes_over_the_familiarity_and_the_intended_use_that_its_card_lacks(
+    database: Database, model: Model, artefact: Path, knowing_artefact: Path
+) -> None:
+    assert ensure_champion(database, knowing_artefact).id == model.id
+    import_model(database, artefact)  # an earlier version's files take nothing away
+    with database.read() as session:
+        kept = registered_card(champion(session))
+    newer, folder = read_card(knowing_artefact), database.models_folder / model.name
+    assert (kept.familiarity, kept.intended_use) == (newer.familiarity, newer.intended_use)
+    assert kept.familiarity is not None
+    statistics = (folder / STATISTICS_FILE).read_bytes()
+    assert statistics == (knowing_artefact / STATISTICS_FILE).read_bytes()
+    assert read_card(folder).familiarity == kept.familiarity
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"intended_use": {"age_years": [0, 99]}}, "intended_use"),
+        ({"familiarity": {"digest": "0" * 64, "images": 1, "held_out": 1}}, None),
+    ],
+)
+def test_a_registered_model_keeps_what_it_has_of_familiarity_and_intended_use(
+    fields: dict[str, Any], named: str | None, database: Database, knowing_artefact: Path, tmp_path: Path
+) -> None:
+    import_model(database, knowing_artefact)
+    other = tmp_path / knowing_artefact.name
+    shutil.copytree(knowing_artefact, other)
+    card = json.loads((other / CARD_FILE).read_text())
+    (other / CARD_FILE).write_text(json.dumps(card | fields))
+    # Statistics whose digest is not the card's are refused before anything is compared.
+    with pytest.raises(ModelDiffers if named else ModelDigestMismatch) as refused:
+        import_model(database, other)
+    assert named is None or named in str(refused.value)
+
+
+def test_a_model_whose_card_names_statistics_is_not_imported_without_them(
+    database: Database, knowing_artefact: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / knowing_artefact.name
+    shutil.copytree(knowing_artefact, other)
+    (other / STATISTICS_FILE).unlink()
+    with pytest.raises(ModelMissing):
+        import_model(database, other)
+    (other / STATISTICS_FILE).symlink_to(knowing_artefact / STATISTICS_FILE)
+    with pytest.raises(ModelInvalid):
+        import_model(database, other)
 
 
 @pytest.mark.parametrize(

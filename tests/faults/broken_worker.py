@@ -77,14 +77,18 @@ def predict_nothing() -> None:
     """Skip forward passes: every probability is the same."""
     import numpy as np
 
+    from worker.runtime.features import feature_count
+    from worker.runtime.protocol import Output
     from worker.runtime.torch.runtime import TorchRuntime
 
     os.environ["PNEUMOSCREEN_RUNTIME"] = "torch"
 
-    def probabilities(self: TorchRuntime, pixels: Any, *_: Any) -> Any:
-        return np.full((len(pixels), len(self.card.classes)), 1 / len(self.card.classes), dtype=np.float32)
+    def forward(self: TorchRuntime, pixels: Any, *_: Any) -> Output:
+        classes = len(self.card.classes)
+        equal = np.full((len(pixels), classes), 1 / classes, dtype=np.float32)
+        return Output(equal, np.zeros((len(pixels), feature_count(self.card.backbone)), dtype=np.float32))
 
-    TorchRuntime._probabilities = probabilities
+    TorchRuntime._forward = forward
 
 
 def lose_the_gpu() -> None:
@@ -95,11 +99,11 @@ def lose_the_gpu() -> None:
 
     os.environ["PNEUMOSCREEN_RUNTIME"] = "torch"
 
-    def probabilities(self: TorchRuntime, *_: Any) -> Any:
+    def forward(self: TorchRuntime, *_: Any) -> Any:
         self.device = torch.device("cuda")
         raise RuntimeError("CUDA error: unspecified launch failure")
 
-    TorchRuntime._probabilities = probabilities
+    TorchRuntime._forward = forward
 
 
 if FAULT in ("before_commit", "after_commit"):

@@ -12,8 +12,9 @@ from deploy.models import default_model
 from tests.gpu.bench import Bench
 from worker.runtime.classes import label_of, positive_probability
 from worker.runtime.loading import load_model
-from worker.runtime.passes import Passes, probabilities_of, rows_that_fit
-from worker.runtime.protocol import DeviceUnusable, PassTooLarge, Precision
+from worker.runtime.passes import Passes, outputs_of, outputs_that_fit
+from worker.runtime.precision import LoadedModel
+from worker.runtime.protocol import DeviceUnusable, Output, PassTooLarge, Precision
 
 if TYPE_CHECKING:
     from db.models.card import ModelCard
@@ -38,15 +39,15 @@ def single_precision(bench: Bench) -> None:
     """Compare fp32 on the device with fp32 on the CPU, and a picture with itself in other passes."""
     findings, size = bench.findings, bench.sizes.forward
     runtime, pictures = load(bench.device), bench.pictures
-    rows = probabilities_of(runtime, pictures, Precision.FP32, size)
+    rows = outputs_of(runtime, pictures, Precision.FP32, size).probabilities
     # Other pictures stand beside each one, and each stands in another place.
-    turned = probabilities_of(runtime, pictures[::-1].copy(), Precision.FP32, size)[::-1]
+    turned = outputs_of(runtime, pictures[::-1].copy(), Precision.FP32, size).probabilities[::-1]
     findings.check(
         "a picture has the same last bits in every pass of one size",
         np.array_equal(rows, turned),
         f"largest difference {np.abs(rows - turned).max():.1e}",
     )
-    reference = probabilities_of(load("cpu"), pictures, Precision.FP32, size)
+    reference = outputs_of(load("cpu"), pictures, Precision.FP32, size).probabilities
     difference = float(np.abs(rows - reference).max())
     findings.measure("largest difference of fp32 from the CPU", difference, "probability")
     findings.check(f"fp32 differs from the CPU by less than {_TOLERANCE}", difference < _TOLERANCE)
@@ -56,7 +57,7 @@ def single_precision(bench: Bench) -> None:
     findings.measure("pictures between 0.02 and 0.98", 100 * unclear, "%", f"of {len(pictures)}")
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=True):
         torch.set_float32_matmul_precision("high")
-        loose = probabilities_of(runtime, pictures, Precision.FP32, size)
+        loose = outputs_of(runtime, pictures, Precision.FP32, size).probabilities
     findings.measure(
         "largest difference of TF32 from the CPU", float(np.abs(loose - reference).max()), "probability"
     )
@@ -67,10 +68,10 @@ def adaptive(bench: Bench) -> None:
     findings, size = bench.findings, bench.sizes.forward
     runtime, pictures = load(bench.device), bench.pictures
     card = runtime.card
-    exact = probabilities_of(runtime, pictures, Precision.FP32, size)
+    exact = outputs_of(runtime, pictures, Precision.FP32, size).probabilities
     if bench.is_gpu:
         findings.check("the device computes bfloat16 natively", Precision.BF16 in runtime.precisions)
-    passes = Passes[int](runtime, adaptive=True, size=size)
+    passes = Passes[int](LoadedModel(runtime), adaptive=True, size=size)
     found = dict([*passes.add(enumerate(pictures)), *passes.finish()])
     rows = [found[number] for number in range(len(pictures))]
     values = np.stack([row.values for row in rows if row is not None])
@@ -115,11 +116,11 @@ def memory(bench: Bench) -> None:
     """Compute passes that do not fit into the memory: they are halved until they do."""
     runtime, pictures = load(bench.device), bench.pictures
     size = min(4 * bench.sizes.forward, len(pictures))
-    exact = probabilities_of(runtime, pictures, Precision.FP32, size)
+    exact = outputs_of(runtime, pictures, Precision.FP32, size).probabilities
     fits, too_large = size // 4, 0
-    really = runtime.probabilities
+    really = runtime.forward
 
-    def counted(*arguments: object) -> np.ndarray:
+    def counted(*arguments: object) -> Output:
         nonlocal too_large
         try:
             return really(*arguments)  # type: ignore[arg-type]
@@ -128,13 +129,13 @@ def memory(bench: Bench) -> None:
             raise
 
     _limit_memory(runtime, pictures, fits)
-    runtime.probabilities = counted  # type: ignore[method-assign, assignment]
-    rows = rows_that_fit(runtime, pictures, Precision.FP32, size)
+    runtime.forward = counted  # type: ignore[method-assign, assignment]
+    outputs = outputs_that_fit(runtime, pictures, Precision.FP32, size)
     bench.findings.check("passes that do not fit are refused", too_large > 0, f"{too_large} passes")
-    complete = all(row is not None for row in rows)
+    complete = all(output is not None for output in outputs)
     bench.findings.check("every picture is computed in smaller passes", complete)
     if complete:
-        values = np.stack([row.values for row in rows if row is not None])
+        values = np.stack([output.probabilities for output in outputs if output is not None])
         difference = float(np.abs(values - exact).max())
         bench.findings.check("smaller passes give the same numbers", difference < 1e-5, f"{difference:.1e}")
 
@@ -144,7 +145,7 @@ def _limit_memory(runtime: TorchRuntime, pictures: np.ndarray, fits: int) -> Non
     if runtime.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        runtime.probabilities(pictures[:fits], Precision.FP32)
+        runtime.forward(pictures[:fits], Precision.FP32)
         allowed = 1.3 * torch.cuda.max_memory_reserved()
         torch.cuda.empty_cache()
         whole = torch.cuda.get_device_properties(0).total_memory
@@ -170,7 +171,7 @@ def lost(bench: Bench) -> None:
     with suppress(RuntimeError):
         fail_on_gpu()
     try:
-        runtime.probabilities(bench.pictures[:4], Precision.FP32)
+        runtime.forward(bench.pictures[:4], Precision.FP32)
     except DeviceUnusable as error:
         bench.findings.check("an error of the GPU ends the use of it", error.lost, str(error)[:100])
     else:

@@ -12,10 +12,10 @@ from worker.tasks import app
 
 __all__ = ["app"]
 
-_really = TorchRuntime._probabilities
+_really = TorchRuntime._forward
 
 
-def _probabilities(self: TorchRuntime, *arguments: Any) -> Any:
+def _forward(self: TorchRuntime, *arguments: Any) -> Any:
     if self.device.type == "cuda":
         fail_on_gpu()
         return _really(self, *arguments)
@@ -24,4 +24,4 @@ def _probabilities(self: TorchRuntime, *arguments: Any) -> Any:
     raise RuntimeError("CUDA error: device-side assert triggered")
 
 
-TorchRuntime._probabilities = _probabilities  # type: ignore[method-assign]
+TorchRuntime._forward = _forward  # type: ignore[method-assign]

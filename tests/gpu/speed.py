@@ -37,7 +37,7 @@ def forward(bench: Bench) -> None:
     precisions = [one for one in Precision if one in runtime.precisions]
     for precision, size in itertools.product(precisions, bench.sizes.passes):
         pictures = np.random.default_rng(0).integers(0, 256, (size, 224, 224, 3), dtype=np.uint8)
-        rate = _rate(bench, size, lambda p=pictures, q=precision: runtime.probabilities(p, q))  # type: ignore[misc]
+        rate = _rate(bench, size, lambda p=pictures, q=precision: runtime.forward(p, q))  # type: ignore[misc]
         bench.findings.measure(f"runtime, {precision}, pass of {size}", rate, "images/s")
     for (name, dtype, tf32, layout), size in itertools.product(_WAYS, bench.sizes.passes):
         network = runtime._network.to(memory_format=layout)

@@ -118,10 +118,10 @@ def test_a_cohort_that_is_unlike_the_training_hospital_is_a_metric(served: str, 
     adults = screen(database, "adults", spread(60, most=0.2))
     children = screen(database, "children", spread(60))
     found = scrape(served)
-    assert found[f"cohort_unlike_training{{cohort={adults}}}"] == 1
+    assert found[f"cohort_distrusted{{cohort={adults}}}"] == 1
     assert found[f"cohort_familiarity{{cohort={adults}}}"] == pytest.approx(0.1)
-    assert found[f"cohort_unlike_training{{cohort={children}}}"] == 0
-    assert "cohort_unlike_training{cohort=1}" not in found, "its model knew no familiarity"
+    assert found[f"cohort_distrusted{{cohort={children}}}"] == 0
+    assert "cohort_distrusted{cohort=1}" not in found, "its model knew no familiarity"
 
 
 def test_metrics_hold_no_name_and_no_path(served: str) -> None:

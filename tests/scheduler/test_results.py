@@ -25,9 +25,11 @@ from db.jobs.images import NewImage, add_images
 from db.jobs.problems import CorruptImage
 from db.jobs.sources import ensure_source
 from db.models.predictions import Provenance, Screened
+from db.models.registry import import_model
 from db.queries.results import ResultRow, cohort_results, path_within
 from db.states import ImageState
 from db.tables import Image
+from db.trust.acceptances import Measured, newest_acceptances, write_acceptance
 from scheduler.exports import formats
 from scheduler.exports.columns import COLUMNS, NAMES, ColumnHidden, ColumnUnknown
 from scheduler.exports.results import OutputFormatUnknown, OutputUnwritable, write_results
@@ -153,6 +155,7 @@ def test_every_format_holds_the_same_rows(finished: Database, model: object, tmp
         "accession": "A-1",
         "familiarity": 0.0042,
         "caution": "unfamiliar",
+        "acceptance": "not accepted at this site",
     }
     assert abs(datetime.fromisoformat(whole[0]["time"]) - datetime.now(UTC)) < timedelta(minutes=5)
     assert (whole[2]["type"], whole[2]["type_probability"]) == ("VIRAL", 0.7)
@@ -160,6 +163,35 @@ def test_every_format_holds_the_same_rows(finished: Database, model: object, tmp
         ("failed", "corrupt-image", 2),
         ("done", None, 3),
     ]
+
+
+def test_results_say_whether_the_newest_acceptance_of_their_model_was_positive(
+    finished: Database, model: object, other_artefact: Path
+) -> None:
+    name, other = model.name, import_model(finished, other_artefact).name  # type: ignore[attr-defined]
+
+    def accept(one: str, accepted: bool) -> None:
+        measured = Measured(
+            model=one, accepted=accepted, images=3, data_fingerprint="f", figures={}, reasons=("it is so",)
+        )
+        with finished.write() as session:
+            write_acceptance(session, measured, by="Dr.\nA\x00")
+
+    def said() -> list[str | None]:
+        with finished.read() as session:
+            return [row.acceptance for row in cohort_results(session, find_cohort(session, "trial"))]
+
+    # An image without a prediction says nothing.
+    no = ["not accepted at this site", None, "not accepted at this site"]
+    assert said() == no
+    accept(other, True)
+    assert said() == no
+    accept(name, True)
+    assert said() == ["accepted", None, "accepted"]
+    accept(name, False)
+    assert said() == no
+    with finished.read() as session:
+        assert {one.by for one in newest_acceptances(session).values()} == {"Dr.A"}
 
 
 def six_digits(value: object) -> object:

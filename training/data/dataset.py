@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -128,10 +128,30 @@ def read_dataset(
     recipe: Recipe,
     readings: Mapping[str, Set[str]] = MappingProxyType({}),
 ) -> Dataset:
-    """Read labelled images and split them.
+    """Read labelled images and split them. See `read_held_out`.
+
+    Raises LabelledFolderMissing, TooFewImages, TooFewLabelled.
+    """
+    dataset = read_held_out(labelled, classes, readings)
+    if len(dataset) < _FEWEST:
+        raise TooFewImages
+    held_out = (
+        grouped_split(dataset.labels, dataset.groups, seed=recipe.seed)
+        if recipe.grouped
+        else random_split(dataset.labels, seed=recipe.seed)
+    )
+    return replace(dataset, held_out=held_out)
+
+
+def read_held_out(
+    labelled: Sequence[LabelledImage],
+    classes: tuple[str, ...],
+    readings: Mapping[str, Set[str]] = MappingProxyType({}),
+) -> Dataset:
+    """Read labelled images, all of which are held out: nothing is learned from them.
 
     Files whose labels contradict one another, or `readings` (classes by digest), are left out and listed.
-    Raises LabelledFolderMissing, TooFewImages, TooFewLabelled.
+    Raises LabelledFolderMissing.
     """
     as_classes(labelled, classes)  # raises before any file is read
     with DecoderPool(WorkerSettings.read()) as decoders:
@@ -142,17 +162,13 @@ def read_dataset(
         [index for index, label in enumerate(found) if index not in bad and as_class(label, classes)]
     )
     labels = [image.label for image in as_classes(pictures.images, classes)]
-    if len(pictures) < _FEWEST:
-        raise TooFewImages
     near = near_duplicates(pictures.pixels)
     groups = number_patients([image.group for image in pictures.images], pictures.digests, near)
     return Dataset(
         pictures=pictures,
         classes=classes,
         labels=labels,
-        held_out=grouped_split(labels, groups, seed=recipe.seed)
-        if recipe.grouped
-        else random_split(labels, seed=recipe.seed),
+        held_out=np.arange(len(pictures), dtype=np.int64),
         groups=groups,
         contradicting=sorted({everything.digests[index] for index in bad}),
         duplicates=len({index for pair in near for index in pair}),

@@ -37,13 +37,7 @@ def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
     Raises SourceOutsideRoots if the run's folder is outside.
     """
     roots = Roots.read()
-    found = []
-    if plan.data is not None:
-        try:
-            roots.check_path(plan.data.absolute())
-        except OutsideRoots:
-            raise SourceOutsideRoots from None
-        found = [replace(image, roots=roots) for image in find_labelled(plan.data.absolute())]
+    found = [] if plan.data is None else labelled_folder(plan.data)
     if plan.use_labels:
         with database.read() as session:
             files = labelled_files(session)
@@ -54,6 +48,16 @@ def labelled_images(database: Database, plan: Plan) -> list[LabelledImage]:
                 path, inside = _at_hand(uri, roots)
                 found.append(LabelledImage(path, file.class_name, groups[uri], inside))
     return found
+
+
+def labelled_folder(data: Path) -> list[LabelledImage]:
+    """Return the labelled images of a folder. Raises SourceOutsideRoots, LabelledFolderUnreadable."""
+    roots = Roots.read()
+    try:
+        roots.check_path(data.absolute())
+    except OutsideRoots:
+        raise SourceOutsideRoots from None
+    return [replace(image, roots=roots) for image in find_labelled(data.absolute())]
 
 
 def labels_without_file(database: Database, plan: Plan) -> int:

@@ -37,12 +37,16 @@ class CrossFitting:
 
     def answers(self, outcome: BackboneOutcome, held_out: HeldOut) -> Answers:
         """Return the answers of one backbone, each with the temperature and threshold of the other folds."""
-        own = outcome.answers(held_out)
+        logits = logits_of(outcome.probabilities, outcome.temperature)
+        return self.refitted(outcome.answers(held_out), logits, held_out)
+
+    def refitted(self, own: Answers, logits: NDArray[np.float32], held_out: HeldOut) -> Answers:
+        """Return a model's answers with the temperature and threshold of the other folds.
+
+        `own` are its answers with its own, `logits` (N, classes) what they were made of.
+        """
         if self.fold is None:
             return own
-        # Up to a constant per image, which a softmax ignores, these are the network's logits.
-        logs = np.log(np.maximum(outcome.probabilities, np.finfo(np.float64).tiny))
-        logits = (logs * outcome.temperature).astype(np.float32)
         probability, threshold = own.probability.copy(), np.empty(len(own.probability))
         for number in range(self.folds):
             inside = self.fold == number
@@ -53,6 +57,12 @@ class CrossFitting:
             probability[inside] = judged[:, held_out.positive_columns].sum(axis=1)
             threshold[inside] = fitted.threshold
         return Answers(own.model, probability, threshold, ranking=own.probability)
+
+
+def logits_of(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float32]:
+    """Return logits (N, classes), up to a constant per image, of probabilities with that temperature."""
+    logs = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    return (logs * temperature).astype(np.float32)
 
 
 def plan_cross_fitting(held_out: HeldOut, recipe: Recipe) -> CrossFitting:

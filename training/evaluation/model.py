@@ -18,7 +18,7 @@ from training.evaluation.measures import Measures, measure
 from worker.decoding.pool import DecoderPool
 from worker.runtime.classes import positive_probability
 from worker.runtime.loading import load_model
-from worker.runtime.passes import probabilities_of
+from worker.runtime.passes import outputs_of
 from worker.runtime.protocol import Precision, Runtime
 from worker.settings import WorkerSettings
 
@@ -74,5 +74,5 @@ def evaluate(
 
 def predict(runtime: Runtime, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return P(PNEUMONIA), (N,), of pictures (N, 224, 224, 3), as screening does in single precision."""
-    rows = probabilities_of(runtime, pixels, Precision.FP32, WorkerSettings.read().forward_images)
-    return positive_probability(runtime.card, rows).astype(np.float64)
+    outputs = outputs_of(runtime, pixels, Precision.FP32, WorkerSettings.read().forward_images)
+    return positive_probability(runtime.card, outputs.probabilities).astype(np.float64)

@@ -1,8 +1,9 @@
-"""Faster number formats of a trained model: how far each of them moves its log odds."""
+"""Faster number formats of a trained model: how far each of them moves its log odds and its distances."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from types import MappingProxyType
 
@@ -13,10 +14,11 @@ from numpy.typing import NDArray
 from db.models.card import FasterPrecision, ModelCard
 from training.fitting.augment import geometry, intensity
 from worker.runtime.classes import positive_probability
-from worker.runtime.passes import probabilities_of
+from worker.runtime.passes import outputs_of
 from worker.runtime.precision import log_odds
 from worker.runtime.protocol import Precision, Runtime
 from worker.runtime.torch.runtime import load
+from worker.trust.familiarity import Statistics
 
 #: Pictures that errors are measured on; half of them are changed at random, as another hospital's are.
 _PICTURES = 256
@@ -32,9 +34,15 @@ _FAR = 6.0
 
 
 def learn_precisions(
-    card: ModelCard, weights: bytes, pictures: NDArray[np.uint8], *, seed: int = 0, emulate: bool = False
+    card: ModelCard,
+    weights: bytes,
+    pictures: NDArray[np.uint8],
+    statistics: Statistics | None = None,
+    *,
+    seed: int = 0,
+    emulate: bool = False,
 ) -> dict[str, FasterPrecision]:
-    """Return what the card must say of each faster number format.
+    """Return what the card must say of each faster number format. `statistics` tell the pictures' distances.
 
     `pictures` are (N, 224, 224, 3), best of patients that the model did not learn from. Whole numbers of 8
     bits are left out if OpenVINO is not installed, and bfloat16 if the device is slow in it, unless
@@ -46,12 +54,12 @@ def learn_precisions(
     chance = np.random.default_rng(seed)
     shown = _varied(pictures, chance)
     exact = load(card, weights)
-    truth = _log_odds(exact, shown, Precision.FP32)
+    truth = _measure(exact, shown, Precision.FP32, statistics)
     learnt: dict[str, FasterPrecision] = {}
     if emulate or Precision.BF16 in exact.precisions:
         some = chance.permutation(len(shown))[:_FEW]
-        found = _log_odds(exact, shown[some], Precision.BF16)
-        learnt["bf16"] = _learnt(truth[some], found)
+        found = _measure(exact, shown[some], Precision.BF16, statistics)
+        learnt["bf16"] = _learnt(truth.only(some), found)
     if find_spec("openvino") is not None:
         # Their import takes a second.
         from worker.runtime.openvino.ranges import learn_ranges
@@ -60,7 +68,7 @@ def learn_precisions(
         ranges = learn_ranges(card, weights, shown[::2])
         # For the measurement itself, any error will do.
         draft = card.model_copy(update={"precisions": {"int8": FasterPrecision(error=1, ranges=ranges)}})
-        found = _log_odds(load_openvino(draft, weights), shown, Precision.INT8)
+        found = _measure(load_openvino(draft, weights), shown, Precision.INT8, statistics)
         learnt["int8"] = _learnt(truth, found, ranges)
     return learnt
 
@@ -75,19 +83,42 @@ def _varied(pictures: NDArray[np.uint8], chance: np.random.Generator) -> NDArray
     return np.concatenate([chosen, (changed.numpy() * 255).round().astype(np.uint8)])
 
 
-def _log_odds(runtime: Runtime, pictures: NDArray[np.uint8], precision: Precision) -> NDArray[np.float64]:
-    rows = probabilities_of(runtime, pictures, precision)
-    return np.array([log_odds(float(one)) for one in positive_probability(runtime.card, rows)])
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a number format gives for pictures, float64, (N,)."""
+
+    log_odds: NDArray[np.float64]
+    #: Without statistics None.
+    distances: NDArray[np.float64] | None
+
+    def only(self, indices: NDArray[np.int64]) -> _Found:
+        return _Found(self.log_odds[indices], None if self.distances is None else self.distances[indices])
+
+
+def _measure(
+    runtime: Runtime, pictures: NDArray[np.uint8], precision: Precision, statistics: Statistics | None
+) -> _Found:
+    outputs = outputs_of(runtime, pictures, precision)
+    odds = [log_odds(float(one)) for one in positive_probability(runtime.card, outputs.probabilities)]
+    distances = None if statistics is None else np.array([*map(statistics.distance, outputs.features)])
+    return _Found(np.array(odds), distances)
 
 
 def _learnt(
-    exact: NDArray[np.float64], found: NDArray[np.float64], ranges: Mapping[str, float] = MappingProxyType({})
+    exact: _Found, found: _Found, ranges: Mapping[str, float] = MappingProxyType({})
 ) -> FasterPrecision:
-    """Return what the card says of a format, from log odds of the same pictures in fp32 and in the format."""
-    differences = (found - exact)[np.minimum(np.abs(exact), np.abs(found)) < _FAR]
-    if len(differences) < _LEAST:
-        differences = found - exact
+    """Return what the card says of a format, from the same pictures in fp32 and in the format."""
+    differences = found.log_odds - exact.log_odds
+    near = differences[np.minimum(np.abs(exact.log_odds), np.abs(found.log_odds)) < _FAR]
+    moved = None
+    if exact.distances is not None and found.distances is not None:
+        moved = _error(found.distances - exact.distances)
+    return FasterPrecision(
+        error=_error(differences if len(near) < _LEAST else near), ranges=dict(ranges), distance_error=moved
+    )
+
+
+def _error(differences: NDArray[np.float64]) -> float:
+    """Return the error that is allowed for. Equal numbers need a bound, too."""
     spread = _DEVIATIONS * float(np.sqrt(np.mean(differences**2)))
-    # Equal numbers need a bound, too.
-    error = max(spread, float(np.abs(differences).max()), 0.01)
-    return FasterPrecision(error=round(error, 3), ranges=dict(ranges))
+    return round(max(spread, float(np.abs(differences).max()), 0.01), 3)

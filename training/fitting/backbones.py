@@ -48,6 +48,8 @@ class InitialWeights:
     """The weights that a network starts from: a file, or None for random weights."""
 
     file: Path | None
+    #: The id of the model whose whole network the file holds; None if it holds torchvision's weights.
+    model: str | None = None
 
     @property
     def digest(self) -> str | None:
@@ -151,12 +153,18 @@ def _find(backbone: str, folder: Path | None) -> Path | None:
 
 
 def initial_network(backbone: str, classes: int, initial: InitialWeights) -> nn.Module:
-    """Return fastai's network for a backbone: the body from ImageNet weights, the head random.
+    """Return fastai's network for a backbone: a model's, or the body from ImageNet weights, the head random.
 
-    The weights' classifier is not used. Raises InitialWeightsUnfit.
+    ImageNet's classifier is not used. Raises InitialWeightsUnfit.
     """
     network = build_network(backbone, classes)
     if initial.file is None:
+        return network
+    if initial.model is not None:
+        try:
+            network.load_state_dict(_read(initial.file), strict=True)
+        except (RuntimeError, SafetensorError) as error:
+            raise InitialWeightsUnfit(initial.model) from error
         return network
     import_torchvision()
     from torchvision import models

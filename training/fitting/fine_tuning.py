@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from db.errors import PneumoscreenError
-from training.data.dataset import Dataset
+from training.continued.best_epoch import BestEpoch
 from training.fitting.backbones import InitialWeights, initial_network
 from training.fitting.callbacks import Autocast, Epochs, OnProgress
 from training.fitting.checkpoint import read_checkpoint
 from training.fitting.layout import blocked, is_blocked
-from training.fitting.loaders import make_dataloaders
+from training.fitting.loaders import Sides, make_dataloaders
 from training.outcome import EpochResult
 from training.recipe import Recipe
 from worker.runtime.protocol import Precision
@@ -29,7 +28,8 @@ from worker.torchvision_pair import import_torchvision
 
 import_torchvision()
 
-from fastai.vision.all import (  # noqa: E402  (needs torchvision to be importable)
+from fastai.callback.training import BnFreeze  # noqa: E402  (needs torchvision to be importable)
+from fastai.vision.all import (  # noqa: E402
     ChannelsLast,
     CrossEntropyLossFlat,
     LabelSmoothingCrossEntropyFlat,
@@ -42,6 +42,9 @@ from torchvision import models  # noqa: E402  (after it)
 
 #: The defaults of `fine_tune` (fastai 2.8, `callback/schedule.py`).
 _BASE_RATE, _RATIO, _DIV = 2e-3, 100, 5.0
+#: The rate of the head of a trained network, a third of that of a new one, and by how much that of the first
+#: layers would be lower.
+_SITE_RATE, _SITE_RATIO = 3e-4, 10
 
 
 class TooFewForBatch(PneumoscreenError):
@@ -71,7 +74,7 @@ def training_precision(device: torch.device) -> Precision:
 
 def fit_backbone(
     backbone: str,
-    dataset: Dataset,
+    sides: Sides,
     recipe: Recipe,
     initial: InitialWeights,
     *,
@@ -79,36 +82,42 @@ def fit_backbone(
     folder: Path,
     on_progress: OnProgress = lambda *_: None,
 ) -> Fitted:
-    """Train one backbone as fastai's `fine_tune` does.
+    """Train one backbone as fastai's `fine_tune` does, or go on with a trained one.
 
+    Pictures of a former site are replayed: half of each batch is from its training side.
     Checkpoints are kept in `folder`, and a checkpoint found there is resumed from. The same seed, data and
     machine give the same network, interrupted or not.
     Raises InitialWeightsUnfit, TooFewForBatch, TrainingDiverged.
     """
-    if len(dataset.training) < recipe.batch_size:
+    if sides.images < recipe.batch_size:
         raise TooFewForBatch
     device = best_device()
-    epochs = Epochs(read_checkpoint(folder), recipe.epochs + 1, folder, on_progress)
+    whole = recipe.epochs if recipe.continued else recipe.epochs + 1
+    epochs = Epochs(read_checkpoint(folder), whole, folder, on_progress)
+    best = BestEpoch(epochs, folder)
     set_seed(seed, reproducible=True)
-    network = initial_network(backbone, len(dataset.classes), initial)
+    network = initial_network(backbone, len(sides.dataset.classes), initial)
     precision = training_precision(device)
     in_blocks = is_blocked(device, precision)
     layout = [] if in_blocks else [ChannelsLast()]
     autocast = [Autocast(device)] if precision is Precision.BF16 else []
     learner = Learner(
-        make_dataloaders(dataset, recipe, device),
+        make_dataloaders(sides, recipe, device),
         network,
-        loss_func=_loss(recipe, dataset, device),
+        loss_func=_loss(recipe, sides, device),
         splitter=model_meta[getattr(models, backbone)]["split"],
         metrics=[accuracy],
         wd=recipe.weight_decay,
-        cbs=[*layout, *autocast, epochs],
+        # By default fastai trains the batch norm of frozen layers, and updates its statistics.
+        train_bn=not recipe.continued,
+        cbs=[*layout, *autocast, epochs, *([BnFreeze(), best] if recipe.continued else [])],
     )
+    train = _go_on if recipe.continued else _fine_tune
     with blocked(network) if in_blocks else nullcontext(), learner.no_bar(), learner.no_logging():
-        _fine_tune(learner, recipe.epochs, epochs)
+        train(learner, recipe.epochs, epochs)
+    results = best.restore(network) if recipe.continued else tuple(epochs.results)
     shutil.rmtree(folder, ignore_errors=True)
-    results = tuple(epochs.results)
-    return Fitted(network, results, sum(epoch.seconds for epoch in results), _peak_memory(device))
+    return Fitted(network, results, sum(epoch.seconds for epoch in epochs.results), _peak_memory(device))
 
 
 def _fine_tune(learner: Any, count: int, epochs: Epochs) -> None:
@@ -135,11 +144,29 @@ def _fine_tune(learner: Any, count: int, epochs: Epochs) -> None:
         )
 
 
-def _loss(recipe: Recipe, dataset: Dataset, device: torch.device) -> Any:
+def _go_on(learner: Any, count: int, epochs: Epochs) -> None:
+    """Train all layers but the first ones for `count` epochs, at low rates, resumably.
+
+    The first layers are the first of fastai's three groups: in a ResNet from the stem to the second of the
+    four layers, in AlexNet the first two convolutions. They tell edges and textures, which are those of any
+    radiograph; few labels would only spoil them.
+    """
+    checkpoint = epochs.resume
+    learner.freeze_to(1)
+    if checkpoint is not None:
+        checkpoint.restore_weights(learner)
+        checkpoint.restore_optimiser(learner)
+    epochs.finished = len(epochs.results)
+    if epochs.finished < count:
+        rates = slice(_SITE_RATE / _SITE_RATIO, _SITE_RATE)
+        learner.fit_one_cycle(count, rates, pct_start=0.3, div=_DIV, start_epoch=epochs.finished)
+
+
+def _loss(recipe: Recipe, sides: Sides, device: torch.device) -> Any:
     weight = None
     if recipe.balanced:
-        counts = np.bincount(dataset.targets[dataset.training], minlength=len(dataset.classes))
-        balanced = counts.sum() / (len(counts) * counts)
+        shares = sides.shares()
+        balanced = 1 / (len(shares) * shares)
         weight = torch.tensor(balanced, dtype=torch.float32, device=device)
     if recipe.label_smoothing:
         return LabelSmoothingCrossEntropyFlat(eps=recipe.label_smoothing, weight=weight)

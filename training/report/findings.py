@@ -79,6 +79,7 @@ def build_report(
         "challenge": None if challenge is None else _challenge(challenge, comparison, selection),
         "baseline": _baseline(comparison, selection),
         "thesis": _thesis() if comparison.recipe == "thesis" else [],
+        "continued_from": comparison.continued_from,
         "named": bool(held_out.names),
         "random_weights": sorted(
             {one.backbone for one in comparison.outcomes if one.initial_weights_digest is None}
@@ -138,7 +139,7 @@ def _measures(answers: Answers, held_out: HeldOut) -> dict[str, dict[str, float 
 
 def _challenge(challenge: Challenge, comparison: Comparison, selection: Selection) -> Findings:
     """Return the gate's decision, and the measures of challenger and champion on the same images."""
-    decision, champion = challenge.decision, challenge.champion
+    decision, champion, former = challenge.decision, challenge.champion, challenge.former
     compared = {"champion": champion, "challenger": comparison.answers[selection.winner]}
     return asdict(decision) | {
         "backbone": comparison.names[selection.winner],
@@ -152,6 +153,15 @@ def _challenge(challenge: Challenge, comparison: Comparison, selection: Selectio
             if answers is None
             else reliability(comparison.held_out.positive, answers.probability).brier
             for role, answers in compared.items()
+        },
+        "former": None
+        if former is None
+        else {
+            "images": len(former.images.truth),
+            "measures": {
+                "champion": _measures(former.champion, former.images),
+                "challenger": _measures(former.challenger, former.images),
+            },
         },
     }
 

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from sqlalchemy.orm import Session
 
-from db.audit.events import record
-from db.engine import Database
-from db.models.card import ModelPreprocessingMismatch
-from db.models.registry import find_champion, find_model, lock_if_champion, promote, registered_card
 from db.text import counted
 from db.training.runs import finish_run, note_progress
 from db.transitions import RunChange
 from training.data.dataset import Dataset
 from training.evaluation.baseline import thumbnail_baseline
 from training.evaluation.cross_fitting import plan_cross_fitting
-from training.evaluation.model import predict
-from training.evaluation.promotion import Challenge, Decision, decide, incomparable, outdated
+from training.evaluation.promotion import Decision
 from training.evaluation.selection import select
 from training.fitting.candidate import software
-from training.outcome import Answers, BackboneOutcome, Comparison, FailedBackbone, HeldOut
+from training.outcome import BackboneOutcome, Comparison, FailedBackbone, HeldOut
 from training.report.findings import build_report
 from training.report.page import write_report
 from training.report.sentences import choice
 from training.run.claim import ClaimedRun
+from training.run.gate import Challenger, apply_decision, compare_with_champion
 from training.run.progress import Step
-from worker.runtime.loading import load_model
 from worker.runtime.torch.device import best_device
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +55,22 @@ def conclude(
     outcomes: tuple[BackboneOutcome, ...],
     failed: tuple[FailedBackbone, ...],
     without_file: int,
+    former: HeldOut | None = None,
 ) -> Finished:
-    """Write the report, compare the winner with the champion, promote it if asked to, and end the run."""
+    """Write the report, compare the winner with the champion, promote it if asked to, and end the run.
+
+    `former` are held-out images of the site whose pictures were replayed.
+    """
     comparison = _compare(run, dataset, outcomes, failed, without_file)
     selection = select(comparison)
     winner = comparison.answers[selection.winner]
-    challenge = compare_with_champion(run.database, winner, comparison.held_out)
+    # Its answers are those that the report measures.
+    challenger = Challenger(answers=winner, former=former)
+    challenge = compare_with_champion(run.database, challenger, comparison.held_out)
     findings = build_report(comparison, selection, challenge)
     report = write_report(findings, run.folder)
     with run.database.write() as session:
-        decision, promoted = _apply(session, run, winner.model, challenge)
+        decision, promoted = apply_decision(session, challenge, how=run.plan.promote, run=run.id)
         won = _last_progress(outcomes[selection.winner], selection.aucs[selection.winner])
         note_progress(session, run.lease, won)
         finish_run(session, run.lease, RunChange.FINISH)
@@ -126,54 +123,8 @@ def _compare(
         folds=fitting.folds,
         failed=failed,
         baseline=thumbnail_baseline(dataset),
+        continued_from=run.plan.start_from,
     )
-
-
-def compare_with_champion(database: Database, winner: Answers, held_out: HeldOut) -> Challenge | None:
-    """Return whether the winner may replace the champion; None if there is no other champion.
-
-    The winner's answers are those that the report measures: its threshold was not fitted on the images that
-    decide.
-    """
-    with database.read() as session:
-        champion = find_champion(session)
-    if champion is None or champion.name == winner.model:
-        return None
-    try:
-        runtime = load_model(
-            database.models_folder / champion.name,
-            digest=champion.weights_digest,
-            card=registered_card(champion),
-        )
-    except ModelPreprocessingMismatch as error:
-        # The run must not fail: its winner is what replaces a champion of an earlier version.
-        return Challenge(incomparable(winner.model, champion.name, error), None)
-    answers = Answers(champion.name, predict(runtime, held_out.pixels), champion.threshold)
-    return Challenge(decide(winner, answers, held_out), answers)
-
-
-def _apply(
-    session: Session, run: ClaimedRun, winner: str, challenge: Challenge | None
-) -> tuple[Decision | None, bool]:
-    """Record a decision and act on it; return it as it holds now, and whether the winner is champion."""
-    if challenge is None:
-        return None, False
-    decision = challenge.decision
-    if not lock_if_champion(session, decision.champion):
-        log.warning("run %d: another model became champion during the comparison", run.id)
-        decision = outdated(decision)
-    record(
-        session,
-        "gate.yes" if decision.passed else "gate.no",
-        f"model:{find_model(session, winner).id}",
-        champion=decision.champion,
-        reasons=list(decision.reasons),
-        run=run.id,
-    )
-    promoted = decision.passed and run.plan.promote == "auto"
-    if promoted:
-        promote(session, winner)
-    return decision, promoted
 
 
 def _device_name() -> str:

@@ -16,6 +16,7 @@ from db.settings import home
 from db.states import RunState
 from db.training.runs import RunNotOpen, claim_run, find_run, finish_run
 from db.transitions import RunChange, Transition
+from training.continued.replay import read_former
 from training.data.dataset import read_dataset
 from training.data.sources import labelled_images, labels_without_file, readings_by_digest
 from training.outcome import BackboneOutcome, FailedBackbone
@@ -79,7 +80,7 @@ def _finish(
 
 def _train(run: ClaimedRun, progress: Progress) -> Finished:
     """Read the data, train every backbone, and conclude."""
-    trials = find_trials(run.plan)
+    trials = find_trials(run.database, run.plan)
     run.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if shutil.disk_usage(run.folder).free < _NEEDED_BYTES:
         raise DiskFull("less than 1 GB is free")
@@ -89,9 +90,12 @@ def _train(run: ClaimedRun, progress: Progress) -> Finished:
         run.plan.recipe,
         readings_by_digest(run.database, run.plan),
     )
-    results = [run_trial(run, trial, dataset, progress) for trial in trials]
+    former = read_former(run.plan, dataset)
+    results = [run_trial(run, trial, dataset, former, progress) for trial in trials]
     outcomes = tuple(one for one in results if isinstance(one, BackboneOutcome))
     failed = tuple(one for one in results if isinstance(one, FailedBackbone))
     if not outcomes:
         raise TrainingFailed(", ".join(sorted({one.problem for one in failed})))
-    return conclude(run, dataset, outcomes, failed, labels_without_file(run.database, run.plan))
+    without_file = labels_without_file(run.database, run.plan)
+    held_out = None if former is None else former.held_out_images()
+    return conclude(run, dataset, outcomes, failed, without_file, held_out)

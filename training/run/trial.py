@@ -9,15 +9,18 @@ from dataclasses import asdict, dataclass
 
 from db.atomic import DiskFull, is_full
 from db.database_errors import DatabaseFailed
+from db.engine import Database
 from db.errors import PneumoscreenError
 from db.lease import LeaseLost
 from db.models.registry import find_model, import_model
 from db.tables import TrainingResult
 from db.training.runs import note_result
+from training.continued.start import weights_of
 from training.data.dataset import Dataset
 from training.fitting.backbones import InitialWeights, find_all_initial_weights
 from training.fitting.candidate import write_candidate
 from training.fitting.fine_tuning import fit_backbone
+from training.fitting.loaders import divide
 from training.outcome import BackboneOutcome, FailedBackbone
 from training.plan import Plan
 from training.run.claim import ClaimedRun
@@ -50,10 +53,16 @@ class Trial:
         return f"{self.backbone}-{self.seed}"
 
 
-def find_trials(plan: Plan) -> list[Trial]:
-    """Return the trials of a run. Raises BackboneUnknown, InitialWeightsMissing."""
+def find_trials(database: Database, plan: Plan) -> list[Trial]:
+    """Return the trials of a run.
+
+    Raises BackboneUnknown, InitialWeightsMissing; if it goes on from a model, what `weights_of` raises.
+    """
     recipe = plan.recipe
-    weights = find_all_initial_weights(plan.backbones, plan.weights, plan.random_weights)
+    if plan.start_from is not None:
+        weights = dict.fromkeys(plan.backbones, weights_of(database, plan.start_from))
+    else:
+        weights = find_all_initial_weights(plan.backbones, plan.weights, plan.random_weights)
     share = 1 / (len(weights) * recipe.seeds)
     pairs = [(backbone, recipe.seed + number) for backbone in weights for number in range(recipe.seeds)]
     return [
@@ -63,7 +72,7 @@ def find_trials(plan: Plan) -> list[Trial]:
 
 
 def run_trial(
-    run: ClaimedRun, trial: Trial, dataset: Dataset, progress: Progress
+    run: ClaimedRun, trial: Trial, dataset: Dataset, former: Dataset | None, progress: Progress
 ) -> BackboneOutcome | FailedBackbone:
     """Train one backbone, or return the outcome of an earlier try. Its failure does not affect the others."""
     file = run.folder / trial.name / "outcome.json"
@@ -71,7 +80,7 @@ def run_trial(
     if earlier is not None:
         return earlier
     try:
-        outcome = _train(run, trial, dataset, progress)
+        outcome = _train(run, trial, dataset, former, progress)
     except (LeaseLost, Interrupted, DatabaseFailed):
         raise
     except PneumoscreenError as error:
@@ -94,18 +103,22 @@ def run_trial(
     return FailedBackbone(backbone=trial.backbone, seed=trial.seed, problem=problem)
 
 
-def _train(run: ClaimedRun, trial: Trial, dataset: Dataset, progress: Progress) -> BackboneOutcome:
+def _train(
+    run: ClaimedRun, trial: Trial, dataset: Dataset, former: Dataset | None, progress: Progress
+) -> BackboneOutcome:
     fitted = fit_backbone(
         trial.backbone,
-        dataset,
+        divide(dataset, run.plan.recipe, former),
         run.plan.recipe,
         trial.initial,
         seed=trial.seed,
         folder=run.folder / trial.name / "checkpoint",
         on_progress=progress.of_trial(trial.backbone, trial.seed, trial.start, trial.share),
     )
-    models, initial = run.folder / "models", trial.initial.digest
-    card, probabilities = write_candidate(trial.backbone, fitted, dataset, run.plan.recipe, initial, models)
+    models = run.folder / "models"
+    card, probabilities = write_candidate(
+        trial.backbone, fitted, dataset, run.plan.recipe, trial.initial, models, former=former
+    )
     import_model(run.database, models / card.model_id)
     shutil.rmtree(models / card.model_id)
     return BackboneOutcome(
@@ -118,7 +131,7 @@ def _train(run: ClaimedRun, trial: Trial, dataset: Dataset, progress: Progress) 
         threshold=card.threshold,
         seconds=fitted.seconds,
         peak_memory_bytes=fitted.peak_memory_bytes,
-        initial_weights_digest=initial,
+        initial_weights_digest=trial.initial.digest,
     )
 
 

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.runtime.precision import Row, ladder, next_precision
-from worker.runtime.protocol import PassTooLarge, Precision, Runtime
+from worker.runtime.precision import LoadedModel, Row, ladder, next_precision, row_of
+from worker.runtime.protocol import Output, PassTooLarge, Precision, Runtime
 
 _Name = TypeVar("_Name")
 
@@ -20,13 +20,13 @@ _Named = tuple[_Name, NDArray[np.uint8]]
 PASS_IMAGES = 16
 
 
-def probabilities_of(
+def outputs_of(
     runtime: Runtime,
     pictures: NDArray[np.uint8],
     precision: Precision = Precision.FP32,
     size: int = PASS_IMAGES,
-) -> NDArray[np.float32]:
-    """Return class probabilities (N, classes) of pictures (N, 224, 224, 3), computed in passes of `size`.
+) -> Output:
+    """Return what the network gives for pictures (N, 224, 224, 3), computed in passes of `size`.
 
     Black pictures fill up the last pass if the runtime depends on its size.
     Raises PassTooLarge, DeviceUnusable.
@@ -36,9 +36,11 @@ def probabilities_of(
         black = np.zeros((missing, *pictures.shape[1:]), dtype=np.uint8)
         pictures = np.concatenate([pictures, black])
     starts = range(0, len(pictures), size)
-    return np.concatenate([runtime.probabilities(pictures[one : one + size], precision) for one in starts])[
-        :count
-    ]
+    outputs = [runtime.forward(pictures[one : one + size], precision) for one in starts]
+    return Output(
+        np.concatenate([one.probabilities for one in outputs])[:count],
+        np.concatenate([one.features for one in outputs])[:count],
+    )
 
 
 class Passes(Generic[_Name]):
@@ -51,7 +53,7 @@ class Passes(Generic[_Name]):
 
     def __init__(
         self,
-        runtime: Runtime,
+        model: LoadedModel,
         *,
         adaptive: bool,
         size: int,
@@ -62,10 +64,10 @@ class Passes(Generic[_Name]):
         Each pass is computed within a `turn`. Everything else is done outside of it, so that a device that
         several threads share waits for nothing but passes.
         """
-        self.runtime = runtime
+        self.model = model
         self._turn = turn
         self._size = size
-        self._precisions = ladder(runtime) if adaptive else (Precision.FP32,)
+        self._precisions = ladder(model.runtime) if adaptive else (Precision.FP32,)
         #: The pictures that wait for a pass in each number format.
         self._waiting: dict[Precision, list[_Named[_Name]]] = {one: [] for one in self._precisions}
 
@@ -84,14 +86,11 @@ class Passes(Generic[_Name]):
     def _compute(self, *, last: bool) -> Iterator[tuple[_Name, Row | None]]:
         for precision, waiting in self._waiting.items():
             for name, picture, row in self._run(waiting, precision, last=last):
-                again = None if row is None else self._again(row)
+                again = None if row is None else next_precision(self.model, self._precisions, row)
                 if again is None:
                     yield name, row
                 else:
                     self._waiting[again].append((name, picture))
-
-    def _again(self, row: Row) -> Precision | None:
-        return next_precision(self.runtime.card, self._precisions, row)
 
     def _run(
         self, waiting: list[_Named[_Name]], precision: Precision, *, last: bool
@@ -102,23 +101,23 @@ class Passes(Generic[_Name]):
             del waiting[: self._size]
             pictures = np.stack([picture for _, picture in taken])
             with self._turn():
-                rows = rows_that_fit(self.runtime, pictures, precision, self._size)
-            for (name, picture), row in zip(taken, rows, strict=True):
-                yield name, picture, row
+                outputs = outputs_that_fit(self.model.runtime, pictures, precision, self._size)
+            for (name, picture), output in zip(taken, outputs, strict=True):
+                yield name, picture, None if output is None else row_of(self.model, output, precision)
 
 
-def rows_that_fit(
+def outputs_that_fit(
     runtime: Runtime, pictures: NDArray[np.uint8], precision: Precision, size: int
-) -> list[Row | None]:
-    """Return a row of class probabilities for each picture, in smaller passes if memory runs out.
+) -> list[Output | None]:
+    """Return what the network gives for each picture, in smaller passes if memory runs out.
 
     None means that a single picture does not fit. Raises DeviceUnusable.
     """
     try:
-        return [Row(row, precision) for row in probabilities_of(runtime, pictures, precision, size)]
+        return [*outputs_of(runtime, pictures, precision, size).rows()]
     except PassTooLarge:
         if size == 1:
             return [None] * len(pictures)
     half = size // 2
     parts = (pictures[start : start + half] for start in range(0, len(pictures), half))
-    return [row for part in parts for row in rows_that_fit(runtime, part, precision, half)]
+    return [output for part in parts for output in outputs_that_fit(runtime, part, precision, half)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -58,6 +59,20 @@ class Precision(StrEnum):
     FP32 = "fp32"
 
 
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a forward pass gives for its pictures, a row for each."""
+
+    #: Class probabilities, float32, (N, classes); columns follow `card.classes`.
+    probabilities: NDArray[np.float32]
+    #: What the layers of the network find in the picture, float32, (N, features): `worker.runtime.features`.
+    features: NDArray[np.float32]
+
+    def rows(self) -> list[Output]:
+        """Return the output of each picture alone: probabilities (classes,) and features (features,)."""
+        return [Output(*row) for row in zip(self.probabilities, self.features, strict=True)]
+
+
 class Runtime(Protocol):
     """A model that is loaded on a device; one thread at a time uses it."""
 
@@ -78,16 +93,16 @@ class Runtime(Protocol):
 
     @property
     def depends_on_pass_size(self) -> bool:
-        """Whether the last bits of a picture's probabilities depend on the number of pictures in its pass.
+        """Whether the last bits of a picture's rows depend on the number of pictures in its pass.
 
         If so, black pictures fill up a pass that is not full.
         """
         ...
 
-    def probabilities(self, pictures: NDArray[np.uint8], precision: Precision) -> NDArray[np.float32]:
-        """Return class probabilities (N, classes) of pictures (N, 224, 224, 3), computed in one pass.
+    def forward(self, pictures: NDArray[np.uint8], precision: Precision) -> Output:
+        """Return what the network gives for pictures (N, 224, 224, 3) in one pass.
 
-        Columns follow `card.classes`. The same picture has the same row in every pass of N pictures.
+        The same picture has the same rows in every pass of N pictures.
         Raises PassTooLarge, DeviceUnusable.
         """
         ...

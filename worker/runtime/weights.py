@@ -11,14 +11,17 @@ from db.models.card import ModelInvalid
 from db.models.store import WEIGHTS_FILE
 
 
-def unpack_weights(content: bytes) -> dict[str, NDArray[np.generic]]:
-    """Return packed weights by name: numbers in single precision, counters unchanged. Raises ModelInvalid."""
+def unpack_weights(content: bytes, file: str = WEIGHTS_FILE) -> dict[str, NDArray[np.generic]]:
+    """Return packed weights by name: numbers in single precision, counters unchanged.
+
+    Raises ModelInvalid, which names the `file`.
+    """
     try:
         state = load(content)
     except SafetensorError as error:
-        raise ModelInvalid(WEIGHTS_FILE) from error
+        raise ModelInvalid(file) from error
     if not all(np.isfinite(values).all() for values in state.values()):
-        raise ModelInvalid(f"{WEIGHTS_FILE} holds a value that is not a finite number")
+        raise ModelInvalid(f"{file} holds a value that is not a finite number")
     # Copies: the library's arrays cannot be written to, which PyTorch warns of.
     return {
         name: np.array(values, np.float32 if np.issubdtype(values.dtype, np.floating) else values.dtype)

@@ -130,30 +130,30 @@ class Screener:
                 return claimed
 
     def _screen_claimed(self, claimed: Claim, heartbeat: Heartbeat, urgent: bool) -> None:
-        runtime = self.models.get(claimed.model_id)
+        model = self.models.get(claimed.model_id)
         screened: list[Screened] = []
         problems: list[NotScreened] = []
         decoding, computing = Stopwatch(), Stopwatch()
         passes = Passes[Waiting](
-            runtime,
+            model,
             adaptive=self._settings.precision == "adaptive",
             size=self._settings.forward_images,
             turn=partial(self.device.turn, computing, partial(self._screen_more_urgent, claimed), urgent),
         )
         for decoded in chain(decoding.each(map(gate, self._reader.steps(claimed))), (None,)):
             heartbeat.check()
-            outcomes = predict(passes, decoded)
+            outcomes = predict(passes, decoded, skip_unfamiliar=self._settings.unfamiliar == "skip")
             screened += [one for one in outcomes if isinstance(one, Screened)]
             problems += [one for one in outcomes if isinstance(one, NotScreened)]
         effort = Effort(
             decode_seconds=decoding.seconds,
             forward_seconds=computing.seconds,
-            gpu_memory_bytes=runtime.peak_memory(),
+            gpu_memory_bytes=model.runtime.peak_memory(),
         )
         retry_while_unavailable(
             self.database.write,
             f"results of batch {claimed.batch_id}",
-            lambda session: complete(session, claimed, screened, problems, provenance(runtime), effort),
+            lambda session: complete(session, claimed, screened, problems, provenance(model.runtime), effort),
             heartbeat.is_lost,
         )
         log.info(

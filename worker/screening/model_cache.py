@@ -9,23 +9,24 @@ from db.engine import Database
 from db.models.registry import registered_card
 from db.tables import Model
 from worker.runtime.loading import REFERENCE, load_model
-from worker.runtime.protocol import Runtime
+from worker.runtime.precision import LoadedModel
+from worker.trust.familiarity import load_statistics
 
 #: Models kept at a time: a champion and the one that replaces it, while batches of both are running.
 _KEPT = 2
 
 
 class ModelCache:
-    """Runtimes by the id of a registered model. A model is loaded when it is first used."""
+    """Loaded models by the id of their row. A model is loaded when it is first used."""
 
     def __init__(self, database: Database, *, runtime: str = REFERENCE) -> None:
         self._database = database
         self._runtime = runtime
-        self._loaded: OrderedDict[int, Runtime] = OrderedDict()
+        self._loaded: OrderedDict[int, LoadedModel] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, model_id: int) -> Runtime:
-        """Return the runtime of a model.
+    def get(self, model_id: int) -> LoadedModel:
+        """Return a model.
 
         Raises ModelMissing, ModelInvalid, ModelPreprocessingMismatch, ModelDigestMismatch, ModelWeightsUnfit,
         DeviceUnusable.
@@ -38,12 +39,9 @@ class ModelCache:
                 self._loaded.popitem(last=False)
             return self._loaded[model_id]
 
-    def _load(self, model_id: int) -> Runtime:
+    def _load(self, model_id: int) -> LoadedModel:
         with self._database.read() as session:
             model = session.get_one(Model, model_id)
-        return load_model(
-            self._database.models_folder / model.name,
-            card=registered_card(model),
-            digest=model.weights_digest,
-            runtime=self._runtime,
-        )
+        folder, card = self._database.models_folder / model.name, registered_card(model)
+        runtime = load_model(folder, card=card, digest=model.weights_digest, runtime=self._runtime)
+        return LoadedModel(runtime, load_statistics(folder, card))

@@ -84,10 +84,13 @@ def gate(decoded: list[Decoded]) -> list[Decoded]:
     ]
 
 
-def predict(passes: Passes[Waiting], decoded: list[Decoded] | None) -> list[Screened | NotScreened]:
+def predict(
+    passes: Passes[Waiting], decoded: list[Decoded] | None, *, skip_unfamiliar: bool = False
+) -> list[Screened | NotScreened]:
     """Add decoded images to the passes, and return the outcomes that are known by now.
 
-    None means that no images follow: it computes the remaining pictures.
+    None means that no images follow: it computes the remaining pictures. `skip_unfamiliar`: an unfamiliar
+    picture gets no prediction.
     """
     if decoded is None:
         done, problems = passes.finish(), []
@@ -97,4 +100,5 @@ def predict(passes: Passes[Waiting], decoded: list[Decoded] | None) -> list[Scre
         ]
         waiting = [(item, found) for item, found in decoded if isinstance(found, Picture)]
         done = passes.add((one, one[1].pixels) for one in waiting)
-    return [*problems, *(outcome_of(passes.runtime.card, *one, row) for one, row in done)]
+    outcomes = (outcome_of(passes.model, *one, row, skip_unfamiliar=skip_unfamiliar) for one, row in done)
+    return [*problems, *outcomes]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from db.text import counted
 from scheduler.cli.completion import models as complete_models
 from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.help import CommandGroup
@@ -18,7 +19,7 @@ from scheduler.local_time import local_time
 
 if TYPE_CHECKING:
     from db.models.registry import GateNotPassed
-    from db.tables import Event, Model
+    from db.tables import Acceptance, Event, Model
 
 ModelName = Annotated[
     str, typer.Argument(help="Id of the model.", show_default=False, autocompletion=complete_models)
@@ -47,14 +48,15 @@ def add_to(app: typer.Typer) -> None:
 def list_(as_json: AsJson = False) -> None:
     """List models, the latest first, with the scores of each on its own validation images."""
     from db.models.registry import all_models
+    from db.trust.acceptances import newest_acceptances
 
     with ready_database(with_champion=True).read() as session:
-        models = all_models(session)
+        models, accepted = all_models(session), newest_acceptances(session)
     if as_json:
-        print_json([_as_json(model) for model in models])
+        print_json([_as_json(model, accepted.get(model.id)) for model in models])
         return
     print_table(
-        ("model", "state", "registered", *_MEASURES, "threshold"),
+        ("model", "state", "registered", *_MEASURES, "threshold", "accepted here"),
         [
             (
                 model.name,
@@ -62,6 +64,7 @@ def list_(as_json: AsJson = False) -> None:
                 local_time(model.created_at),
                 *(_measure(model, name) for name in _MEASURES),
                 f"{model.threshold:.4f}",
+                _accepted(accepted.get(model.id)),
             )
             for model in models
         ],
@@ -89,7 +92,18 @@ def _measure(model: Model, name: str, *, interval: bool = False) -> str:
     return f"{one.value:.3f}" + (f" ({one.low:.3f} to {one.high:.3f})" if interval and has_interval else "")
 
 
-def _as_json(model: Model) -> dict[str, Any]:
+def _accepted(acceptance: Acceptance | None) -> str:
+    if acceptance is None:
+        return "not measured"
+    return "yes" if acceptance.accepted else "no"
+
+
+def _acceptance_json(acceptance: Acceptance) -> dict[str, Any]:
+    names = ("accepted", "by", "images", "data_fingerprint", "reasons", "figures", "created_at")
+    return {name: getattr(acceptance, name) for name in names}
+
+
+def _as_json(model: Model, acceptance: Acceptance | None = None) -> dict[str, Any]:
     return {
         "model": model.name,
         "state": model.state,
@@ -98,18 +112,22 @@ def _as_json(model: Model) -> dict[str, Any]:
         "threshold": model.threshold,
         "weights_digest": model.weights_digest,
         "validation": _validation(model),
+        "acceptance": None if acceptance is None else _acceptance_json(acceptance),
     }
 
 
 def show(model: ModelName, as_json: AsJson = False) -> None:
     """Show how a model was trained, its scores, and its events in the audit log."""
     from db.models.registry import find_model, model_events
+    from db.trust.acceptances import newest_acceptances
 
     with ready_database(with_champion=True).read() as session:
         found = find_model(session, model)
-        events = model_events(session, found)
+        events, acceptance = model_events(session, found), newest_acceptances(session).get(found.id)
     if as_json:
-        print_json(_as_json(found) | {"card": found.card, "events": [_event_json(one) for one in events]})
+        print_json(
+            _as_json(found, acceptance) | {"card": found.card, "events": [_event_json(one) for one in events]}
+        )
         return
     facts = {
         "state": found.state,
@@ -117,7 +135,9 @@ def show(model: ModelName, as_json: AsJson = False) -> None:
         "classes": ", ".join(found.card["classes"]),
         "threshold": f"{found.threshold:.4f}",
         "preprocessing": found.card["preprocessing"],
+        **_trust(found),
         **{name: _measure(found, name, interval=True) for name in _MEASURES},
+        "accepted here": _acceptance_text(acceptance),
         **{name: value for name, value in found.card["training"].items() if isinstance(value, int | str)},
     }
     print_table(("fact", "value"), facts.items(), title=found.name)
@@ -126,6 +146,29 @@ def show(model: ModelName, as_json: AsJson = False) -> None:
         [(local_time(one.at), one.actor, one.action, _detail(one)) for one in events],
         title="Audit log",
     )
+
+
+def _acceptance_text(acceptance: Acceptance | None) -> str:
+    if acceptance is None:
+        return "not measured: `pneumoscreen accept DATA` measures it"
+    when, images = local_time(acceptance.created_at), counted(acceptance.images, "image")
+    return f"{_accepted(acceptance)}, by {acceptance.by} on {images}, {when}: {'; '.join(acceptance.reasons)}"
+
+
+def _trust(model: Model) -> dict[str, str]:
+    """Return what a model is meant for, and what it can tell a picture's familiarity by."""
+    use, known = model.card.get("intended_use") or {}, model.card.get("familiarity")
+    age = use.get("age_years")
+    meant = [
+        f"{age[0]} to {age[1]} years" if age else "",
+        ", ".join(use.get("views") or ()),
+        ", ".join(use.get("modalities") or ()),
+    ]
+    learnt = f"learnt from {known['images']} pictures, and {known['held_out']} held out" if known else ""
+    return {
+        "intended use": "; ".join(filter(None, meant)) or "not stated",
+        "familiarity": learnt or "it cannot tell whether a picture is unfamiliar",
+    }
 
 
 def _event_json(event: Event) -> dict[str, Any]:
@@ -193,7 +236,7 @@ def _say(champion: Model, as_json: bool) -> None:
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(help="A folder with model.json and model.safetensors.")],
+    folder: Annotated[Path, typer.Argument(help="A folder with model.json and the files that it names.")],
     as_json: AsJson = False,
 ) -> None:
     """Register a model that was trained elsewhere, as a candidate."""

@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from db.text import counted
-from scheduler.cli.completion import recipes
+from scheduler.cli.completion import models, recipes
 from scheduler.cli.console import console, errors, print_json, print_table
 from scheduler.cli.help import CommandGroup
+from scheduler.cli.models.plan import (
+    check_weights,
+    checked_source,
+    choose_recipe,
+    going_on,
+    missing_weights,
+)
 from scheduler.cli.models.runs import print_runs
 from scheduler.cli.ready import ready_database
 from scheduler.cli.study.cohorts import AsJson
@@ -19,7 +26,6 @@ from scheduler.cli.study.cohorts import AsJson
 if TYPE_CHECKING:
     from db.engine import Database
     from db.tables import TrainingRun
-    from training.plan import Plan
     from training.run.conclusion import Finished
     from training.run.progress import Step
 
@@ -42,7 +48,31 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
             help="A folder that holds NORMAL/ and PNEUMONIA/ (or BACTERIAL/ and VIRAL/).", show_default=False
         ),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="thesis or clinical.", autocompletion=recipes)] = "clinical",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="thesis or clinical (the default); with --from it is site.",
+            autocompletion=recipes,
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Go on from this model on the labels of this site: its id, or champion.",
+            autocompletion=models,
+            show_default=False,
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --from: a folder with the labelled images that this model learned from, so that it "
+            "does not forget them.",
+            show_default=False,
+        ),
+    ] = None,
     backbones: Annotated[
         str, typer.Option(help="Backbones to compare, separated by commas.")
     ] = "resnet18,resnet34,resnet50,alexnet",
@@ -80,32 +110,31 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare backbones on labelled images, write a report, and test the winner at the gate."""
-    from dataclasses import replace
+    """Compare backbones on labelled images, write a report, and test the winner at the gate.
 
+    With --from, one model goes on learning from the labels of this site.
+    """
     from db.training.runs import open_run, reopen_run
     from training.data.classes import parse_classes
     from training.plan import Plan, check_promote
-    from training.recipe import find_recipe
 
     database = ready_database(with_champion=True)
     if resume is None:
-        chosen = find_recipe(recipe)
-        changed: dict[str, Any] = {"epochs": epochs, "weight_decay": wd, "seeds": seeds}
-        chosen = replace(chosen, **{name: value for name, value in changed.items() if value is not None})
+        chosen = choose_recipe(recipe, start, epochs=epochs, weight_decay=wd, seeds=seeds)
         compared = tuple(name.strip() for name in backbones.split(","))
         plan = Plan(
             recipe=chosen,
-            data=_checked_source(data, labels=labels),
+            data=checked_source(data, labels=labels),
             use_labels=labels,
             classes=parse_classes(classes),
             backbones=compared,
             weights=None if weights is None else weights.resolve(),
-            random_weights=_missing_weights(compared, weights) if random_weights else (),
+            random_weights=missing_weights(compared, weights) if random_weights else (),
             promote=check_promote(promote),
             names=names,
         )
-        _check_weights(plan)
+        plan = going_on(database, plan, start, replay)
+        check_weights(plan)
         with database.write() as session:
             resume = open_run(session, plan.model_dump(mode="json"), for_worker=queue).id
     else:
@@ -115,35 +144,6 @@ def retrain(  # noqa: PLR0913, PLR0917  (a command's options are its parameters)
         _queue(resume, as_json=as_json)
     else:
         _train(database, resume, as_json=as_json)
-
-
-def _checked_source(data: Path | None, *, labels: bool) -> Path | None:
-    from scheduler.ingest.source import SourceMissing
-
-    if data is None and not labels:
-        raise typer.BadParameter("name a folder of labelled images, or use --labels", param_hint="DATA")
-    if data is not None and not data.is_dir():
-        raise SourceMissing
-    return None if data is None else data.resolve()
-
-
-def _missing_weights(backbones: tuple[str, ...], folder: Path | None) -> tuple[str, ...]:
-    from training.fitting.backbones import InitialWeightsMissing, find_initial_weights
-
-    missing = []
-    for backbone in backbones:
-        try:
-            find_initial_weights(backbone, folder)
-        except InitialWeightsMissing:
-            missing.append(backbone)
-    return tuple(missing)
-
-
-def _check_weights(plan: Plan) -> None:
-    """Raise now the errors that would stop the run later."""
-    from training.fitting.backbones import find_all_initial_weights
-
-    find_all_initial_weights(plan.backbones, plan.weights, plan.random_weights)
 
 
 def _queue(run_id: int, *, as_json: bool) -> None:

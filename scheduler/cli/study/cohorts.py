@@ -238,9 +238,10 @@ def trust_json(comparison: Comparison | None) -> dict[str, Any]:
 
 
 def warn_of_distrust(comparison: Comparison | None) -> None:
-    """Print to standard error that numbers are not to be trusted, if so, and what to do."""
+    """Print to standard error that the pictures are unlike those of the training, if so, and what to do."""
     if comparison is not None and comparison.unlike:
-        errors.print(comparison.as_text(), style="bold red", markup=False)
+        style = "bold red" if comparison.distrusted else ""
+        errors.print(comparison.as_text(), style=style, markup=False)
 
 
 def _state_of(progress: Progress) -> str:

@@ -130,9 +130,13 @@ def print_rows(database: Database, name: str, selection: Selection, *, limit: in
         if cohort.archived is not None:
             raise CohortArchived
         total = selection.count(session, cohort)
-        found = cohort_results(
-            session, cohort, disclosure=shown.disclosure, states=selection.all_states, limit=limit
-        )
+        found = [
+            *cohort_results(
+                session, cohort, disclosure=shown.disclosure, states=selection.all_states, limit=limit
+            )
+        ]
+        if not selection.columns and any(row.caution for row in found):
+            columns.append("caution")
         rows = [[_cell(row, column) for column in columns] for row in found]
     if rows:
         print_table(columns, rows, title="Results")

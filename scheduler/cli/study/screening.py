@@ -159,10 +159,27 @@ def demo(
         with running_stack(database, keep=keep) as (stack, waits_for):
             finished = watch(database, submitted.cohort_id, errors, check=stack.check, waits_for=waits_for)
             console.print("Phantoms have no anatomy: the probabilities in this table mean nothing.")
+            if _tells_familiarity(database):
+                console.print(_WHY_UNFAMILIAR)
             print_rows(database, name, Selection(identifiers=True), limit=images)
             _print_summary(database, finished)
             _print_flower(stack, keep=keep or kept)
     raise typer.Exit(1 if finished.failed else 0)
+
+
+#: Why it is good that phantoms are unfamiliar.
+_WHY_UNFAMILIAR = (
+    "A network gives a number for any picture. The caution `unfamiliar` tells that the model has not learnt "
+    "from pictures like these, so that nobody trusts the number."
+)
+
+
+def _tells_familiarity(database: Database) -> bool:
+    """Tell whether the champion tells unfamiliar pictures: an own model may have been learnt from too few."""
+    from db.models.registry import champion
+
+    with database.read() as session:
+        return champion(session).card.get("familiarity") is not None
 
 
 def _print_flower(stack: Stack, *, keep: bool) -> None:

@@ -117,7 +117,7 @@ def _stack() -> Iterator[Finding]:
 
 def _model() -> Iterator[Finding]:
     from db.models.registry import find_champion, registered_card
-    from db.models.store import digest_of, read_checked_weights
+    from db.models.store import digest_of, read_checked_statistics, read_checked_weights
     from deploy.models import default_model
 
     shipped = default_model().name
@@ -130,8 +130,10 @@ def _model() -> Iterator[Finding]:
     if champion is None:
         yield Finding("model", "note", f"{shipped} ships", "Registered as champion at the first `up`.")
         return
-    registered_card(champion).check_preprocessing()
-    weights = read_checked_weights(database.models_folder / champion.name, champion.weights_digest)
+    card, folder = registered_card(champion), database.models_folder / champion.name
+    card.check_preprocessing()
+    weights = read_checked_weights(folder, champion.weights_digest)
+    read_checked_statistics(folder, card)
     yield Finding("model", "good", f"{champion.name}, digest {digest_of(weights)[:12]} is correct")
 
 
@@ -145,7 +147,7 @@ def _trust() -> Iterator[Finding]:
     with database.read() as session:
         for cohort_id in recent_cohorts(session):
             comparison = compare_cohort(session, cohort_id)
-            if comparison is not None and comparison.unlike:
+            if comparison is not None and comparison.distrusted:
                 name = session.get_one(Cohort, cohort_id).name
                 yield Finding("trust", "note", f"cohort {name}", comparison.as_text())
 

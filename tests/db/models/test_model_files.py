@@ -284,7 +284,7 @@ def test_a_card_that_is_swapped_after_import_moves_no_threshold(job_table: Datab
     change_card(
         job_table.models_folder / model.name, threshold=0.0, temperature=99.0, classes=["NORMAL", "PNEUMONIA"]
     )
-    card = ModelCache(job_table).get(model.id).card
+    card = ModelCache(job_table).get(model.id).runtime.card
     assert (card.threshold, card.temperature, card.classes) == (0.5, 1.5, ("PNEUMONIA", "NORMAL"))
 
 

@@ -28,9 +28,10 @@ def spread(count: int, *, most: float = 1.0) -> list[float]:
 
 def know_familiarity(database: Database) -> None:
     """Let the cards of all models say that familiarities are ranks among `HELD_OUT` pictures."""
+    familiarity = {"digest": "0" * 64, "images": 2 * HELD_OUT, "held_out": HELD_OUT}
     with database.write() as session:
         for model in session.scalars(select(Model)):
-            model.card = model.card | {"familiarity": {"held_out": HELD_OUT}}
+            model.card = model.card | {"familiarity": familiarity}
 
 
 def screened(

@@ -14,6 +14,7 @@ from db.engine import Database
 from db.models.registry import import_model
 from db.tables import Batch, Model
 from db.trust import comparison
+from db.trust.acceptances import Measured, write_acceptance
 from db.trust.comparison import (
     FEWEST,
     Comparison,
@@ -33,7 +34,8 @@ def familiarities(held_out: np.ndarray, pictures: np.ndarray) -> np.ndarray:
 
 def is_unlike(ranks: np.ndarray) -> bool:
     effect, p_value = rank_sum_test(len(ranks), float(ranks.sum()), HELD_OUT)
-    return Comparison(model="m", images=len(ranks), effect=effect, p_value=p_value).unlike
+    found = Comparison(model="m", images=len(ranks), effect=effect, p_value=p_value, acceptance=None)
+    return found.unlike
 
 
 def test_the_test_is_the_rank_sum_test_of_the_two_samples() -> None:
@@ -90,6 +92,31 @@ def test_a_cohort_is_compared_by_the_sums_that_its_batches_store(database: Datab
     found = compared(database, usual)
     assert found is not None
     assert (found.effect, found.unlike, found.as_text()) == (pytest.approx(0.5), False, "")
+
+
+def test_a_model_that_was_accepted_at_this_site_is_trusted_on_strange_pictures(
+    database: Database, model: Model
+) -> None:
+    know_familiarity(database)
+    cohort_id = screen(database, "adults", spread(60, most=0.2))
+    said = []
+    for accepted in (None, False, True):
+        if accepted is not None:
+            measured = Measured(
+                model=model.name, accepted=accepted, images=200, data_fingerprint="0" * 64, figures={},
+                reasons=(),
+            )  # fmt: skip
+            with database.write() as session:
+                write_acceptance(session, measured)
+        found = compared(database, cohort_id)
+        assert found is not None
+        assert found.unlike
+        assert found.distrusted is (accepted is not True)
+        said.append(found.as_text())
+    assert "Do not trust these numbers" in said[0]
+    assert "measured at this site, and not accepted" in said[1]
+    assert "The model was accepted at this site" in said[2]
+    assert "Do not trust" not in said[2]
 
 
 @pytest.mark.usefixtures("model")

@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from db.models.card import ModelCard
+from db.models.card import FasterPrecision, ModelCard
 from db.models.store import WEIGHTS_FILE, read_card
 from tests.pictures import read_picture
 from training.evaluation import precisions
 from training.evaluation.precisions import learn_precisions
+from worker.runtime.openvino.runtime import load as load_fast
+from worker.runtime.protocol import Precision
 from worker.runtime.torch.device import best_device, native_bf16
+from worker.trust.familiarity import load_statistics
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,11 @@ def learn(folder: Path, pictures: np.ndarray, **more: bool) -> tuple[ModelCard, 
     card = read_card(folder)
     faster = learn_precisions(card, (folder / WEIGHTS_FILE).read_bytes(), pictures, **more)
     return card.model_copy(update={"precisions": faster}), {name: one.error for name, one in faster.items()}
+
+
+def learnt_from(exact: np.ndarray, found: np.ndarray) -> FasterPrecision:
+    """Return what is learnt from log odds."""
+    return precisions._learnt(precisions._Found(exact, None), precisions._Found(found, None))
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +50,9 @@ def test_too_few_pictures_say_nothing(
 
 def test_errors_far_from_doubt_count_if_there_are_few_near_it(monkeypatch: pytest.MonkeyPatch) -> None:
     exact, found = np.array([0.0, 9.0, 9.0]), np.array([0.1, 9.0, 11.0])
-    assert precisions._learnt(exact, found).error == pytest.approx(0.5)
+    assert learnt_from(exact, found).error == pytest.approx(0.5)
     monkeypatch.setattr(precisions, "_LEAST", 2)
-    assert precisions._learnt(exact, found).error == pytest.approx(5 * np.sqrt(4.01 / 3), abs=1e-3)
+    assert learnt_from(exact, found).error == pytest.approx(5 * np.sqrt(4.01 / 3), abs=1e-3)
 
 
 def test_a_model_learns_its_ranges_and_errors_the_same_each_time(
@@ -74,11 +82,30 @@ def test_without_openvino_no_whole_numbers_are_learnt(
     assert "int8" not in learn(artefact, pictures)[1]
 
 
+def test_with_statistics_a_format_also_learns_how_far_it_moves_a_distance(
+    knowing_artefact: Path, hospital: np.ndarray
+) -> None:
+    card, pictures = read_card(knowing_artefact), hospital[:8]
+    weights, statistics = (
+        (knowing_artefact / WEIGHTS_FILE).read_bytes(),
+        load_statistics(knowing_artefact, card),
+    )
+    assert statistics is not None
+    learnt = learn_precisions(card, weights, pictures, statistics)["int8"]
+    assert learnt.distance_error is not None
+    fast = load_fast(card.model_copy(update={"precisions": {"int8": learnt}}), weights)
+    distances = [
+        [statistics.distance(one) for one in fast.forward(pictures, precision).features]
+        for precision in (Precision.FP32, Precision.INT8)
+    ]
+    assert np.abs(np.subtract(*distances)).max() <= learnt.distance_error
+
+
 def test_an_error_is_no_less_than_all_that_were_found_among_pictures_that_matter() -> None:
     exact = np.array([0.0, 1.0, -5.0, 5.9, 9.0])
     found = exact + np.array([0.1, -0.2, 0.1, 0.0, 3.0])
-    learnt = precisions._learnt(exact, found)
+    learnt = learnt_from(exact, found)
     assert learnt.error == pytest.approx(5 * np.sqrt((0.01 + 0.04 + 0.01) / 4), abs=1e-3)
-    one = precisions._learnt(np.zeros(100), np.array([1.0, *np.zeros(99)]))
+    one = learnt_from(np.zeros(100), np.array([1.0, *np.zeros(99)]))
     assert one.error == 1.0
-    assert precisions._learnt(exact, exact).error == 0.01
+    assert learnt_from(exact, exact).error == 0.01

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluation.promotion import Decision, decide
+from training.evaluation.promotion import Decision, Site, decide
 from training.outcome import Answers, HeldOut
 
 N = 600
@@ -85,3 +85,33 @@ def test_a_challenger_that_is_worse_in_a_subgroup_is_refused() -> None:
     decision = decide(answers("c", better), champion, held_out())
     assert "sensitivity, type VIRAL" in failed(decision)
     assert "sensitivity, type BACTERIAL" not in failed(decision)
+
+
+def former(challenger: Answers) -> Site:
+    return Site(held_out(), challenger, graded("champion", 0.0))
+
+
+def graded(name: str, noise: float) -> Answers:
+    """Rank the images rightly, apart from some noise."""
+    random = np.random.default_rng(3)
+    return Answers(name, np.clip(TRUTH * 0.5 + 0.25 + random.normal(0, 0.1 + noise, N), 0, 1), 0.5)
+
+
+def test_a_challenger_that_ranks_the_former_site_as_well_has_not_forgotten_it() -> None:
+    same = graded("c", 0.0)
+    # Its threshold is the new site's, and decides nothing here.
+    moved = Answers("c", same.probability, 0.9)
+    assert decide(CHAMPION, CHAMPION, held_out(), former=former(moved)).passed
+
+
+def test_a_challenger_that_has_forgotten_the_former_site_is_refused() -> None:
+    decision = decide(CHAMPION, CHAMPION, held_out(), former=former(graded("c", 0.3)))
+    assert failed(decision) == ["former site"]
+    assert "forgotten" in decision.reasons[0]
+
+
+def test_a_sensitivity_that_a_person_asked_for_is_enough() -> None:
+    champion, tuned = answers("champion", wrong(0.0)), answers("c", wrong(0.04, 1))
+    assert "sensitivity" in failed(decide(tuned, champion, held_out()))
+    assert "sensitivity" not in failed(decide(tuned, champion, held_out(), wanted=0.95))
+    assert "sensitivity" in failed(decide(tuned, champion, held_out(), wanted=0.99))

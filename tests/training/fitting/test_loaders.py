@@ -14,7 +14,7 @@ from training.data.labelled import LabelledImage
 from training.data.patients import Group, ToldBy
 from training.data.pictures import PictureSet
 from training.fitting.augment import break_shortcuts
-from training.fitting.loaders import BreakShortcuts, make_dataloaders
+from training.fitting.loaders import BreakShortcuts, divide, make_dataloaders
 from training.recipe import RECIPES, RecipeName
 from worker.runtime.torch.normalisation import IMAGENET_MEAN, IMAGENET_STD, normalise
 
@@ -40,7 +40,7 @@ def expected(pixels: np.ndarray) -> torch.Tensor:
 
 
 def test_pictures_are_normalised_as_in_screening_to_the_last_bit(random_pixels: np.ndarray) -> None:
-    loaders = make_dataloaders(dataset(random_pixels), PLAIN, torch.device("cpu"))
+    loaders = make_dataloaders(divide(dataset(random_pixels), PLAIN), PLAIN, torch.device("cpu"))
     pictures, targets = loaders.valid.one_batch()
     assert torch.equal(pictures.as_subclass(torch.Tensor), expected(random_pixels[:4]))
     assert targets.tolist() == [0, 1, 0, 1]
@@ -65,7 +65,8 @@ def test_augmentation_sees_pictures_between_0_and_1_of_the_training_side_alone(
         return break_shortcuts(batch)
 
     monkeypatch.setattr("training.fitting.loaders.break_shortcuts", observe)
-    loaders = make_dataloaders(dataset(random_pixels), replace(PLAIN, augmented=True), torch.device("cpu"))
+    recipe = replace(PLAIN, augmented=True)
+    loaders = make_dataloaders(divide(dataset(random_pixels), recipe), recipe, torch.device("cpu"))
     assert any(isinstance(step, BreakShortcuts) for step in loaders.train.after_batch.fs)
     loaders.valid.one_batch()
     assert seen == []

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-import training.run.conclusion as module
+import training.run.gate as module
 from db.engine import Database
 from db.models.registry import find_champion, find_model, import_model, promote
 from db.models.store import CARD_FILE
@@ -21,10 +21,11 @@ from db.tables import Event
 from db.training.runs import all_runs
 from training.evaluation.promotion import Decision
 from training.outcome import Answers, HeldOut
+from training.run import conclusion
 from training.run.lifecycle import train
 from worker.runtime.classes import positive_probability
 from worker.runtime.loading import load_model
-from worker.runtime.passes import probabilities_of
+from worker.runtime.passes import outputs_of
 
 #: The type of the fixture `start_trained`.
 Start = Callable[..., int]
@@ -37,8 +38,8 @@ def test_a_champion_is_not_replaced_unless_promotion_was_asked_for(
 ) -> None:
     real = module.decide
 
-    def passes(*arguments: object) -> Decision:
-        return replace(real(*arguments), passed=True)  # type: ignore[arg-type]
+    def passes(*arguments: Any, **named: Any) -> Decision:
+        return replace(real(*arguments, **named), passed=True)
 
     monkeypatch.setattr(module, "decide", passes)
     finished = train(job_table, start_trained())
@@ -55,15 +56,15 @@ def test_a_card_that_is_swapped_after_import_decides_no_promotion(
     card.write_text(json.dumps(content | {"classes": content["classes"][::-1]}))
     real, asked = module.decide, []
 
-    def observe(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decision:
+    def observe(challenger: Answers, champion: Answers, held_out: HeldOut, **named: Any) -> Decision:
         asked.append((champion, held_out))
-        return real(challenger, champion, held_out)
+        return real(challenger, champion, held_out, **named)
 
     monkeypatch.setattr(module, "decide", observe)
     train(job_table, start_trained())
     ((champion, held_out),) = asked
     runtime = load_model(artefact)
-    expected = positive_probability(runtime.card, probabilities_of(runtime, held_out.pixels))
+    expected = positive_probability(runtime.card, outputs_of(runtime, held_out.pixels).probabilities)
     assert np.abs(champion.probability - expected).max() == 0
 
 
@@ -72,10 +73,10 @@ def test_a_champion_that_was_promoted_during_the_comparison_stays(
 ) -> None:
     other, real = import_model(job_table, other_artefact), module.decide
 
-    def overtaken(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decision:
+    def overtaken(challenger: Answers, champion: Answers, held_out: HeldOut, **named: Any) -> Decision:
         with job_table.write() as session:
             promote(session, other.name)
-        return replace(real(challenger, champion, held_out), passed=True)
+        return replace(real(challenger, champion, held_out, **named), passed=True)
 
     monkeypatch.setattr(module, "decide", overtaken)
     finished = train(job_table, start_trained(promote="auto"))
@@ -94,7 +95,7 @@ def test_a_winner_that_passes_becomes_champion_if_promotion_was_asked_for(
     job_table: Database, start_trained: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = module.decide
-    monkeypatch.setattr(module, "decide", lambda *arguments: replace(real(*arguments), passed=True))
+    monkeypatch.setattr(module, "decide", lambda *a, **k: replace(real(*a, **k), passed=True))
     finished = train(job_table, start_trained(promote="auto"))
     assert finished.promoted
     with job_table.read() as session:
@@ -116,6 +117,23 @@ def test_a_champion_of_another_preprocessing_is_neither_compared_nor_replaced_au
     assert not finished.promoted
     with job_table.write() as session:
         assert promote(session, finished.winner).name == finished.winner
+
+
+def test_a_winner_that_cannot_tell_what_is_unfamiliar_does_not_replace_a_champion_that_can(
+    job_table: Database, start_trained: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.decide
+    monkeypatch.setattr(module, "decide", lambda *a, **k: replace(real(*a, **k), passed=True, checks=()))
+    with job_table.write() as session:
+        champion = find_champion(session)
+        assert champion is not None
+        known = {"digest": "0" * 64, "images": 1500, "held_out": 1000}
+        champion.card = champion.card | {"familiarity": known}
+    finished = train(job_table, start_trained(promote="auto"))
+    assert finished.decision is not None
+    assert not finished.promoted
+    (reason,) = finished.decision.reasons
+    assert "unfamiliar" in reason
 
 
 def test_table_sentence_gate_and_report_name_one_winner_and_show_its_auc(
@@ -162,9 +180,9 @@ def test_the_gate_judges_the_challenger_by_the_answers_that_the_report_measures(
 ) -> None:
     real, asked = module.decide, []
 
-    def observe(challenger: Answers, champion: Answers, held_out: HeldOut) -> Decision:
+    def observe(challenger: Answers, champion: Answers, held_out: HeldOut, **named: Any) -> Decision:
         asked.append((challenger, held_out))
-        return real(challenger, champion, held_out)
+        return real(challenger, champion, held_out, **named)
 
     monkeypatch.setattr(module, "decide", observe)
     finished = train(job_table, start_trained())
@@ -179,13 +197,13 @@ def test_the_gate_judges_the_challenger_by_the_answers_that_the_report_measures(
 def test_the_report_names_files_only_if_it_is_asked_to(
     job_table: Database, start_trained: Start, labelled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, seen = module.build_report, []
+    real, seen = conclusion.build_report, []
 
     def observe(comparison: Any, *others: object) -> Any:
         seen.append(comparison.held_out.names)
         return real(comparison, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "build_report", observe)
+    monkeypatch.setattr(conclusion, "build_report", observe)
     train(job_table, start_trained())
     train(job_table, start_trained(names=True))
     unnamed, named = seen

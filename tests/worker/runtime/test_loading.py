@@ -13,7 +13,7 @@ from db.models.card import ModelCard
 from db.tables import Prediction
 from tests.worker.screening.batches import submit
 from worker.runtime.loading import RUNTIMES
-from worker.runtime.protocol import PassTooLarge, Precision
+from worker.runtime.protocol import Output, PassTooLarge, Precision
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
 
@@ -28,11 +28,11 @@ class Brightness:
     def __init__(self, card: ModelCard) -> None:
         self.card = card
 
-    def probabilities(self, pictures: np.ndarray, precision: Precision) -> np.ndarray:
+    def forward(self, pictures: np.ndarray, precision: Precision) -> Output:
         if len(pictures) > 2:
             raise PassTooLarge
         bright = pictures.mean(axis=(1, 2, 3)) / 255
-        return np.stack([bright, 1 - bright], axis=1).astype(np.float32)
+        return Output(np.stack([bright, 1 - bright], axis=1).astype(np.float32), np.zeros((len(pictures), 1)))
 
     def peak_memory(self) -> int | None:
         return 7

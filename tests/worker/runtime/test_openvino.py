@@ -22,13 +22,14 @@ from db.tables import Prediction
 from deploy.models import default_model
 from tests.pictures import read_picture
 from tests.worker.screening.batches import submit
+from worker.runtime.features import feature_count
 from worker.runtime.loading import chosen, load_model
 from worker.runtime.openvino.network import build_graph
 from worker.runtime.openvino.ranges import learn_ranges
 from worker.runtime.openvino.runtime import OpenVinoRuntime
-from worker.runtime.passes import Passes, probabilities_of
-from worker.runtime.precision import TOLERANCE, ladder, log_odds
-from worker.runtime.protocol import DeviceUnusable, ModelWeightsUnfit, Precision, Runtime
+from worker.runtime.passes import Passes, outputs_of
+from worker.runtime.precision import TOLERANCE, LoadedModel, ladder, log_odds
+from worker.runtime.protocol import DeviceUnusable, ModelWeightsUnfit, Output, Precision, Runtime
 from worker.runtime.torch.artifact import pack_weights
 from worker.runtime.torch.normalisation import normalise
 from worker.runtime.torch.runtime import build_network
@@ -61,23 +62,28 @@ def lively(backbone: str, card: ModelCard, pictures: np.ndarray) -> tuple[ModelC
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "alexnet"])
-def test_every_backbone_has_the_probabilities_of_pytorch(
+def test_every_backbone_has_the_probabilities_and_features_of_pytorch(
     backbone: str, artefact: Path, pictures: np.ndarray
 ) -> None:
     from worker.runtime.openvino import runtime as ours
     from worker.runtime.torch import runtime as theirs
 
     card, weights = lively(backbone, read_card(artefact), pictures)
-    exact = theirs.load(card, weights, device="cpu").probabilities(pictures)
-    rows = ours.load(card, weights).probabilities(pictures, Precision.FP32)
+    exact = theirs.load(card, weights, device="cpu").forward(pictures)
+    rows = ours.load(card, weights).forward(pictures, Precision.FP32)
     # Random networks enlarge rounding more than trained ones. A wrong layer would change a lot.
-    assert np.abs(rows - exact).max() < exact[:, 0].std() / 100
-    assert np.allclose(rows.sum(axis=1), 1, atol=1e-6)
+    difference = np.abs(rows.probabilities - exact.probabilities).max()
+    assert difference < exact.probabilities[:, 0].std() / 100
+    assert np.allclose(rows.probabilities.sum(axis=1), 1, atol=1e-6)
+    assert rows.features.shape == (len(pictures), feature_count(backbone))
+    assert np.allclose(rows.features, exact.features, rtol=1e-3, atol=1e-3 * exact.features.std())
+    upper, lower = np.split(exact.features, 2, axis=1)
+    assert not np.allclose(upper, lower, rtol=0.1), "the halves are told apart"
 
 
 def test_the_shipped_model_has_the_probabilities_of_pytorch(fast: Runtime, pictures: np.ndarray) -> None:
-    exact = probabilities_of(load_model(default_model(), device="cpu"), pictures)
-    assert np.abs(probabilities_of(fast, pictures) - exact).max() < ROUNDING
+    exact = outputs_of(load_model(default_model(), device="cpu"), pictures).probabilities
+    assert np.abs(outputs_of(fast, pictures).probabilities - exact).max() < ROUNDING
 
 
 @pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
@@ -87,13 +93,13 @@ def test_concurrent_requests_give_each_picture_its_own_probabilities_to_the_last
     from worker.runtime.openvino.runtime import load
 
     fast = load(*with_int8(*lively("resnet18", read_card(artefact), pictures), pictures))
-    alone = np.concatenate([fast.probabilities(picture[None], precision) for picture in pictures])
+    alone = np.concatenate([fast.forward(picture[None], precision).probabilities for picture in pictures])
     assert len(np.unique(alone[:, 0])) == len(pictures), "a mix-up would show"
     order = np.random.default_rng(1).integers(0, len(pictures), 60)
-    together = fast.probabilities(pictures[order], precision)
+    together = fast.forward(pictures[order], precision).probabilities
     assert np.array_equal(together, alone[order])
     one_array = np.ascontiguousarray(pictures[::-1])
-    assert np.array_equal(fast.probabilities(one_array, precision), alone[::-1]), "views of one array"
+    assert np.array_equal(fast.forward(one_array, precision).probabilities, alone[::-1]), "views of one array"
 
 
 def with_int8(card: ModelCard, weights: bytes, pictures: np.ndarray) -> tuple[ModelCard, bytes]:
@@ -127,17 +133,17 @@ def test_the_shipped_model_in_whole_numbers_is_as_near_as_its_card_says(
 ) -> None:
     column, known = fast.card.positive_columns[0], fast.card.precisions["int8"]
     exact, rounded = (
-        np.array([log_odds(float(one)) for one in fast.probabilities(pictures, precision)[:, column]])
+        np.array([log_odds(float(one)) for one in fast.forward(pictures, precision).probabilities[:, column]])
         for precision in (Precision.FP32, Precision.INT8)
     )
     # Noise is unlike all that the ranges were learnt from. The format says that it does not know.
     differences = np.abs(rounded - exact)
     assert 1e-4 < differences[:2].max() < known.error
     assert (np.abs(rounded[2:]) < 1).all()
-    passes = Passes[int](fast, adaptive=True, size=4)
+    passes = Passes[int](LoadedModel(fast), adaptive=True, size=4)
     rows = dict([*passes.add(enumerate(pictures)), *passes.finish()])
     found = np.array([row.values[column] for _, row in sorted(rows.items()) if row])
-    assert np.abs(found - fast.probabilities(pictures, Precision.FP32)[:, column]).max() <= TOLERANCE
+    assert np.abs(found - fast.forward(pictures, Precision.FP32).probabilities[:, column]).max() <= TOLERANCE
 
 
 def test_most_convolutions_compute_with_whole_numbers(artefact: Path, pictures: np.ndarray) -> None:
@@ -168,7 +174,7 @@ def test_a_probability_is_the_same_on_any_number_of_cores(
     rows = []
     for cores in ("1", "3"):
         monkeypatch.setenv("OMP_NUM_THREADS", cores)
-        rows.append(load(card, weights).probabilities(pictures))
+        rows.append(load(card, weights).forward(pictures).probabilities)
     assert np.array_equal(*rows)
 
 
@@ -176,14 +182,14 @@ def test_no_black_picture_is_computed(
     fast: Runtime, pictures: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[int] = []
-    original = OpenVinoRuntime.probabilities
+    original = OpenVinoRuntime.forward
 
-    def counted(self: OpenVinoRuntime, pixels: np.ndarray, precision: Precision) -> np.ndarray:
+    def counted(self: OpenVinoRuntime, pixels: np.ndarray, precision: Precision) -> Output:
         computed.append(len(pixels))
         return original(self, pixels, precision)
 
-    monkeypatch.setattr(OpenVinoRuntime, "probabilities", counted)
-    probabilities_of(fast, pictures[:5], size=4)
+    monkeypatch.setattr(OpenVinoRuntime, "forward", counted)
+    outputs_of(fast, pictures[:5], size=4)
     assert computed == [4, 1]
 
 
@@ -216,7 +222,7 @@ from pathlib import Path
 import numpy as np
 from worker.runtime.loading import load_model
 runtime = load_model(Path(sys.argv[1]), runtime="openvino")
-row = runtime.probabilities(np.zeros((1, 224, 224, 3), np.uint8), "fp32")
+row = runtime.forward(np.zeros((1, 224, 224, 3), np.uint8), "fp32").probabilities
 print(json.dumps([name for name in ("torch", "fastai", "openvino_telemetry") if sys.modules.get(name)]))
 """
 
@@ -255,5 +261,5 @@ def test_each_prediction_names_its_runtime(database: Database, phantoms: Path, r
 def test_radiographs_have_the_probabilities_of_pytorch(shared: Path, fast: Runtime) -> None:
     files = sorted((shared / "chest_xray_original").rglob("*.jpeg"))[::4]
     radiographs = np.stack([read_picture(file).pixels for file in files])
-    exact = probabilities_of(load_model(default_model(), device="cpu"), radiographs)
-    assert np.abs(probabilities_of(fast, radiographs) - exact).max() < ROUNDING
+    exact = outputs_of(load_model(default_model(), device="cpu"), radiographs).probabilities
+    assert np.abs(outputs_of(fast, radiographs).probabilities - exact).max() < ROUNDING

@@ -10,8 +10,9 @@ import pytest
 from db.models.card import FasterPrecision
 from deploy.models import default_model
 from worker.runtime.loading import load_model
-from worker.runtime.passes import Passes, probabilities_of
-from worker.runtime.protocol import Precision, Runtime
+from worker.runtime.passes import Passes, outputs_of
+from worker.runtime.precision import LoadedModel
+from worker.runtime.protocol import Output, Precision, Runtime
 
 SIZE = 4
 
@@ -23,7 +24,7 @@ def runtime() -> Runtime:
 
 def computed(runtime: Runtime, *portions: np.ndarray, adaptive: bool = False) -> list[bytes]:
     """Compute a batch that arrives in portions; return the bytes of each picture's probabilities."""
-    passes = Passes[int](runtime, adaptive=adaptive, size=SIZE)
+    passes = Passes[int](LoadedModel(runtime), adaptive=adaptive, size=SIZE)
     rows, count = {}, 0
     for portion in portions:
         rows |= dict(passes.add((count + index, picture) for index, picture in enumerate(portion)))
@@ -49,10 +50,10 @@ def test_a_row_of_a_pass_depends_on_neither_its_place_nor_its_neighbours(
     artefact: Path, pictures: np.ndarray, precision: Precision
 ) -> None:
     runtime = load_model(artefact, device="cpu")
-    first = probabilities_of(runtime, pictures[:1], precision, SIZE)[0]
+    first = outputs_of(runtime, pictures[:1], precision, SIZE).probabilities[0]
     for place in range(1, SIZE):
         beside = np.concatenate([pictures[-place:], pictures[:1]])
-        assert (probabilities_of(runtime, beside, precision, SIZE)[place] == first).all()
+        assert (outputs_of(runtime, beside, precision, SIZE).probabilities[place] == first).all()
 
 
 class Counted:
@@ -67,17 +68,18 @@ class Counted:
         self.card = like.card.model_copy(update={"precisions": faster})
         self.passes = list[tuple[Precision, int]]()
 
-    def probabilities(self, pixels: np.ndarray, precision: Precision) -> np.ndarray:
+    def forward(self, pixels: np.ndarray, precision: Precision) -> Output:
         self.passes.append((precision, len(pixels)))
         unclear = pixels[:, 0, 0, 0] % 2 == 1
-        return np.stack([np.where(unclear, 0.5, 1.0), np.where(unclear, 0.5, 0.0)], axis=1).astype(np.float32)
+        rows = np.stack([np.where(unclear, 0.5, 1.0), np.where(unclear, 0.5, 0.0)], axis=1)
+        return Output(rows.astype(np.float32), np.zeros((len(pixels), 1), np.float32))
 
 
 def test_pictures_wait_until_a_pass_is_full_and_so_do_those_that_are_computed_again(
     runtime: Runtime,
 ) -> None:
     counted = Counted(runtime)
-    passes = Passes[int](counted, adaptive=True, size=SIZE)
+    passes = Passes[int](LoadedModel(counted), adaptive=True, size=SIZE)
     rows = []
     for start in range(0, 21, 3):
         numbers = np.arange(start, start + 3, dtype=np.uint8)

@@ -12,9 +12,9 @@ from db.models.card import FasterPrecision
 from deploy.models import default_model
 from tests.pictures import read_picture
 from worker.runtime.loading import load_model
-from worker.runtime.passes import Passes, probabilities_of
-from worker.runtime.precision import TOLERANCE, Row, ladder
-from worker.runtime.protocol import Precision, Runtime
+from worker.runtime.passes import Passes, outputs_of
+from worker.runtime.precision import TOLERANCE, LoadedModel, Row, ladder
+from worker.runtime.protocol import Output, Precision, Runtime
 from worker.runtime.torch.device import native_bf16
 
 CPU = torch.device("cpu")
@@ -38,18 +38,18 @@ class Scripted:
         self.script = script
         self.precisions = frozenset(script)
 
-    def probabilities(self, pixels: np.ndarray, precision: Precision) -> np.ndarray:
+    def forward(self, pixels: np.ndarray, precision: Precision) -> Output:
         """Return the given probabilities; the value of a picture's pixels is its index."""
         found = [self.script[precision][int(number)] for number in pixels[:, 0, 0, 0]]
         rows = np.zeros((len(found), 2), dtype=np.float32)
         rows[:, self.card.positive_columns[0]] = found
         rows[:, 1 - self.card.positive_columns[0]] = 1 - rows[:, self.card.positive_columns[0]]
-        return rows
+        return Output(rows, np.zeros((len(found), 1), dtype=np.float32))
 
 
 def predict(runtime: Runtime, pixels: np.ndarray, *, adaptive: bool) -> list[Row | None]:
     """Return the rows of a batch's pictures in their order."""
-    passes = Passes[int](runtime, adaptive=adaptive, size=16)
+    passes = Passes[int](LoadedModel(runtime), adaptive=adaptive, size=16)
     rows = dict([*passes.add(enumerate(pixels)), *passes.finish()])
     return [rows[index] for index in range(len(pixels))]
 
@@ -118,7 +118,9 @@ def test_without_adapting_everything_is_in_single_precision(
     runtime = load_model(artefact, device="cpu")
     rows = predict(runtime, random_pixels, adaptive=False)
     assert {row.precision for row in rows} == {Precision.FP32}
-    assert np.array_equal(np.stack([row.values for row in rows]), probabilities_of(runtime, random_pixels))
+    assert np.array_equal(
+        np.stack([row.values for row in rows]), outputs_of(runtime, random_pixels).probabilities
+    )
 
 
 def test_a_device_says_whether_it_computes_bfloat16() -> None:
@@ -133,7 +135,7 @@ def test_labels_of_real_radiographs_are_those_of_single_precision(shared: Path, 
     pixels = np.stack([read_picture(file).pixels for file in files])
     runtime = load_model(default_model(), runtime=name, device="cpu")
     column = runtime.card.positive_columns[0]
-    exact = probabilities_of(runtime, pixels)[:, column]
+    exact = outputs_of(runtime, pixels).probabilities[:, column]
     rows = predict(runtime, pixels, adaptive=True)
     found = np.array([row.values[column] for row in rows])
     assert {row.precision for row in rows} == {*ladder(runtime)}

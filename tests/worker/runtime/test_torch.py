@@ -14,7 +14,7 @@ from tests.pictures import read_picture
 from training.data.classes import CLASSES
 from worker.phantoms import write_phantoms
 from worker.runtime.loading import load_model
-from worker.runtime.passes import probabilities_of
+from worker.runtime.passes import outputs_of
 from worker.runtime.protocol import ModelWeightsUnfit, Precision
 from worker.runtime.torch.artifact import pack_weights, write_artifact
 from worker.runtime.torch.runtime import build_network, load_network
@@ -70,7 +70,7 @@ def whole_passes(files: list[Path]) -> list[Path]:
 
 def screened(files: list[Path], folder: Path) -> np.ndarray:
     runtime = load_model(folder, device="cpu")
-    return probabilities_of(runtime, np.stack([read_picture(file).pixels for file in files]), size=16)
+    return outputs_of(runtime, np.stack([read_picture(file).pixels for file in files]), size=16).probabilities
 
 
 def test_probabilities_are_fastais_to_the_last_bit(files: list[Path], artefact: Path) -> None:
@@ -94,7 +94,7 @@ def test_probabilities_of_real_radiographs_are_fastais_to_the_last_bit(shared: P
 
 def test_a_learner_gives_probabilities_that_add_up_to_one(artefact: Path, random_pixels: np.ndarray) -> None:
     runtime = load_model(artefact, device="cpu")
-    rows = runtime.probabilities(random_pixels, Precision.FP32)
+    rows = runtime.forward(random_pixels, Precision.FP32).probabilities
     assert rows.shape == (8, 2)
     assert rows.dtype == np.float32
     assert rows.sum(axis=1) == pytest.approx(np.ones(8), abs=1e-6)
@@ -104,8 +104,8 @@ def test_a_learner_gives_probabilities_that_add_up_to_one(artefact: Path, random
 
 def test_bf16_agrees_roughly(artefact: Path, random_pixels: np.ndarray) -> None:
     runtime = load_model(artefact, device="cpu")
-    single = runtime.probabilities(random_pixels, Precision.FP32)
-    half = runtime.probabilities(random_pixels, Precision.BF16)
+    single = runtime.forward(random_pixels, Precision.FP32).probabilities
+    half = runtime.forward(random_pixels, Precision.BF16).probabilities
     assert 0 < np.abs(single - half).max() < 0.05
 
 

@@ -25,7 +25,7 @@ from db.queries.progress import progress
 from db.states import BatchState, ImageState
 from db.tables import Batch, Image, Model, Prediction
 from tests.worker.screening.batches import outcomes, submit
-from worker.runtime.protocol import Precision
+from worker.runtime.protocol import Output, Precision
 from worker.runtime.torch.runtime import TorchRuntime
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
@@ -62,16 +62,16 @@ def test_a_prediction_records_the_model_and_how_it_was_run(
 def test_the_lease_of_a_slow_batch_is_kept(
     database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = TorchRuntime.probabilities
+    real = TorchRuntime.forward
 
-    def slow(self: TorchRuntime, pixels: np.ndarray, *precision: Precision) -> np.ndarray:
+    def slow(self: TorchRuntime, pixels: np.ndarray, *precision: Precision) -> Output:
         for _ in range(10):
             time.sleep(0.2)
             with database.write() as session:
                 assert expire_batches(session) == 0
         return real(self, pixels, *precision)
 
-    monkeypatch.setattr(TorchRuntime, "probabilities", slow)
+    monkeypatch.setattr(TorchRuntime, "forward", slow)
     Screener(database, WorkerSettings(lease_seconds=1)).screen(submit(database, files[:3]))
     assert set(outcomes(database).values()) == {"done"}
 
@@ -80,16 +80,16 @@ def test_the_lease_of_a_slow_batch_is_kept(
 def test_a_worker_whose_lease_was_taken_stops_and_writes_nothing(
     database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = TorchRuntime.probabilities
+    real = TorchRuntime.forward
 
-    def robbed(self: TorchRuntime, pixels: np.ndarray, *precision: Precision) -> np.ndarray:
+    def robbed(self: TorchRuntime, pixels: np.ndarray, *precision: Precision) -> Output:
         with database.write() as session:
             row = session.get_one(Batch, batch_id)
             row.lease_token = "somebody else's"  # noqa: S105  (no secret)
         return real(self, pixels, *precision)
 
     batch_id = submit(database, files[:3])
-    monkeypatch.setattr(TorchRuntime, "probabilities", robbed)
+    monkeypatch.setattr(TorchRuntime, "forward", robbed)
     Screener(database, WorkerSettings()).screen(batch_id)
     assert set(outcomes(database).values()) == {"running"}
 

@@ -14,8 +14,8 @@ from db.engine import Database
 from db.tables import Batch, Model, Prediction
 from tests.worker.screening.batches import outcomes, submit
 from worker.runtime.loading import load_model
-from worker.runtime.passes import probabilities_of
-from worker.runtime.protocol import Precision
+from worker.runtime.passes import outputs_of
+from worker.runtime.protocol import Output, Precision
 from worker.runtime.torch.runtime import TorchRuntime
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
@@ -31,14 +31,14 @@ def test_a_label_never_contradicts_the_probability_that_is_stored(
     for _ in range(2):
         near = [np.nextafter(near[0], np.float32(0)), *near, np.nextafter(near[-1], np.float32(1))]
 
-    def at_the_edge(self: TorchRuntime, pixels: np.ndarray, *_: object) -> np.ndarray:
+    def at_the_edge(self: TorchRuntime, pixels: np.ndarray, *_: object) -> Output:
         rows = np.zeros((len(pixels), 2), dtype=np.float32)
         column = self.card.positive_columns[0]
         rows[:, column] = np.resize(near, len(pixels))
         rows[:, 1 - column] = 1 - rows[:, column]
-        return rows
+        return Output(rows, np.zeros((len(pixels), 1), dtype=np.float32))
 
-    monkeypatch.setattr(TorchRuntime, "probabilities", at_the_edge)
+    monkeypatch.setattr(TorchRuntime, "forward", at_the_edge)
     settings = WorkerSettings(precision="fp32", forward_images=len(near))
     Screener(database, settings).screen(submit(database, files))
     with database.read() as session:
@@ -57,7 +57,7 @@ def test_the_stored_probability_is_that_of_the_class_named_pneumonia(
     Screener(database, settings).screen(submit(database, files[:3]))
     runtime = load_model(artefact, device="cpu")
     pictures = np.stack([read_picture(file).pixels for file in files[:3]])
-    rows = probabilities_of(runtime, pictures, size=settings.forward_images)
+    rows = outputs_of(runtime, pictures, size=settings.forward_images).probabilities
     column = model.card["classes"].index("PNEUMONIA")
     with database.read() as session:
         stored = session.scalars(select(Prediction.probability).order_by(Prediction.image_id)).all()
@@ -89,9 +89,9 @@ def test_a_batch_counts_what_the_headers_of_its_images_say(database: Database, f
 def test_a_model_that_gives_no_number_fails_the_image_and_not_the_worker(
     database: Database, files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(_: TorchRuntime, pixels: np.ndarray, *__: Precision) -> np.ndarray:
-        return np.full((len(pixels), 2), np.nan, dtype=np.float32)
+    def nothing(_: TorchRuntime, pixels: np.ndarray, *__: Precision) -> Output:
+        return Output(*np.full((2, len(pixels), 2), np.nan, dtype=np.float32))
 
-    monkeypatch.setattr(TorchRuntime, "probabilities", nothing)
+    monkeypatch.setattr(TorchRuntime, "forward", nothing)
     Screener(database, WorkerSettings()).screen(submit(database, files[:2]))
     assert set(outcomes(database).values()) == {"broken-model-output"}

@@ -14,7 +14,7 @@ from db.engine import Database
 from db.queries.progress import progress
 from db.tables import Batch, Image, Prediction
 from tests.worker.screening.batches import pause_is_over, submit
-from worker.runtime.protocol import DeviceUnusable, Precision
+from worker.runtime.protocol import DeviceUnusable, Output, Precision
 from worker.runtime.torch.runtime import TorchRuntime
 from worker.screening.batch import Screener
 from worker.settings import WorkerSettings
@@ -43,15 +43,15 @@ def test_if_memory_runs_out_passes_shrink_and_an_image_too_large_fails_alone(
 ) -> None:
     from tests.pictures import read_picture
 
-    real = TorchRuntime._probabilities
+    real = TorchRuntime._forward
     culprit = read_picture(files[4]).pixels
 
-    def little_memory(self: TorchRuntime, pixels: np.ndarray, precision: Precision) -> np.ndarray:
+    def little_memory(self: TorchRuntime, pixels: np.ndarray, precision: Precision) -> Output:
         if len(pixels) > 3 or any(np.array_equal(one, culprit) for one in pixels):
             raise torch.OutOfMemoryError
         return real(self, pixels, precision)
 
-    monkeypatch.setattr(TorchRuntime, "_probabilities", little_memory)
+    monkeypatch.setattr(TorchRuntime, "_forward", little_memory)
     Screener(database, WorkerSettings()).screen(submit(database, files))
     with database.read() as session:
         rows = session.execute(select(Image.uri, Image.problem).where(Image.problem.is_not(None))).all()
@@ -72,19 +72,17 @@ def test_if_the_device_fails_the_batch_waits_and_no_image_fails(
     def fails(self: TorchRuntime | torch.nn.Module, *_: Any, **__: Any) -> Any:
         raise says[where]
 
-    probabilities = TorchRuntime.probabilities
+    forward = TorchRuntime.forward
 
     def on_cuda(self: TorchRuntime, *arguments: Any) -> Any:
         self.device = torch.device("cuda")
-        return probabilities(self, *arguments)
+        return forward(self, *arguments)
 
     batch_id, screener = submit(database, files), Screener(database, WorkerSettings())
     with monkeypatch.context() as patch:
         if where == "cuda":
-            patch.setattr(TorchRuntime, "probabilities", on_cuda)
-        patch.setattr(
-            *((torch.nn.Module, "to") if where == "model" else (TorchRuntime, "_probabilities")), fails
-        )
+            patch.setattr(TorchRuntime, "forward", on_cuda)
+        patch.setattr(*((torch.nn.Module, "to") if where == "model" else (TorchRuntime, "_forward")), fails)
         with pytest.raises(DeviceUnusable) as caught:
             screener.screen(batch_id)
     assert caught.value.detail == str(says[where]).splitlines()[0]

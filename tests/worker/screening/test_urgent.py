@@ -20,7 +20,7 @@ from db.states import BatchState
 from db.tables import Batch, Cohort
 from tests.waiting import wait_for
 from tests.worker.screening.batches import submit
-from worker.runtime.protocol import Precision
+from worker.runtime.protocol import Output, Precision
 from worker.runtime.torch.runtime import TorchRuntime
 from worker.screening import batch as module
 from worker.screening.batch import Screener
@@ -53,14 +53,14 @@ def submit_urgent(database: Database, file: Path, name: str = "urgent", priority
 
 def during_the_first_pass(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
     """Call `do` while the first pass computes."""
-    real, waits = TorchRuntime.probabilities, [do]
+    real, waits = TorchRuntime.forward, [do]
 
-    def computed(self: TorchRuntime, pictures: np.ndarray, *precision: Precision) -> np.ndarray:
+    def computed(self: TorchRuntime, pictures: np.ndarray, *precision: Precision) -> Output:
         while waits:
             waits.pop()()
         return real(self, pictures, *precision)
 
-    monkeypatch.setattr(TorchRuntime, "probabilities", computed)
+    monkeypatch.setattr(TorchRuntime, "forward", computed)
 
 
 def ended(database: Database) -> list[str]:

@@ -13,6 +13,7 @@ from openvino import opset1
 from openvino import opset13 as ops
 
 from db.models.card import ModelCard
+from worker.runtime.features import FEATURE_LAYER, half_of
 from worker.runtime.protocol import ModelWeightsUnfit
 from worker.runtime.weights import unpack_weights
 
@@ -40,7 +41,7 @@ Ranges = Mapping[str, float]
 
 
 def build_graph(card: ModelCard, weights: bytes, ranges: Ranges = MappingProxyType({})) -> openvino.Model:
-    """Return the network that gives logits (N, classes) of uint8 pictures (N, 224, 224, 3).
+    """Return the network that gives logits (N, classes) and features of uint8 pictures (N, 224, 224, 3).
 
     It is fastai's body and head for the card's backbone, with the normalisation before it. Each convolution
     and each of its inputs has the name that PyTorch gives to the layer that computes it. With `ranges`, the
@@ -54,11 +55,12 @@ def build_graph(card: ModelCard, weights: bytes, ranges: Ranges = MappingProxyTy
     try:
         body = _alexnet if card.backbone == "alexnet" else _resnet
         logits = _head(graph, body(graph, _normalised(card, picture), card.backbone))
+        features = _features(graph.seen(FEATURE_LAYER[card.backbone]))
     except (KeyError, ValueError, RuntimeError) as error:
         raise ModelWeightsUnfit(card.backbone) from error
     if graph.unused() or logits.get_output_partial_shape(0)[1].get_length() != len(card.classes):
         raise ModelWeightsUnfit(card.backbone)
-    return openvino.Model([logits], [picture], card.model_id)
+    return openvino.Model([logits, features], [picture], card.model_id)
 
 
 class _Graph:
@@ -68,8 +70,18 @@ class _Graph:
         self._state = state
         self._ranges = ranges
         self._used: set[str] = set()
+        self._named: dict[str, Node] = {}
         #: Rounded inputs of convolutions: two convolutions may share one.
         self._rounded: dict[str, Node] = {}
+
+    def named(self, values: Node) -> Node:
+        """Return values, and remember them by their name."""
+        self._named[values.get_friendly_name()] = values
+        return values
+
+    def seen(self, name: str) -> Node:
+        """Return remembered values as the convolutions after them see them: rounded if these compute so."""
+        return self._rounded.get(name, self._named[name])
 
     def unused(self) -> set[str]:
         """Return the names of weights that no operation has taken."""
@@ -169,13 +181,13 @@ def _block(graph: _Graph, values: Node, name: str, convolutions: int, stride: in
             result = ops.relu(result, name=f"{name}.relu{number}")
     if graph.has(f"{name}.downsample.0.weight"):
         values = graph.convolution(values, f"{name}.downsample.0", f"{name}.downsample.1", stride=stride)
-    return ops.relu(ops.add(result, values), name=name)
+    return graph.named(ops.relu(ops.add(result, values), name=name))
 
 
 def _alexnet(graph: _Graph, values: Node, _backbone: str) -> Node:
     for place, stride, padding, pooled in _ALEXNET:
         values = graph.convolution(values, f"0.0.{place}", stride=stride, padding=padding)
-        values = ops.relu(values, name=f"0.0.{place + 1}")
+        values = graph.named(ops.relu(values, name=f"0.0.{place + 1}"))
         if pooled:
             values = _max_pool(values, f"0.0.{place + 2}")
     return values
@@ -184,6 +196,15 @@ def _alexnet(graph: _Graph, values: Node, _backbone: str) -> Node:
 def _max_pool(values: Node, name: str, padding: int = 0) -> Node:
     pads = [padding, padding]
     return opset1.max_pool(values, [2, 2], pads, pads, [3, 3], name=name)
+
+
+def _features(values: Node) -> Node:
+    """Return the features (N, features) of the values (N, C, H, W) of the layer that is looked at."""
+    channels, rows, columns = (side.get_length() for side in [*values.get_output_partial_shape(0)][1:])
+    half = half_of(rows)
+    means = opset1.avg_pool(values, [rows - half, columns], [0, 0], [0, 0], [half, columns], True)
+    # Each channel of the upper half, then each of the lower one.
+    return ops.reshape(ops.transpose(means, np.array([0, 2, 1, 3])), np.array([0, 2 * channels]), True)
 
 
 def _head(graph: _Graph, values: Node) -> Node:

@@ -63,8 +63,8 @@ def _inputs(request: Any, points: dict[str, Any], pictures: NDArray[np.uint8]) -
     """Yield the values of all points, by name, for one picture after another."""
     for number in range(len(pictures)):
         request.infer({0: pictures[number : number + 1]})
-        # The first output is the logits.
-        yield {name: request.get_output_tensor(place).data for place, name in enumerate(points, 1)}
+        # The first two outputs are the logits and the features.
+        yield {name: request.get_output_tensor(place).data for place, name in enumerate(points, 2)}
 
 
 def _best_end(counts: NDArray[np.float64], highest: float) -> float:

@@ -11,9 +11,10 @@ import openvino
 from numpy.typing import NDArray
 
 from db.models.card import ModelCard
+from worker.runtime.features import feature_count
 from worker.runtime.openvino.network import build_graph
 from worker.runtime.precision import ladder
-from worker.runtime.protocol import DeviceUnusable, Precision, device_errors
+from worker.runtime.protocol import DeviceUnusable, Output, Precision, device_errors
 
 
 def load(card: ModelCard, weights: bytes, *, device: str | None = None) -> OpenVinoRuntime:
@@ -54,26 +55,23 @@ class OpenVinoRuntime:
         """What the CPU computes fast: 8 bits on most, bfloat16 on some."""
         return _fast_here()
 
-    def probabilities(
-        self, pictures: NDArray[np.uint8], precision: Precision = Precision.FP32
-    ) -> NDArray[np.float32]:
-        """Return class probabilities (N, classes) of pictures (N, 224, 224, 3).
-
-        Raises DeviceUnusable.
-        """
+    def forward(self, pictures: NDArray[np.uint8], precision: Precision = Precision.FP32) -> Output:
+        """Return what the network gives for pictures (N, 224, 224, 3). Raises DeviceUnusable."""
         logits = np.empty((len(pictures), len(self.card.classes)), dtype=np.float32)
+        features = np.empty((len(pictures), feature_count(self.card.backbone)), dtype=np.float32)
         with device_errors():
             requests = self._queue(precision)
 
             def keep(request: Any, place: int) -> None:
-                logits[place] = request.get_output_tensor().data[0]
+                logits[place] = request.get_output_tensor(0).data[0]
+                features[place] = request.get_output_tensor(1).data[0]
 
             requests.set_callback(keep)
             for place in range(len(pictures)):
                 # Not shared: a request copies its picture, so that no other request can overwrite it.
                 requests.start_async({0: pictures[place : place + 1]}, place, share_inputs=False)
             requests.wait_all()
-        return _softmax(logits / np.float32(self.card.temperature))
+        return Output(_softmax(logits / np.float32(self.card.temperature)), features)
 
     def peak_memory(self) -> int | None:
         """Return None: no GPU is used."""

@@ -9,7 +9,7 @@ from safetensors.torch import save
 
 from db.atomic import needs_room, write_whole
 from db.models.card import ModelCard
-from db.models.store import CARD_FILE, WEIGHTS_FILE
+from db.models.store import CARD_FILE, parts_of
 
 State = dict[str, torch.Tensor]
 
@@ -27,12 +27,12 @@ def pack_weights(state: State) -> bytes:
     return save(packed)
 
 
-def write_artifact(folder: Path, card: ModelCard, weights: bytes) -> None:
-    """Write a model's two files. The card is last: a folder with a card is complete. Raises DiskFull."""
+def write_artifact(folder: Path, card: ModelCard, weights: bytes, statistics: bytes | None = None) -> None:
+    """Write a model's files. The card is last: a folder with a card is complete. Raises DiskFull."""
     card_file = folder / CARD_FILE
     with needs_room():
         folder.mkdir(parents=True, exist_ok=True)
         card_file.unlink(missing_ok=True)
-        for name, content in ((WEIGHTS_FILE, weights), (CARD_FILE, card.as_file())):
+        for name, content in parts_of(card, weights, statistics):
             with write_whole(folder / name) as file:
                 file.write(content)

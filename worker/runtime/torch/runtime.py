@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +12,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from db.models.card import ModelCard
-from worker.runtime.protocol import ModelWeightsUnfit, PassTooLarge, Precision, device_errors
+from worker.runtime.features import FEATURE_LAYER, half_of
+from worker.runtime.protocol import ModelWeightsUnfit, Output, PassTooLarge, Precision, device_errors
 from worker.runtime.torch.device import best_device, forbid_tf32, native_bf16
 from worker.runtime.torch.normalisation import normalise
 from worker.runtime.weights import unpack_weights
@@ -66,6 +69,7 @@ class TorchRuntime:
         forbid_tf32()
         # Convolutions on channels-last tensors take less than half the time on a CPU.
         self._network = network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._layer = network.get_submodule(FEATURE_LAYER[card.backbone])
 
     @property
     def name(self) -> str:
@@ -78,17 +82,15 @@ class TorchRuntime:
         single = frozenset({Precision.FP32})
         return single | {Precision.BF16} if native_bf16(self.device) else single
 
-    def probabilities(
-        self, pictures: NDArray[np.uint8], precision: Precision = Precision.FP32
-    ) -> NDArray[np.float32]:
-        """Return class probabilities (N, classes) of pictures (N, 224, 224, 3), computed in one pass.
+    def forward(self, pictures: NDArray[np.uint8], precision: Precision = Precision.FP32) -> Output:
+        """Return what the network gives for pictures (N, 224, 224, 3) in one pass.
 
         Raises PassTooLarge, DeviceUnusable.
         """
         # After an error of its GPU, a process gets no further answer from the GPU.
         with device_errors(lost=self.device.type == "cuda"):
             try:
-                return self._probabilities(pictures, precision)
+                return self._forward(pictures, precision)
             except torch.OutOfMemoryError:
                 pass
         # Not in the handler: the error keeps the tensors of the failed pass in memory.
@@ -107,10 +109,10 @@ class TorchRuntime:
         return int(torch.cuda.max_memory_allocated()) if self.device.type == "cuda" else None
 
     @torch.inference_mode()
-    def _probabilities(self, pictures: NDArray[np.uint8], precision: Precision) -> NDArray[np.float32]:
-        scaled = self._logits(pictures, precision) / self.card.temperature
-        result: NDArray[np.float32] = scaled.softmax(dim=1).cpu().numpy()
-        return result
+    def _forward(self, pictures: NDArray[np.uint8], precision: Precision) -> Output:
+        with _features_of(self._layer) as features:
+            scaled = self._logits(pictures, precision) / self.card.temperature
+        return Output(scaled.softmax(dim=1).cpu().numpy(), torch.cat(features, dim=1).cpu().numpy())
 
     @torch.inference_mode()
     def _logits(self, pictures: NDArray[np.uint8], precision: Precision) -> torch.Tensor:
@@ -121,3 +123,20 @@ class TorchRuntime:
         with autocast:
             logits: torch.Tensor = self._network(inputs)
         return logits.float()
+
+
+@contextmanager
+def _features_of(layer: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """Yield a list to which a pass adds the features of each half of a layer, float32 (N, channels)."""
+    found: list[torch.Tensor] = []
+
+    def look(_: nn.Module, __: object, values: torch.Tensor) -> None:
+        half = half_of(values.shape[2])
+        for part in (values[:, :, :half], values[:, :, -half:]):
+            found.append(part.mean(dim=(2, 3), dtype=torch.float32))
+
+    handle = layer.register_forward_hook(look)
+    try:
+        yield found
+    finally:
+        handle.remove()

@@ -1,0 +1,1 @@
+"""Training that goes on from a registered model, on a site's few labels."""

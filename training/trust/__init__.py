@@ -1,0 +1,1 @@
+"""What is learnt with a model so that it can say when not to trust it."""
