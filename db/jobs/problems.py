@@ -249,7 +249,7 @@ class DuplicateInstance(ImageSkipped):
 
 
 class Unfamiliar(ImageSkipped):
-    """The picture is unlike the model's training pictures. Set `PNEUMOSCREEN_UNFAMILIAR=flag` to screen it."""
+    """The picture is unlike the training pictures. To screen it, set `PNEUMOSCREEN_UNFAMILIAR=flag`."""
 
     code = "unfamiliar"
 

@@ -79,7 +79,8 @@ class FasterPrecision(BaseModel):
     error: Annotated[float, Field(gt=0, le=100)]
     #: For whole numbers of 8 bits: the highest value of each rounded input of a convolution, by its name.
     ranges: dict[Annotated[str, Field(pattern=r"^[a-z0-9.]{1,32}$")], Positive] = {}
-    #: The same for the logarithm of a picture's distance (`worker.trust.familiarity`); None if it is unknown.
+    #: How far it moves the logarithm of a distance (`worker.trust.familiarity`), but for rare pictures. If
+    #: the limit of what is familiar is as near, the picture is computed again. None if it is unknown.
     distance_error: Annotated[float, Field(gt=0, le=100)] | None = None
 
 

@@ -133,7 +133,7 @@ def test_bfloat16_moves_features_and_not_their_meaning(
     moved = [
         statistics.distance(one) - statistics.distance(two) for one, two in zip(single, half, strict=True)
     ]
-    assert np.abs(moved).max() < 0.2
+    assert np.abs(moved).max() < 0.5
 
 
 @pytest.mark.parametrize("count", [1, 99, 100, 101, 199, 200, 299, 1047, 5000])
