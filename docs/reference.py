@@ -223,6 +223,14 @@ What a table has beyond the default:
 Without `--out`, the first rows are shown in the terminal. `pneumoscreen show image NUMBER` prints everything
 about one image.
 
+If the pictures of the cohort are unlike those that the model learned from, `results` says so on standard
+error. Then do not trust the numbers before `pneumoscreen accept DATA` has measured the model on labelled
+images of your site, and accepted it. How it is found: a rank-sum test compares the familiarities of the
+newest pictures, 51,200 at most, with the held-out pictures of the training hospital. The pictures are unlike
+these if the held-out picture is the more familiar one in at least 80% of all pairs (the effect size A of
+Vargha and Delaney), and chance alone makes such a difference less often than once in a thousand times. Fewer
+than 20 pictures say nothing, and neither does a model without statistics of familiarity.
+
 ## Columns
 
 Scripts can rely on the first eleven; new columns are added at the end.

@@ -14,10 +14,10 @@ from kombu.exceptions import OperationalError
 from db.database_errors import DatabaseFailed
 from db.engine import Database
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
+from scheduler.nightly.conclusion import conclude, summarise
 from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import NightlySettings
 from scheduler.nightly.slots import notify_nights, open_due
-from scheduler.nightly.summary import conclude, summarise
 from scheduler.settings import SchedulerSettings
 from worker.broker.app import (
     DISPATCH,

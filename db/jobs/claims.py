@@ -19,7 +19,7 @@ from db.clock import database_now
 from db.jobs.cohorts import cancel, lock_cohort
 from db.jobs.duplicates import may_be_of_one_copy, promote_duplicates
 from db.jobs.notifications import waiting
-from db.jobs.problems import ImageProblem, SourceAway, WaitedTooLong
+from db.jobs.problems import ImageProblem, SourceAway, Unfamiliar, WaitedTooLong
 from db.jobs.sources import Backoff, delay_source, end_waits, root_of_earlier_version
 from db.lease import Lease, claiming, new_lease, release
 from db.models.predictions import Provenance, Screened, write_predictions
@@ -27,6 +27,7 @@ from db.models.registry import champion
 from db.states import BatchState, CohortState, ImageState
 from db.tables import Batch, Cohort, Image, Prediction, Source
 from db.transitions import BatchChange, ImageChange, Transition, change
+from db.trust.profile import profile_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +171,10 @@ def complete(
     )
     if claim.source_id is not None:
         end_waits(session, Source.id == claim.source_id)
+    unfamiliar = sum(isinstance(one.problem, Unfamiliar) for one in not_screened)
+    profile = profile_of(screened, unfamiliar=unfamiliar).as_json()
     cost = asdict(effort) | {"write_seconds": time.monotonic() - start}
-    session.execute(update(Batch).where(Batch.id == claim.batch_id).values(**cost))
+    session.execute(update(Batch).where(Batch.id == claim.batch_id).values(profile=profile, **cost))
 
 
 def was_completed(session: Session, claim: Claim, *, owner: str) -> bool:

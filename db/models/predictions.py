@@ -13,6 +13,19 @@ from db.tables import Prediction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Acquisition:
+    """What a DICOM header says of how an image was made; a text is empty if it is unknown."""
+
+    #: Manufacturer (0008,0070) and View Position (0018,5101), in upper case.
+    manufacturer: str
+    view_position: str
+    #: The patient's age in years, as `4.5`.
+    age: str
+    #: Rows and Columns, as `2048x2500`.
+    size: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Screened:
     """An image's prediction."""
 
@@ -29,6 +42,8 @@ class Screened:
     #: See `Prediction`.
     familiarity: float | None = None
     caution: str | None = None
+    #: None for a file that is not DICOM. It is counted with its batch, and not stored with the image.
+    acquisition: Acquisition | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from sqlalchemy.orm import Session
 
 from db.states import TERMINAL, UNFINISHED, BatchState, ImageState
 from db.tables import Batch, Image, ImageCount, Model, NightlyRun, Prediction
+from db.trust.comparison import Comparison, compare_profiles
+from db.trust.profile import Profile
 
 #: Bands of P(PNEUMONIA) that positives are counted in, from 0 to 1.
 BANDS = 10
@@ -65,13 +68,17 @@ class NightFigures:
     most_probable: list[tuple[int, float]]
     #: Of all that got a prediction, those of each model, by its name.
     models: dict[str, int]
+    #: What the batches held (`db.trust.profile`), and how familiar that was to the model.
+    profile: Profile
+    comparison: Comparison | None
     #: From the first batch that was cut to the last that was finished.
     seconds: float
     images_per_second: float | None
 
     def as_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return asdict(self)
+        compared = None if self.comparison is None else self.comparison.as_json()
+        return asdict(self) | {"profile": self.profile.as_json(), "comparison": compared}
 
 
 def night_figures(session: Session, run: NightlyRun) -> NightFigures:
@@ -90,6 +97,7 @@ def night_figures(session: Session, run: NightlyRun) -> NightFigures:
     seconds = 0.0 if first is None or last is None else max(0.0, last - max(first, run.created_at))
     done = ours.done + theirs.done
     positives = _positives(session, batches)
+    profiles = _profiles(session, batches)
     return NightFigures(
         new=ours.done + sum(ours.skipped.values()) + sum(ours.failed.values()) + ours.left,
         done=ours.done,
@@ -101,6 +109,8 @@ def night_figures(session: Session, run: NightlyRun) -> NightFigures:
         bands=positives[0],
         most_probable=positives[1],
         models=_models(session, batches),
+        profile=sum(profiles.values(), Profile()),
+        comparison=compare_profiles(session, profiles),
         seconds=seconds,
         images_per_second=done / seconds if seconds > 0 else None,
     )
@@ -191,6 +201,15 @@ def _models(session: Session, batches: ScalarSelect[int]) -> dict[str, int]:
         select(Model.name, made_by.c.made).join(made_by, made_by.c.model_id == Model.id).order_by(Model.name)
     )
     return {name: count for name, count in rows}  # noqa: C416  (a Result has keys, and is no mapping)
+
+
+def _profiles(session: Session, batches: ScalarSelect[int]) -> dict[int, Profile]:
+    """Return the profile of the batches of each model, by its row id."""
+    query = select(Batch.model_id, Batch.profile).where(Batch.id.in_(batches), Batch.profile.is_not(None))
+    profiles: defaultdict[int, Profile] = defaultdict(Profile)
+    for model_id, profile in session.execute(query):
+        profiles[model_id] += Profile(**profile)
+    return profiles
 
 
 def _positives(session: Session, batches: ScalarSelect[int]) -> tuple[list[int], list[tuple[int, float]]]:

@@ -19,7 +19,8 @@ class Batch(Table):
     __table_args__ = (
         CheckConstraint("(state = 'running') = (lease_token IS NOT NULL)", name="lease"),
         Index(None, "state", "lease_until"),
-        Index(None, "cohort_id", "state"),
+        # The newest batches of a cohort in one state are read without the others.
+        Index(None, "cohort_id", "state", "id"),
         Index(
             "ix_batches_uncounted",
             "state",
@@ -59,7 +60,7 @@ class Batch(Table):
     write_seconds: Mapped[float | None]
     #: The peak of GPU memory of the worker's process; null on a CPU.
     gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    #: The distributions of its predictions and headers (`db.jobs.profile`); null before it is done.
+    #: The distributions of its predictions and headers (`db.trust.profile`); null before it is done.
     profile: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 

@@ -12,6 +12,7 @@ from db.engine import Database
 from db.queries.progress import Progress, progress
 from db.tables import Cohort
 from db.text import counted
+from db.trust.comparison import Comparison, compare_cohort
 from scheduler.cli.progress_line import Part, ProgressLine
 
 if TYPE_CHECKING:
@@ -60,11 +61,15 @@ def watch(
     with database.read() as session:
         name = session.get_one(Cohort, cohort_id).name
     rate, start, checked = _Rate(), time.monotonic(), 0.0
+    compared, trust = 0, None
     with ProgressLine(console, stays=True) as line:
         while True:
             with database.read() as session:
                 now = progress(session, [name])[0]
-            line.show(parts_of(now, rate.of(now.ended), waits_for), done=now.ended / (now.total or 1))
+                if now.done > compared:
+                    compared, trust = now.done, compare_cohort(session, cohort_id)
+            parts = parts_of(now, rate.of(now.ended), waits_for, trust)
+            line.show(parts, done=now.ended / (now.total or 1))
             if now.stands_still:
                 return now
             passed = time.monotonic() - start
@@ -74,7 +79,7 @@ def watch(
             time.sleep(min(max(_FIRST_POLL_SECONDS, passed * _POLL_SHARE), _POLL_SECONDS))
 
 
-def parts_of(now: Progress, rate: float, waits_for: str) -> list[Part]:
+def parts_of(now: Progress, rate: float, waits_for: str, trust: Comparison | None = None) -> list[Part]:
     """Return the progress of a cohort as the parts of a line; failures and waiting stay the longest."""
     parts = [Part(f"{now.ended}/{counted(now.total, 'image')}")]
     if rate:
@@ -91,6 +96,8 @@ def parts_of(now: Progress, rate: float, waits_for: str) -> list[Part]:
         parts.append(Part(f"waits: {now.waits_for}", rank=2, style="bold red"))
     elif not now.ended and not now.running and now.total:
         parts.append(Part(waits_for, rank=1))
+    if trust is not None and trust.distrusted:
+        parts.append(Part("unlike the training hospital", rank=2, style="bold red"))
     if now.ingest_broke_off:
         parts.append(Part("ingest broke off", rank=2, style="bold red"))
     return parts

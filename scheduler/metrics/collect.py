@@ -17,6 +17,7 @@ from db.queries.counts import count_images
 from db.queries.totals import batch_totals
 from db.settings import home
 from db.states import BatchState
+from db.trust.comparison import compare_cohort, recent_cohorts
 from scheduler.metrics.broker import BrokerFigures
 
 PREFIX = "pneumoscreen"
@@ -36,6 +37,7 @@ class JobTableCollector(Collector):
             yield from _images(session)
             yield from _batches(session)
             yield from _nights_and_models(session)
+            yield from _trust(session)
         yield from self._queues()
         free = GaugeMetricFamily(f"{PREFIX}_disk_free_bytes", "Free disk space of the data directory.")
         # If the job table is on a server, the data directory may not exist yet.
@@ -134,6 +136,28 @@ def _nights_and_models(session: Session) -> Iterator[Metric]:
     champion = InfoMetricFamily(f"{PREFIX}_champion", "The model that screens.")
     champion.add_metric([], {"model": figures.champion_name(session) or ""})
     yield champion
+
+
+def _trust(session: Session) -> Iterator[Metric]:
+    found = {cohort_id: compare_cohort(session, cohort_id) for cohort_id in recent_cohorts(session)}
+    familiarity = GaugeMetricFamily(
+        f"{PREFIX}_cohort_familiarity",
+        "Mean familiarity of the newest pictures of the cohorts (row id) that were screened last; "
+        "0.5 is expected of the training hospital.",
+        labels=("cohort",),
+    )
+    distrusted = GaugeMetricFamily(
+        f"{PREFIX}_cohort_distrusted",
+        "1 if these pictures are unlike those that the model learned from, and the model was not accepted at "
+        "this site; else 0.",
+        labels=("cohort",),
+    )
+    for cohort_id, comparison in found.items():
+        if comparison is not None:
+            familiarity.add_metric([str(cohort_id)], 1 - comparison.effect)
+            distrusted.add_metric([str(cohort_id)], comparison.distrusted)
+    yield familiarity
+    yield distrusted
 
 
 def _gauge(name: str, says: str, value: float) -> Metric:

@@ -1,14 +1,12 @@
-"""The morning summary: figures, page and text, written to a folder and sent if delivery is set up."""
+"""The morning summary of a night: its figures as a page, as text and as JSON."""
 
 from __future__ import annotations
 
-import json
-import logging
 import re
 import shlex
 import socket
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,29 +14,15 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from db.atomic import write_whole
-from db.audit.chain import head
-from db.engine import Database
 from db.jobs.problems import every_problem
-from db.nights.figures import BANDS, NightFigures, Outcome, night_figures
-from db.nights.runs import claim_summary, conclude_nights, find_night, history, note_summary, now
-from db.settings import home
-from db.tables import Cohort, NightlyRun
+from db.nights.figures import BANDS, NightFigures, Outcome
+from db.tables import NightlyRun
 from db.text import counted
 from scheduler.disclaimer import DISCLAIMER
 from scheduler.local_time import local_time
 from scheduler.nightly.comparison import compared, screened
-from scheduler.nightly.delivery import SendSettings, send
-from scheduler.nightly.schedule import Nightly, NightlySettings
-
-log = logging.getLogger(__name__)
-
-#: Earlier nights that a night is compared with.
-NIGHTS = 30
-
-#: Seconds after which another worker retries a failed delivery, and seconds until no more retries are made.
-_LEASE_SECONDS = 300.0
-_RETRY_SECONDS = 86_400.0
+from scheduler.nightly.drift import CHANGED, Drift, drifts_of
+from scheduler.nightly.schedule import Nightly
 
 _TEMPLATE = Path(__file__).with_name("summary.html.jinja")
 
@@ -67,6 +51,10 @@ class Summary:
     compared: list[tuple[str, str, str]]
     #: Images screened in the nights before, oldest first, and tonight.
     trend: list[int]
+    #: How far tonight's images differ from those of the nights before, by figure.
+    drifts: list[Drift]
+    #: The drift of each of these figures, as `drift_json` has it, in the nights before and tonight.
+    drift_trend: dict[str, list[dict[str, Any] | None]]
     #: The newest digest of the audit log. With it, `audit --verify --against` detects later changes.
     audit_head: str | None
 
@@ -77,6 +65,7 @@ class Summary:
         lines = [
             f"{self.title}: {self.headline}",
             "",
+            *((self.warning, "") if self.warning else ()),
             *(f"{what}: {fact}" for what, fact in self.facts),
             "",
             *("".join((row[0].ljust(24), *(cell.rjust(9) for cell in row[1:]))) for row in rows),
@@ -90,6 +79,8 @@ class Summary:
             *(f"  {state} {count}: {code}. {meaning}" for state, count, code, meaning in self.reasons),
             *(("", f"Compared with {self.before}:") if self.compared else ()),
             *(f"  {what} {tonight}, median before {before}" for what, tonight, before in self.compared),
+            *(("", f"{self.drift_title}:") if self.drifts else ()),
+            *(f"  {drift.name} {drift.found}" for drift in self.drifts),
             "",
             *((f"audit head: {self.audit_head}",) if self.audit_head else ()),
             DISCLAIMER,
@@ -99,7 +90,11 @@ class Summary:
     def as_json(self) -> dict[str, Any]:
         """Return the figures as plain JSON values, with what they are of and the head of the audit log."""
         cohort_id, cohort = self.cohort or (None, None)
-        return self.figures.as_json() | {
+        figures = self.figures.as_json()
+        # Manufacturers are free text of headers, which leaves the job table only in what a user exports.
+        del figures["profile"]
+        return figures | {
+            "drift": drift_json(self.drifts),
             "run": self.run_id,
             "name": self.name,
             "host": self.host,
@@ -122,7 +117,23 @@ class Summary:
         if self.state == "held":
             left = one.left + one.earlier.left
             return f"the window ended; {counted(left, 'image')} left, for the next night"
-        return "done" if one.new or one.earlier.done else "nothing new"
+        done = "done" if one.new or one.earlier.done else "nothing new"
+        return f"{done}; unlike the training hospital" if self.is_distrusted else done
+
+    @property
+    def warning(self) -> str:
+        """What it means that the night's pictures are unlike those of the training hospital, if they are."""
+        return "" if self.figures.comparison is None else self.figures.comparison.as_text()
+
+    @property
+    def is_distrusted(self) -> bool:
+        """Whether the night's numbers are not to be trusted."""
+        return self.figures.comparison is not None and self.figures.comparison.distrusted
+
+    @property
+    def drift_title(self) -> str:
+        """What a drift is."""
+        return f"Drift (population stability index; above {CHANGED} is a change), compared with {self.before}"
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -204,6 +215,8 @@ def make_summary(
 ) -> Summary:
     """Return a night's summary, compared with the nights `before`, the latest of them first."""
     zone = Nightly.model_validate(run.plan).zone
+    drifts = drifts_of(figures.as_json(), before)
+    nights = [*(night.get("drift", {}) for night in reversed(before)), drift_json(drifts)]
     return Summary(
         run_id=run.id,
         name=run.name,
@@ -216,8 +229,15 @@ def make_summary(
         figures=figures,
         compared=compared(figures.as_json(), before),
         trend=[screened(one) for one in (*reversed(before), figures.as_json())],
+        drifts=drifts,
+        drift_trend={one.figure: [night.get(one.figure) for night in nights] for one in drifts},
         audit_head=audit_head,
     )
+
+
+def drift_json(drifts: list[Drift]) -> dict[str, Any]:
+    """Return the drift of each figure as plain JSON values."""
+    return {drift.figure: {"psi": drift.psi, "changed": drift.changed} for drift in drifts}
 
 
 def page(summary: Summary) -> str:
@@ -227,64 +247,15 @@ def page(summary: Summary) -> str:
     )
     environment.filters["code"] = _marked
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(s=summary, f=summary.figures, counts=COUNTS, disclaimer=DISCLAIMER)
+    return template.render(
+        s=summary,
+        f=summary.figures,
+        counts=COUNTS,
+        changed=CHANGED,
+        disclaimer=DISCLAIMER,
+    )
 
 
 def _marked(text: str) -> Markup:
     """Return a text whose words in backticks are code, as HTML."""
     return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))  # noqa: S704  (it is escaped)
-
-
-def conclude(database: Database) -> list[int]:
-    """End nightly runs that are finished or past their window; return those that need a summary."""
-    with database.write() as session:
-        return conclude_nights(session)
-
-
-def summarise(database: Database, settings: NightlySettings, run_id: int) -> None:
-    """Write a night's summary, send it, and record both; a failed delivery is retried for a day."""
-    with database.write() as session:
-        if not claim_summary(session, run_id, lease_seconds=_LEASE_SECONDS):
-            return
-    with database.read() as session:
-        run = find_night(session, run_id)
-        figures = night_figures(session, run)
-        before = [
-            one.summary
-            for one in history(session, run.name, limit=NIGHTS + 1)
-            if one.summary is not None and one.slot < run.slot
-        ][:NIGHTS]
-        own = None if run.cohort_id is None else session.get_one(Cohort, run.cohort_id)
-        cohort = None if own is None else (own.id, own.name)
-        summary = make_summary(run, figures, before, cohort=cohort, audit_head=head(session))
-        earlier_attempts = run.summary or {}
-        late = (run.finished_at or run.slot) + _RETRY_SECONDS
-    _write(Path(settings.summaries_folder or home() / "nightly"), summary)
-    # An earlier attempt may have sent it by one channel: that one does not send it again.
-    already = earlier_attempts.get("sent", [])
-    attempts = send(
-        SendSettings.read(),
-        f"pneumoscreen, {summary.title}: {summary.headline}",
-        summary.as_text(),
-        page(summary),
-        summary.as_json(),
-        already=already,
-    )
-    sent = [*already, *(channel for channel, attempt in attempts.items() if attempt.sent)]
-    with database.write() as session:
-        moment = now(session)
-        delivery = earlier_attempts.get("delivery", {}) | {
-            channel: asdict(attempt) | {"at": moment} for channel, attempt in attempts.items()
-        }
-        noted = figures.as_json() | {"sent": sent, "delivery": delivery}
-        ended = all(attempt.sent for attempt in attempts.values()) or moment > late
-        note_summary(session, run_id, noted, ended=ended)
-
-
-def _write(folder: Path, summary: Summary) -> None:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    stem = f"{summary.name}-{summary.run_id:06d}"
-    content = {"html": page(summary), "txt": summary.as_text(), "json": json.dumps(summary.as_json())}
-    for suffix, text in content.items():
-        with write_whole(folder / f"{stem}.{suffix}") as file:
-            file.write(text.encode())

@@ -22,14 +22,16 @@ from db.queries.results import cohort_results
 from db.settings import DatabaseSettings
 from db.states import ImageState
 from db.tables import Image, ImageCount
+from db.trust import comparison
+from db.trust.comparison import compare_cohort, recent_cohorts
 from db.upkeep.counters import fold
 from db.upkeep.migrate import upgrade
 from scheduler.dispatch import Sweeper, dispatch, dispatch_runs
 from scheduler.metrics.broker import BrokerFigures
 from scheduler.metrics.collect import JobTableCollector
+from scheduler.nightly.conclusion import conclude
 from scheduler.nightly.schedule import NightlySettings
 from scheduler.nightly.slots import notify_nights
-from scheduler.nightly.summary import conclude
 from scheduler.settings import SchedulerSettings
 from tests.growth import grow
 from tests.notifiers import ListNotifier
@@ -37,6 +39,8 @@ from training.settings import TrainingSettings
 from training.trigger import trigger
 
 SMALL, LARGE = 1_000, 20_000
+#: The newest batches of a cohort that are compared with the training hospital: as many as both tables hold.
+NEWEST = 4
 #: The largest allowed factor. An index of twenty times the rows is one level deeper; a scan of all rows
 #: would be twenty times the work.
 DEEPER = 1.25
@@ -121,6 +125,18 @@ def known_files(database: Database) -> None:
         assert len(held_uris(session, cohort.id, uris)) == 20
 
 
+def trust(database: Database) -> None:
+    with database.read() as session:
+        compare_cohort(session, find_cohort(session, "large").id)
+        assert recent_cohorts(session)
+
+
+@pytest.fixture(autouse=True)
+def few_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "NEWEST", NEWEST)
+    monkeypatch.setattr(comparison, "_LAST_BATCHES", NEWEST)
+
+
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Database]]:
     """Fill a small job table, one with many images, and one with many finished cohorts."""
@@ -163,7 +179,7 @@ def steps(database: Database, do: Callable[[Database], None]) -> int:
 
 @pytest.mark.parametrize("do", [
         poll, tick, sweep, scrape, nights, labelled, first_rows, last_rows, page, last_page, page_of_failed,
-        page_of_cohorts, shown_image, known_files,
+        page_of_cohorts, shown_image, known_files, trust,
     ],
 )  # fmt: skip
 def test_periodic_work_does_not_grow_with_the_number_of_images(
@@ -173,7 +189,7 @@ def test_periodic_work_does_not_grow_with_the_number_of_images(
     assert 0 < large <= DEEPER * small
 
 
-@pytest.mark.parametrize("do", [poll, tick, sweep, nights, first_rows, page, page_of_cohorts])
+@pytest.mark.parametrize("do", [poll, tick, sweep, nights, first_rows, page, page_of_cohorts, trust])
 def test_periodic_work_does_not_grow_with_the_number_of_finished_cohorts(
     grown: dict[str, Database], do: Callable[[Database], None]
 ) -> None:

@@ -23,6 +23,7 @@ from db.models.registry import ensure_champion
 from db.tables import Cohort, Image
 from scheduler.metrics.broker import BrokerFigures, ask_broker
 from scheduler.metrics.serve import WSGIServer, _Quiet, _Server, make_metrics_app
+from tests.db.trust.cohorts import know_familiarity, screen, spread
 
 IDLE = BrokerFigures(up=True, messages={"screen": (2, 1)}, workers={"screen": 1, "training": 0})
 
@@ -110,6 +111,17 @@ def test_counts_of_finished_cohorts_are_kept_until_they_change(served: str, data
     again = scrape(served)
     assert again["images{cohort=1,state=pending}"] == 4
     assert 7200 <= again["oldest_pending_seconds"] < 7300
+
+
+def test_a_cohort_that_is_unlike_the_training_hospital_is_a_metric(served: str, database: Database) -> None:
+    know_familiarity(database)
+    adults = screen(database, "adults", spread(60, most=0.2))
+    children = screen(database, "children", spread(60))
+    found = scrape(served)
+    assert found[f"cohort_distrusted{{cohort={adults}}}"] == 1
+    assert found[f"cohort_familiarity{{cohort={adults}}}"] == pytest.approx(0.1)
+    assert found[f"cohort_distrusted{{cohort={children}}}"] == 0
+    assert "cohort_distrusted{cohort=1}" not in found, "its model knew no familiarity"
 
 
 def test_metrics_hold_no_name_and_no_path(served: str) -> None:

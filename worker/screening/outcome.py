@@ -6,8 +6,8 @@ import numpy as np
 
 from db.jobs.claims import ClaimedImage, NotScreened
 from db.jobs.problems import BrokenModelOutput, OutOfMemory, Unfamiliar
-from db.models.predictions import Screened
-from worker.imaging.picture import Picture
+from db.models.predictions import Acquisition, Screened
+from worker.imaging.picture import HeaderFacts, Picture
 from worker.runtime.classes import label_of, positive_probability, types_of
 from worker.runtime.precision import LoadedModel, Row
 from worker.trust.cautions import cautions_of
@@ -43,4 +43,17 @@ def outcome_of(
         input_digest=picture.digest,
         familiarity=familiarity,
         caution=cautions_of(card, picture.facts, familiarity),
+        acquisition=acquisition_of(picture.facts),
+    )
+
+
+def acquisition_of(facts: HeaderFacts | None) -> Acquisition | None:
+    """Return what a header says of how its image was made; None for a file that is not DICOM."""
+    if facts is None:
+        return None
+    return Acquisition(
+        manufacturer=facts.manufacturer,
+        view_position=facts.view_position,
+        age=facts.age,
+        size=facts.size,
     )

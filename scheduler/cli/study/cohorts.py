@@ -16,7 +16,9 @@ from scheduler.cli.ready import ready_database
 from scheduler.local_time import local_time
 
 if TYPE_CHECKING:
+    from db.engine import Database
     from db.queries.progress import Progress
+    from db.trust.comparison import Comparison
 
 CohortName = Annotated[
     str, typer.Argument(help="Name of the cohort.", show_default=False, autocompletion=cohorts)
@@ -106,15 +108,22 @@ def status(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the progress of cohorts, and of training runs that have not ended."""
+    """Show the progress of cohorts, and of training runs that have not ended.
+
+    With the name of a cohort it also says if the cohort's pictures are unlike those that the model learned
+    from; `trust` in JSON.
+    """
     from db.queries.progress import progress
     from db.training.runs import open_runs
 
-    with ready_database().read() as session:
+    database = ready_database()
+    with database.read() as session:
         rows = progress(session, None if cohort is None else [cohort])
         training = open_runs(session) if cohort is None else ()
+    trust = None if cohort is None else compared(database, rows[0].cohort_id)
     if as_json:
-        print_json([progress_json(row) for row in rows])
+        one = {} if cohort is None else trust_json(trust)
+        print_json([progress_json(row) | one for row in rows])
         return
     counts = ("priority", "total", "pending", "queued", "running", "done", "skipped", "failed")
     if rows:
@@ -130,6 +139,8 @@ def status(
             say(f"Cohort {row.name} is waiting for {row.waits_for}{since}.")
     for row in rows if cohort is not None else ():
         print_problems(row)
+    if trust is not None and trust.unlike:
+        say(trust.as_text())
     if training:
         print_runs(training)
     if cohort is None:
@@ -149,6 +160,7 @@ def watch(cohort: CohortName) -> None:
         cohort_id = find_cohort(session, cohort).id
     finished = wait(database, cohort_id, errors)
     print_problems(finished)
+    warn_of_distrust(compared(database, cohort_id))
     raise typer.Exit(exit_code(finished))
 
 
@@ -210,6 +222,26 @@ def print_problems(progress: Progress) -> None:
             listed = Selection(names=True, states=tuple(state for state in both if getattr(progress, state)))
             command = printable(listed.command(progress.name))
             console.print(f"Which ones: {command}", markup=False, soft_wrap=True)
+
+
+def compared(database: Database, cohort_id: int) -> Comparison | None:
+    """Return how a cohort compares with the training hospital; None if nothing is known."""
+    from db.trust.comparison import compare_cohort
+
+    with database.read() as session:
+        return compare_cohort(session, cohort_id)
+
+
+def trust_json(comparison: Comparison | None) -> dict[str, Any]:
+    """Return `trust` of a cohort as JSON values; None if nothing is known."""
+    return {"trust": None if comparison is None else comparison.as_json()}
+
+
+def warn_of_distrust(comparison: Comparison | None) -> None:
+    """Print to standard error that the pictures are unlike those of the training, if so, and what to do."""
+    if comparison is not None and comparison.unlike:
+        style = "bold red" if comparison.distrusted else ""
+        errors.print(comparison.as_text(), style=style, markup=False)
 
 
 def _state_of(progress: Progress) -> str:

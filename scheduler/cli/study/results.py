@@ -12,7 +12,7 @@ from db.states import ImageState
 from db.text import counted
 from scheduler.cli.console import console, print_audit_head, print_table, printable, say
 from scheduler.cli.ready import ready_database
-from scheduler.cli.study.cohorts import CohortName, Identifiers, Names
+from scheduler.cli.study.cohorts import CohortName, Identifiers, Names, compared, warn_of_distrust
 from scheduler.disclaimer import DISCLAIMER
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def results(
     ] = "",
 ) -> None:
     """Write a cohort's results, one row per image; identifiers are left out by default."""
+    from db.jobs.cohorts import find_cohort
     from scheduler.exports.selection import Selection
 
     selection = Selection(
@@ -77,6 +78,9 @@ def results(
         show_results(database, cohort, selection)
     else:
         write_file(database, cohort, out, selection)
+    with database.read() as session:
+        cohort_id = find_cohort(session, cohort).id
+    warn_of_distrust(compared(database, cohort_id))
     console.print(DISCLAIMER, style="dim")
 
 

@@ -14,7 +14,17 @@ from scheduler.cli.completion import cohorts
 from scheduler.cli.console import console, errors, print_json, print_table, say
 from scheduler.cli.ready import ready_database
 from scheduler.cli.signals import Ended, ended_by_signals
-from scheduler.cli.study.cohorts import AsJson, Identifiers, Names, exit_code, print_problems, progress_json
+from scheduler.cli.study.cohorts import (
+    AsJson,
+    Identifiers,
+    Names,
+    compared,
+    exit_code,
+    print_problems,
+    progress_json,
+    trust_json,
+    warn_of_distrust,
+)
 from scheduler.cli.study.results import print_rows, show_results, write_file
 from scheduler.disclaimer import DISCLAIMER
 
@@ -103,7 +113,7 @@ def _hand_over(
     if as_json:
         if out is not None:
             write_results(database, finished.name, out, selection)
-        print_json(progress_json(finished))
+        print_json(progress_json(finished) | trust_json(compared(database, finished.cohort_id)))
         return
     if out is not None:
         write_file(database, finished.name, out, selection)
@@ -205,4 +215,5 @@ def _print_summary(database: Database, progress: Progress) -> None:
         title="Summary",
     )
     print_problems(progress)
+    warn_of_distrust(compared(database, progress.cohort_id))
     console.print(DISCLAIMER, style="dim")

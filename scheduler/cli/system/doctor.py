@@ -137,6 +137,21 @@ def _model() -> Iterator[Finding]:
     yield Finding("model", "good", f"{champion.name}, digest {digest_of(weights)[:12]} is correct")
 
 
+def _trust() -> Iterator[Finding]:
+    from db.tables import Cohort
+    from db.trust.comparison import compare_cohort, recent_cohorts
+
+    database = Database()
+    if current_revision(database) != head_revision():
+        return
+    with database.read() as session:
+        for cohort_id in recent_cohorts(session):
+            comparison = compare_cohort(session, cohort_id)
+            if comparison is not None and comparison.distrusted:
+                name = session.get_one(Cohort, cohort_id).name
+                yield Finding("trust", "note", f"cohort {name}", comparison.as_text())
+
+
 def _machine() -> Iterator[Finding]:
     if find_spec("torch") is None:
         mend = "This machine does not screen. For a worker, in the clone: pip install '.[worker]'."
@@ -210,6 +225,7 @@ _CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "stack": _stack,
     "ports": check_ports,
     "model": _model,
+    "trust": _trust,
     "torch": _machine,
     "disk": _disk,
 }

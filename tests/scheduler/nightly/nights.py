@@ -13,10 +13,11 @@ from db.engine import Database
 from db.nights.runs import conclude_nights, find_night, now
 from db.states import ImageState
 from db.tables import Batch, Image, Model, Prediction
+from db.trust.profile import Profile
+from scheduler.nightly.conclusion import summarise
 from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import Nightly, NightlySettings
 from scheduler.nightly.slots import run_now
-from scheduler.nightly.summary import summarise
 
 DAY = 86_400.0
 MADRID = Nightly(name="ward", source="/x", cron="30 2 * * *", time_zone="Europe/Madrid", until=dt.time(7))
@@ -45,14 +46,18 @@ def taken_in(database: Database, run_id: int) -> list[str]:
         return [Path(uri).name for uri in uris]
 
 
-def screen(database: Database, run_id: int, probabilities: list[float]) -> None:
+def screen(
+    database: Database, run_id: int, probabilities: list[float], profile: Profile | None = None
+) -> None:
     """Write the rows that workers would write, and end the run."""
-    finish(database, run_id, probabilities)
+    finish(database, run_id, probabilities, profile)
     with database.write() as session:
         assert conclude_nights(session) == [run_id]
 
 
-def finish(database: Database, run_id: int, probabilities: list[float]) -> None:
+def finish(
+    database: Database, run_id: int, probabilities: list[float], profile: Profile | None = None
+) -> None:
     """Write the rows that workers would write: predictions for the first images, failures for the rest."""
     with database.write() as session:
         run = find_night(session, run_id)
@@ -64,6 +69,7 @@ def finish(database: Database, run_id: int, probabilities: list[float]) -> None:
         batch = Batch(
             cohort_id=run.cohort_id, model_id=model_id, state="done", size=len(probabilities),
             created_at=ended - 2, finished_at=ended,
+            profile=None if profile is None else profile.as_json(),
         )  # fmt: skip
         session.add(batch)
         session.flush()

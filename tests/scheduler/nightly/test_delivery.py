@@ -17,6 +17,7 @@ from db.engine import Database
 from db.nights.runs import conclude_nights
 from db.tables import NightlyRun
 from scheduler.cli.study import nightly
+from scheduler.nightly.conclusion import conclude, summarise
 from scheduler.nightly.delivery import (
     Attempt,
     MailNotSent,
@@ -28,7 +29,6 @@ from scheduler.nightly.delivery import (
 from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import Nightly
 from scheduler.nightly.slots import run_now
-from scheduler.nightly.summary import conclude, summarise
 from tests.faults.proxy import free_port
 from tests.scheduler.nightly.nights import screen, settings, walk
 

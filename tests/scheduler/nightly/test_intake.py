@@ -18,10 +18,10 @@ from db.nights.runs import attach, claim_night, conclude_nights, find_night, fin
 from db.states import NightState
 from db.tables import Cohort, Image, Ingest, NightlyRun
 from scheduler.ingest.sources.folder import FolderSource
+from scheduler.nightly.conclusion import conclude
 from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import Nightly
 from scheduler.nightly.slots import notify_nights, run_now
-from scheduler.nightly.summary import conclude
 from scheduler.submit import submit
 from tests.notifiers import ListNotifier
 from tests.scheduler.nightly.nights import end, finish, screen, settings, taken_in, walk

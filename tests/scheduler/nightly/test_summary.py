@@ -10,13 +10,16 @@ import pytest
 from sqlalchemy import select, update
 
 from db.engine import Database
+from db.models.predictions import Acquisition
 from db.nights.runs import conclude_nights, find_night, now
 from db.tables import Batch, Cohort, Model, NightlyRun, Prediction
+from db.trust.profile import profile_of
 from scheduler.exports.noted_heads import noted_heads, sealed_head
+from scheduler.nightly.conclusion import conclude, summarise
 from scheduler.nightly.intake import walk_night
 from scheduler.nightly.schedule import Nightly
 from scheduler.nightly.slots import run_now
-from scheduler.nightly.summary import conclude, summarise
+from tests.db.trust.cohorts import know_familiarity, screened, spread
 from tests.scheduler.nightly.nights import end, finish, screen, settings, walk
 
 
@@ -161,3 +164,72 @@ def test_images_that_a_night_leaves_are_counted_once_in_the_night_that_screens_t
     third = walk(with_champion, ward)
     screen(with_champion, third, [0.1])
     assert end(with_champion, ward, third)["earlier"] == {"done": 0, "skipped": {}, "failed": {}, "left": 0}
+
+
+def test_the_summary_says_that_a_night_is_unlike_the_training_hospital(
+    with_champion: Database, ward: Nightly, home: Path
+) -> None:
+    know_familiarity(with_champion)
+    run_id = walk(with_champion, ward)
+    maker = Acquisition(manufacturer="QZCANARY", view_position="PA", age="70.0", size="2048x2048")
+    profile = profile_of(screened(spread(60, most=0.2), acquisition=maker))
+    screen(with_champion, run_id, [0.9, 0.2, 0.1], profile)
+    figures = end(with_champion, ward, run_id)
+    assert figures["comparison"]["unlike"]
+    assert figures["profile"]["counts"]["manufacturer"] == {"QZCANARY": 60}
+    files = {file.suffix: file.read_text() for file in (home / "nightly").iterdir()}
+    for content in files.values():
+        assert "Do not trust these numbers" in content
+        assert "In 90% of pairs" in content
+        assert "60 images compared" in content
+        assert "pneumoscreen accept DATA" in content
+        assert "QZCANARY" not in content, "a header's text leaves the job table only in exports"
+    assert "done; unlike the training hospital" in files[".txt"]
+    assert json.loads(files[".json"])["comparison"] == figures["comparison"]
+
+
+def test_a_night_like_the_training_hospital_has_no_warning(
+    with_champion: Database, ward: Nightly, home: Path
+) -> None:
+    know_familiarity(with_champion)
+    run_id = walk(with_champion, ward)
+    screen(with_champion, run_id, [0.9, 0.2, 0.1], profile_of(screened(spread(60))))
+    figures = end(with_champion, ward, run_id)
+    assert not figures["comparison"]["unlike"]
+    assert all("Do not trust" not in file.read_text() for file in (home / "nightly").iterdir())
+
+
+def test_drift_is_drawn_over_the_nights(
+    with_champion: Database, ward: Nightly, home: Path, folder: Path
+) -> None:
+    know_familiarity(with_champion)
+
+    def screened_night(age: str, most: float = 1.0) -> str:
+        (folder / f"{len(list(folder.iterdir()))}.png").write_bytes(b"new")
+        run_id = walk(with_champion, ward)
+        one = Acquisition(manufacturer="A", view_position="PA", age=age, size="2048x2048")
+        profile = profile_of(screened(spread(60, most=most), acquisition=one))
+        screen(with_champion, run_id, [0.1], profile)
+        figures = end(with_champion, ward, run_id)
+        assert figures.keys() >= {"drift", "profile"}
+        return f"{home}/nightly/ward-{run_id:06d}"
+
+    nights = [screened_night("4.0") for _ in range(3)]
+    assert "Drift" not in Path(f"{nights[0]}.txt").read_text()
+    last = screened_night("70.0", most=0.2)
+    text, page, facts = (Path(f"{last}.{suffix}").read_text() for suffix in ("txt", "html", "json"))
+    assert "above 0.25 is a change), compared with the 3 nights before:" in text
+    (line,) = (line.strip() for line in text.splitlines() if "age in years" in line)
+    assert line.startswith("age in years ")
+    assert line.endswith("changed; 1-5: 0%, before 100%")
+    assert "  manufacturer 0.00\n" in text
+    assert "mean familiarity 0.10, median before 0.50" in text
+    drift = json.loads(facts)["drift"]
+    assert {figure for figure, one in drift.items() if one["changed"]} == {"age", "familiarity"}
+    # A bar for each night that could be compared: all but the first.
+    drawing = page.partition('aria-label="Drift of age in years')[2].partition("</svg>")[0]
+    assert drawing.count("<rect") == 3
+    assert drawing.count("#b3372f") == 1
+    assert "src=" not in page
+    assert "href=" not in page
+    assert "1-5: 0%, before 100%" in page

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydicom import dcmread
 from sqlalchemy import select
 
 from db.engine import Database
-from db.tables import Model, Prediction
+from db.tables import Batch, Model, Prediction
 from tests.worker.screening.batches import outcomes, submit
 from worker.runtime.loading import load_model
 from worker.runtime.passes import outputs_of
@@ -63,6 +64,25 @@ def test_the_stored_probability_is_that_of_the_class_named_pneumonia(
     if not torch.cuda.is_available():
         assert stored == [float(value) for value in rows[:, column]]
     assert stored == pytest.approx(rows[:, column], abs=1e-4)
+
+
+@pytest.mark.usefixtures("model")
+def test_a_batch_counts_what_the_headers_of_its_images_say(database: Database, folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    dicom = [file for file in files if file.read_bytes()[128:132] == b"DICM"]
+    for file in dicom:
+        dataset = dcmread(file)
+        dataset.Manufacturer, dataset.PatientAge, dataset.ViewPosition = "Acme", "004Y", "AP"
+        dataset.save_as(file)
+    Screener(database, WorkerSettings()).screen(submit(database, files))
+    with database.read() as session:
+        profile = session.scalars(select(Batch.profile)).one()
+    assert profile is not None
+    others = len(files) - len(dicom)
+    assert profile["counts"]["manufacturer"] == {"ACME": len(dicom), "unknown": others}
+    assert profile["counts"]["age"] == {"1-5": len(dicom), "unknown": others}
+    assert profile["counts"]["view"] == {"AP": len(dicom), "unknown": others}
+    assert sum(profile["counts"]["probability"].values()) == len(files)
 
 
 @pytest.mark.usefixtures("model")
