@@ -153,6 +153,7 @@ def test_screen_starts_the_stack_writes_results_and_stops_the_stack(
         "cohort", "study", "series", "instance", "source", "state",
         "probability", "label", "threshold", "model", "error", "type", "type_probability",
         "image", "patient", "time", "precision", "runtime", "preprocessing", "software",
+        "familiarity", "caution", "acceptance",
     ]  # fmt: skip
     assert [row["state"] for row in rows] == ["done"] * 10
     assert all(0 <= float(row["probability"]) <= 1 for row in rows)

@@ -73,7 +73,7 @@ def database_url(as_server: list[str]) -> Iterator[str]:
     try:
         psql = [*as_server, str(binaries / "psql"), "-h", str(data), "-p", str(port), "-U", "pneumoscreen"]
         create = [*psql, "-c", "CREATE DATABASE pneumoscreen", "postgres"]
-        wait_for(lambda: not subprocess.run(create, cwd="/", capture_output=True, check=False).returncode, 30)
+        wait_for(lambda: not subprocess.run(create, cwd="/", capture_output=True, check=False).returncode)
         (add,) = re.findall(r"^sed -i .*sslmode.*$", PAGE, re.MULTILINE)
         add = add.replace("/etc/pneumoscreen/secrets", str(secrets))
         subprocess.run(["sh", "-c", add], check=True, cwd=secrets)

@@ -80,7 +80,7 @@ def test_a_shell_completes_names_of_cohorts_that_need_no_quotes(job_table: Datab
 def test_a_shell_completes_models_and_recipes(job_table: Database, artefact: Path) -> None:
     for words in (["models", "show"], ["evaluate", "/data", "--model"]):
         assert completed(*words, "resnet") == [artefact.name]
-    assert completed("retrain", "--recipe", "") == ["thesis", "clinical"]
+    assert completed("retrain", "--recipe", "") == ["thesis", "clinical", "site"]
 
 
 @pytest.mark.parametrize("url", ["", "not a url", "postgresql://nobody@127.0.0.1:1/x"])
